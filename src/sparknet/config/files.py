@@ -1,0 +1,88 @@
+"""Reading a run's configuration from TOML, overriding single keys, and writing it back."""
+
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import tomli_w
+
+from sparknet.config.codec import decode, encode
+from sparknet.config.schema import RunConfig
+from sparknet.errors import ConfigError
+
+__all__ = ["load_config", "override", "write_config"]
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML file and apply `section.key=value` overrides in order.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or value is refused; the message names the file
+            and the key (or, for a syntax error, the line).
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a TOML configuration") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; give a readable UTF-8 TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}; correct that line") from error
+    try:
+        config = decode(RunConfig, tables)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return override(config, overrides)
+
+
+def override(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
+    """Apply `section.key=value` settings; values are TOML, and bare words count as text.
+
+    An empty value (`run.rounds=`) returns the key to its default.
+
+    Raises:
+        ConfigError: the setting has another form, or names an unknown key, or its value breaks a rule.
+    """
+    tables: dict[str, Any] = encode(config)
+    for setting in overrides:
+        path, equals, text = setting.partition("=")
+        keys = [key.strip() for key in path.split(".")]
+        if not equals or len(keys) < 2 or not all(keys):
+            raise ConfigError(f"--set {setting!r}: the form is section.key=value, as in sync.local_steps=10")
+        table = tables
+        for key in keys[:-1]:
+            inner: Any = table.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {setting!r}: {key} is a value, not a section")
+            table = cast("dict[str, Any]", inner)
+        if text.strip():
+            table[keys[-1]] = _toml_value(text.strip())
+        else:
+            table.pop(keys[-1], None)
+    try:
+        return decode(RunConfig, tables)
+    except ConfigError as error:
+        raise ConfigError(f"--set: {error}") from error
+
+
+def _toml_value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Write the configuration as TOML that `load_config` reads back to an equal value, atomically."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            tomli_w.dump(encode(config), file)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,307 @@
+"""What a run can be told: one frozen dataclass per section of the TOML file.
+
+Cross-field rules stand in each section's `__post_init__`, so that no invalid configuration can exist.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sparknet.errors import ConfigError
+
+__all__ = ["Cluster", "Data", "Net", "OuterOptimiser", "Run", "RunConfig", "Solver", "Sync"]
+
+
+Scalar = bool | int | float | str
+
+
+def _require(holds: bool, key: str, value: object, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key} is {value!r}; {rule}")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    _require(value >= least, key, value, f"it must be at least {least:g}: set {key}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """How long to train, with how many workers, and what to keep."""
+
+    name: str = "run"
+    """Names the run directory when none is given: `runs/<name>-<time>`."""
+    seed: int = 0
+    """Seeds weights, sampling order, split and dropout; the same seed gives the same run."""
+    workers: int = 2
+    """Replicas, one Spark task each."""
+    min_workers: int = 1
+    """Start with so many when `cluster.start_seconds` have passed; fewer fails the run."""
+    rounds: int | None = None
+    """Rounds to train; give this or `epochs`."""
+    epochs: float | None = None
+    """Passes over the training rows, rounded up to whole rounds; give this or `rounds`."""
+    eval_every: int = 10
+    """Rounds between validations; the last round is always validated. 0: only the last."""
+    checkpoint_every: int = 10
+    """Rounds between checkpoints; the last round always gets one. 0: only the last."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept, newest first; at least 2, so that a damaged one has a predecessor."""
+
+    def __post_init__(self) -> None:
+        _at_least("run.seed", self.seed, 0)
+        _at_least("run.workers", self.workers, 1)
+        _at_least("run.min_workers", self.min_workers, 1)
+        _require(
+            self.min_workers <= self.workers,
+            "run.min_workers",
+            self.min_workers,
+            f"it must not exceed run.workers, which is {self.workers}",
+        )
+        _require(
+            (self.rounds is None) != (self.epochs is None),
+            "run.rounds and run.epochs",
+            (self.rounds, self.epochs),
+            "exactly one must be given: set run.rounds or run.epochs",
+        )
+        if self.rounds is not None:
+            _at_least("run.rounds", self.rounds, 1)
+        if self.epochs is not None:
+            _require(self.epochs > 0, "run.epochs", self.epochs, "it must be more than 0")
+        _at_least("run.eval_every", self.eval_every, 0)
+        _at_least("run.checkpoint_every", self.checkpoint_every, 0)
+        _at_least("run.keep_checkpoints", self.keep_checkpoints, 2)
+        safe = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        _require(safe, "run.name", self.name, "it must be letters, digits, dots, dashes and underscores")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where the rows come from and how they reach the net."""
+
+    source: Literal["digits", "cifar10", "mnist", "parquet"]
+    """The reader: scikit-learn's digits, CIFAR-10 binary batches, MNIST IDX files, or Parquet."""
+    path: str = ""
+    """File, glob or directory of the training rows; digits needs none."""
+    validation_path: str = ""
+    """A second source of the same kind for validation; a standard directory gives its test files."""
+    validation_column: str = ""
+    """A boolean column that marks validation rows."""
+    validation_fraction: float = 0.0
+    """Share of the rows held out, drawn with `run.seed`; 0 for one of the other two ways."""
+    image: str = "image"
+    """The column that is the net's input."""
+    label: str = "label"
+    """The integer column that holds the class, from 0."""
+    shape: tuple[int, ...] = ()
+    """Shape of one input row, (channels, height, width) for images; () takes what the source says."""
+    classes: int | None = None
+    """Labels must be below this; not given: one more than the largest label seen."""
+    mean: Literal["none", "channel", "image"] = "channel"
+    """Subtracted from the input: nothing, one value per channel, or the mean image (training rows')."""
+    scale: float = 1.0
+    """The input is multiplied by this after the mean is taken off; 0.00390625 maps bytes to 0..1."""
+    store: str = ""
+    """Directory of the prepared shards, reached by every worker; not given: `store` in the run directory."""
+    shard_megabytes: float = 256.0
+    """Size at which a shard is closed, in MB of rows."""
+
+    def __post_init__(self) -> None:
+        ways = [bool(self.validation_path), bool(self.validation_column), self.validation_fraction != 0]
+        _require(
+            sum(ways) == 1,
+            "data.validation_path, data.validation_column, data.validation_fraction",
+            (self.validation_path, self.validation_column, self.validation_fraction),
+            "exactly one must be given: set one of them",
+        )
+        _require(
+            0 <= self.validation_fraction < 1,
+            "data.validation_fraction",
+            self.validation_fraction,
+            "it must be at least 0 and below 1",
+        )
+        needs_path = self.source != "digits"
+        _require(
+            bool(self.path) == needs_path,
+            "data.path",
+            self.path,
+            f"source {self.source} needs it: set data.path" if needs_path else "digits comes without files",
+        )
+        _require(
+            all(size >= 1 for size in self.shape), "data.shape", self.shape, "every size must be at least 1"
+        )
+        if self.classes is not None:
+            _at_least("data.classes", self.classes, 2)
+        _require(self.shard_megabytes > 0, "data.shard_megabytes", self.shard_megabytes, "it must exceed 0")
+        _require(self.scale != 0, "data.scale", self.scale, "0 would erase every input; 1 leaves it as it is")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Net:
+    """Which module to train."""
+
+    name: str
+    """An entry of the zoo (`lenet`), or `package.module:callable` returning an `nn.Module`."""
+    arguments: dict[str, bool | int | float | str] = field(
+        default_factory=dict[str, bool | int | float | str]
+    )
+    """Keyword arguments of the callable."""
+    channels_last: bool = False
+    """Keep images in channels-last memory order, which convolutions on CPUs often prefer."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.name),
+            "net.name",
+            self.name,
+            "name a zoo entry or a callable, as in 'lenet'",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solver:
+    """The inner optimiser: SGD, with a rate that is a function of the iteration."""
+
+    batch_size: int = 64
+    """Rows per step and worker."""
+    learning_rate: float = 0.01
+    """Base rate."""
+    momentum: float = 0.9
+    """Momentum of the inner SGD."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient."""
+    policy: Literal["fixed", "step", "cosine"] = "fixed"
+    """Rate over iterations (one iteration = one local step): constant, stepped down, or half a cosine."""
+    gamma: float = 0.1
+    """Policy step: the factor at each step."""
+    step_size: int | None = None
+    """Policy step: iterations between steps."""
+
+    def __post_init__(self) -> None:
+        _at_least("solver.batch_size", self.batch_size, 1)
+        _require(self.learning_rate > 0, "solver.learning_rate", self.learning_rate, "it must exceed 0")
+        _require(
+            0 <= self.momentum < 1, "solver.momentum", self.momentum, "it must be at least 0 and below 1"
+        )
+        _at_least("solver.weight_decay", self.weight_decay, 0)
+        if self.policy == "step":
+            _require(
+                self.step_size is not None and self.step_size >= 1,
+                "solver.step_size",
+                self.step_size,
+                "policy step needs it, at least 1: set solver.step_size",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OuterOptimiser:
+    """SGD on the averaged weights; rate 1 without momentum is plain averaging."""
+
+    learning_rate: float
+    momentum: float
+    nesterov: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sync:
+    """When and how the replicas agree."""
+
+    strategy: Literal["average", "diloco", "none"] = "average"
+    """Average the weights, step an outer optimiser on their mean, or train each replica by itself."""
+    local_steps: int = 10
+    """Steps between synchronisations (τ in SparkNet, H in DiLoCo)."""
+    pace: Literal["fixed", "balanced"] = "fixed"
+    """Every worker `local_steps` steps, or each as many as fit the median worker's time for them."""
+    outer_learning_rate: float | None = None
+    """Strategy diloco only; its preset is 0.7."""
+    outer_momentum: float | None = None
+    """Strategy diloco only; its preset is 0.9."""
+    outer_nesterov: bool | None = None
+    """Strategy diloco only; its preset is true."""
+    inner_state: Literal["keep", "reset"] = "keep"
+    """The inner optimiser's momentum after a synchronisation: stays with its worker, or starts at zero."""
+
+    def __post_init__(self) -> None:
+        _at_least("sync.local_steps", self.local_steps, 1)
+        given = {
+            "sync.outer_learning_rate": self.outer_learning_rate,
+            "sync.outer_momentum": self.outer_momentum,
+            "sync.outer_nesterov": self.outer_nesterov,
+        }
+        for key, value in given.items():
+            _require(
+                value is None or self.strategy == "diloco",
+                key,
+                value,
+                f"strategy {self.strategy} has no outer optimiser: set sync.strategy='diloco'",
+            )
+        outer = self.outer
+        _require(
+            outer.learning_rate > 0, "sync.outer_learning_rate", outer.learning_rate, "it must be more than 0"
+        )
+        _require(
+            0 <= outer.momentum < 1,
+            "sync.outer_momentum",
+            outer.momentum,
+            "it must be at least 0 and below 1",
+        )
+
+    @property
+    def outer(self) -> OuterOptimiser:
+        """The outer optimiser that the strategy stands for, presets filled in."""
+        if self.strategy != "diloco":
+            return OuterOptimiser(learning_rate=1.0, momentum=0.0, nesterov=False)
+        return OuterOptimiser(
+            learning_rate=0.7 if self.outer_learning_rate is None else self.outer_learning_rate,
+            momentum=0.9 if self.outer_momentum is None else self.outer_momentum,
+            nesterov=True if self.outer_nesterov is None else self.outer_nesterov,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """Spark, deadlines and security."""
+
+    master: str = ""
+    """Spark master URL; not given: one embedded session with a core per worker."""
+    driver_host: str = ""
+    """Address of this machine that workers can reach; not given: what Spark itself uses."""
+    heartbeat_timeout_seconds: float = 2.0
+    """Silence after which a worker counts as dead and the others go on."""
+    grace_seconds: float = 30.0
+    """How long the others wait for a straggler after the median worker is ready."""
+    start_seconds: float = 300.0
+    """How long the first round waits for all workers before it makes do with `run.min_workers`."""
+    exchange_seconds: float = 120.0
+    """Bound on one all-reduce over the network."""
+    task_failures: int = 16
+    """How often one worker may fail before the run fails; for sessions opened here."""
+    threads_per_worker: int = 1
+    """Threads that a worker's tensor operations may use."""
+    tls_certificate: str = ""
+    """PEM file: the driver service's certificate (chain), also what the workers trust."""
+    tls_key: str = ""
+    """PEM file: the certificate's private key; it never leaves the driver."""
+
+    def __post_init__(self) -> None:
+        for key in ("heartbeat_timeout_seconds", "grace_seconds", "start_seconds", "exchange_seconds"):
+            value: float = getattr(self, key)
+            _require(value > 0, f"cluster.{key}", value, "it must be more than 0 seconds")
+        _at_least("cluster.task_failures", self.task_failures, 1)
+        _at_least("cluster.threads_per_worker", self.threads_per_worker, 1)
+        _require(
+            bool(self.tls_certificate) == bool(self.tls_key),
+            "cluster.tls_certificate and cluster.tls_key",
+            (self.tls_certificate, self.tls_key),
+            "TLS needs both: set the other one too",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything about a run; `write_config` puts it into the run directory as resolved."""
+
+    data: Data
+    net: Net
+    run: Run
+    solver: Solver = field(default_factory=Solver)
+    sync: Sync = field(default_factory=Sync)
+    cluster: Cluster = field(default_factory=Cluster)

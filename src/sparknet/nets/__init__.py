@@ -1,0 +1,1 @@
+"""Networks: the zoo, and finding a net by name."""
