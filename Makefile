@@ -1,0 +1,52 @@
+# Everything a fresh clone needs: `make demo` and `make test` each do the whole set-up first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Real Spark sessions run in the tests: more processes than this starve each other on small machines.
+TEST_PROCESSES ?= 2
+# One file's tests stay in one process, so that they share one Spark session.
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help setup java demo test test-slow chaos lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: java $(VENV)/.installed ## Make .venv and see that Java is there; the others call it
+
+java:
+	@scripts/check_java.sh
+
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/make_venv.sh
+	@scripts/make_venv.sh
+	@touch $@
+
+demo: setup ## Train on handwritten digits with two Spark workers, about a minute
+	$(BIN)/sparknet train configs/digits.toml --workers 2
+
+test: setup ## Run every test but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: setup ## Run the tests that take minutes
+	$(PYTEST) -m slow
+
+chaos: setup ## Run the tests that kill, stop and restart workers
+	$(BIN)/python -m pytest -m chaos
+
+lint: $(VENV)/.installed ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Run the benchmarks; quiet machines give better numbers
+	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program" || exit 1; done
+
+clean: ## Remove caches and build products; runs, data and .venv stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +

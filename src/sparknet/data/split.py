@@ -1,0 +1,51 @@
+"""Which rows are held out for validation: a pure function of seed, partition and row number."""
+
+import numpy as np
+
+__all__ = ["held_out"]
+
+_DRAWS = 1024  # draws are made in runs of this many, so that any range of rows needs few of them
+
+
+def held_out(seed: int, *, partition: int, start: int, rows: int, fraction: float) -> np.ndarray:
+    """Mark the validation rows among `rows` rows of a partition, the first of them number `start`.
+
+    Stratified: of each run of 1/fraction consecutive rows one is drawn, so the number held out among any
+    first n rows is n * fraction to within 2, however the rows are cut into batches.
+
+    Args:
+        seed: at least 0.
+        partition: number of the partition the rows are in, at least 0.
+        start: number of the first row within the partition.
+        rows: how many rows.
+        fraction: share to hold out, at least 0 and below 1.
+
+    Returns:
+        True for validation rows, bool [rows].
+    """
+    if fraction > 0.5:
+        # runs of less than two rows would leave out nearly every n-th row instead of random ones
+        return ~held_out(seed, partition=partition, start=start, rows=rows, fraction=1 - fraction)
+    marks = np.zeros(rows, dtype=bool)
+    if not rows or fraction == 0:
+        return marks
+    phase = float(_random(seed, partition, 0).random())
+    first, last = int(start * fraction + phase), int((start + rows - 1) * fraction + phase)
+    strata = np.arange(first, last + 1)
+    # row i lies in stratum floor(i * fraction + phase); its strata's edges, up to rounding:
+    edges = np.ceil((np.arange(first, last + 2) - phase) / fraction).astype(np.int64)
+    picks = edges[:-1] + (_draws(seed, partition, strata) * np.diff(edges)).astype(np.int64)
+    inside = picks[(picks >= start) & (picks < start + rows)]
+    marks[inside - start] = True
+    return marks
+
+
+def _draws(seed: int, partition: int, strata: np.ndarray) -> np.ndarray:
+    """One number in [0, 1) for each of the consecutive strata, float64."""
+    first, last = int(strata[0]) // _DRAWS, int(strata[-1]) // _DRAWS
+    runs = [_random(seed, partition, 1 + run).random(_DRAWS) for run in range(first, last + 1)]
+    return np.concatenate(runs)[strata - first * _DRAWS]
+
+
+def _random(seed: int, *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))

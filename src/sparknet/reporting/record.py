@@ -1,0 +1,74 @@
+"""Reading the fields of event records (one line of `events.jsonl`, see docs/events.md) for people to see.
+
+A report must not end a run, and a record may come from an older or newer version: a field that is missing or of
+another type reads as NaN, 0 or empty, and is shown as a dash.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+__all__ = ["Record", "flag", "number", "numbers", "percent", "seconds", "text", "texts", "whole"]
+
+Record = Mapping[str, object]
+
+
+def number(record: Record, key: str) -> float:
+    """The field as a float; NaN if it is missing or no number."""
+    value = record.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def whole(record: Record, key: str) -> int:
+    """The field as a whole number; 0 if it is missing or no finite number."""
+    value = number(record, key)
+    return int(value) if math.isfinite(value) else 0
+
+
+def flag(record: Record, key: str) -> bool:
+    """Whether the field is there and true."""
+    return record.get(key) is True
+
+
+def text(record: Record, key: str) -> str:
+    """The field as one printable line.
+
+    Runs of white space, line ends included, become one space and control characters are dropped: a reason may
+    carry a stack trace, or escape codes that would move the cursor.
+    """
+    return _printable(str(record.get(key, "")))
+
+
+def texts(record: Record, key: str) -> list[str]:
+    """The field as a list of printable lines; empty if it is missing or no list."""
+    return [_printable(str(item)) for item in _items(record, key)]
+
+
+def numbers(record: Record, key: str) -> list[int]:
+    """The field as a list of whole numbers; empty if it is missing or no list."""
+    return [item for item in _items(record, key) if isinstance(item, int)]
+
+
+def _items(record: Record, key: str) -> list[object]:
+    value = record.get(key)
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _printable(value: str) -> str:
+    return "".join(character for character in " ".join(value.split()) if character.isprintable())
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share of 0..1 as `97.22 %`, or a dash for NaN."""
+    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "-"
+
+
+def seconds(value: float) -> str:
+    """A duration as `8.3 s`, `4:05` or `2:13:20`, or a dash for NaN."""
+    if not math.isfinite(value):
+        return "-"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(int(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

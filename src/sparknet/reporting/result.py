@@ -1,0 +1,28 @@
+"""A run's closing summary: `result.json` for people."""
+
+from sparknet.reporting.record import Record, number, percent, seconds, whole
+
+__all__ = ["result_rows"]
+
+
+def result_rows(result: Record, run_dir: str) -> list[tuple[str, str]]:
+    """Name and value of each line of the summary; ASCII but for the directory's name.
+
+    Args:
+        result: what `result.json` holds.
+        run_dir: the run directory; empty if there is none.
+    """
+    duration, sync = number(result, "seconds"), number(result, "sync_seconds")
+    share = sync / duration if duration > 0 else float("nan")
+    rows = [
+        ("accuracy", percent(number(result, "accuracy"))),
+        ("top-5", percent(number(result, "top5"))),
+        ("loss", f"{number(result, 'loss'):.4f}"),
+        ("rounds", f"{whole(result, 'rounds'):,} with {whole(result, 'workers')} workers"),
+        ("samples", f"{whole(result, 'samples'):,}"),
+        ("time", seconds(duration)),
+        ("speed", f"{number(result, 'images_per_second'):,.0f} images/s"),
+        ("synchronising", f"{seconds(sync)}, {percent(share, 1)} of the time"),
+        ("failures", f"{whole(result, 'failures')}"),
+    ]
+    return [*rows, ("model", f"{run_dir.rstrip('/')}/model")] if run_dir else rows

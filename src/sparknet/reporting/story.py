@@ -1,0 +1,150 @@
+"""What is worth a line: event records told in words, the same words in a terminal and in a plain log."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sparknet.reporting.progress import Progress
+from sparknet.reporting.record import Record, flag, number, percent, seconds, text, texts, whole
+
+__all__ = ["Line", "round_line", "tell"]
+
+Tone = Literal["quiet", "plain", "good", "warning", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a run's story."""
+
+    elapsed_seconds: float
+    tone: Tone
+    message: str
+    """ASCII but for what users named, and without control characters."""
+
+
+def tell(record: Record, progress: Progress) -> list[Line]:
+    """The lines that a record deserves: none for a committed round, a checkpoint or an unknown kind.
+
+    Args:
+        record: one record of docs/events.md.
+        progress: the run's state with this record applied.
+    """
+    teller = _TELLERS.get(text(record, "event"))
+    if teller is None:
+        return []
+    return [Line(progress.elapsed_seconds, tone, message) for tone, message in teller(record, progress)]
+
+
+def round_line(progress: Progress) -> Line:
+    """Where the run stands, for those who have no progress bar."""
+    message = (
+        f"round {_of(progress.done, progress)}: loss {progress.loss:.4f}, "
+        f"{progress.images_per_second:,.0f} images/s, {len(progress.live)}/{progress.workers} workers, "
+        f"{percent(progress.sync_share, 0)} of the time synchronising"
+    )
+    return Line(progress.elapsed_seconds, "plain", message)
+
+
+def _of(round_number: int, progress: Progress) -> str:
+    """The round with the total, in a fixed width: lines below each other stay aligned."""
+    width = len(str(progress.rounds))
+    return f"{round_number:>{width}}/{progress.rounds}"
+
+
+Told = Iterator[tuple[Tone, str]]
+
+
+def _started(record: Record, progress: Progress) -> Told:
+    yield (
+        "plain",
+        f"{text(record, 'name')}: {text(record, 'net')}, {whole(record, 'parameters'):,} parameters, "
+        f"{whole(record, 'training_rows'):,} training rows, {whole(record, 'validation_rows'):,} held out",
+    )
+    yield (
+        "plain",
+        f"{progress.workers} workers, {progress.rounds} rounds of {whole(record, 'local_steps')} steps, "
+        f"strategy {text(record, 'strategy')}; everything goes to {progress.run_dir}",
+    )
+
+
+def _note(record: Record, progress: Progress) -> Told:
+    yield ("warning" if text(record, "level") == "warning" else "quiet"), text(record, "message")
+
+
+def _resumed(record: Record, progress: Progress) -> Told:
+    for path in texts(record, "skipped"):
+        yield "warning", f"checkpoint {path} is damaged, skipped"
+    yield "plain", f"resumed after round {whole(record, 'round')} from {text(record, 'path')}"
+
+
+def _joined(record: Record, progress: Progress) -> Told:
+    attempt = whole(record, "attempt")
+    again = f" again, attempt {attempt}" if attempt > 0 else ""
+    heal = ", copies the state of a live worker" if flag(record, "heal") else ""
+    tone: Tone = "good" if again or heal else "quiet"
+    yield tone, f"{_worker(record)} joined{again}{heal}"
+
+
+def _lost(record: Record, progress: Progress) -> Told:
+    others = f"{len(progress.live)} of {progress.workers} go on"
+    yield "bad", f"{_worker(record)} lost in round {whole(record, 'round')}: {text(record, 'reason')}; {others}"
+
+
+def _returned(record: Record, progress: Progress) -> Told:
+    yield "good", f"{_worker(record)} was heard again in round {whole(record, 'round')}"
+
+
+def _aborted(record: Record, progress: Progress) -> Told:
+    yield "warning", f"round {whole(record, 'round')} is tried again: {text(record, 'reason')}"
+
+
+def _evaluation(record: Record, progress: Progress) -> Told:
+    yield (
+        "good",
+        f"round {_of(whole(record, 'round'), progress)}: accuracy {percent(number(record, 'accuracy'))}, "
+        f"top-5 {percent(number(record, 'top5'))}, loss {number(record, 'loss'):.4f} "
+        f"on {whole(record, 'rows'):,} held-out rows",
+    )
+
+
+def _rolled_back(record: Record, progress: Progress) -> Told:
+    yield (
+        "warning",
+        f"back from round {whole(record, 'from_round')} to {whole(record, 'to_round')}: {text(record, 'reason')}",
+    )
+
+
+def _finished(record: Record, progress: Progress) -> Told:
+    yield (
+        "good",
+        f"finished: accuracy {percent(number(record, 'accuracy'))} after {whole(record, 'rounds')} rounds "
+        f"in {seconds(number(record, 'seconds'))}",
+    )
+
+
+def _stopped(record: Record, progress: Progress) -> Told:
+    yield "warning", f"stopped after round {progress.done}: {text(record, 'reason')}"
+
+
+def _failed(record: Record, progress: Progress) -> Told:
+    yield "bad", f"failed after round {progress.done}: {text(record, 'error')}"
+
+
+def _worker(record: Record) -> str:
+    return f"worker {whole(record, 'slot')} on {text(record, 'host')}"
+
+
+_TELLERS: dict[str, Callable[[Record, Progress], Told]] = {
+    "run_started": _started,
+    "note": _note,
+    "run_resumed": _resumed,
+    "worker_joined": _joined,
+    "worker_lost": _lost,
+    "worker_returned": _returned,
+    "round_aborted": _aborted,
+    "evaluation": _evaluation,
+    "rollback": _rolled_back,
+    "run_finished": _finished,
+    "run_stopped": _stopped,
+    "run_failed": _failed,
+}

@@ -1,0 +1,163 @@
+"""The training log in the line format of the original SparkNet, `training_log_<millis>.txt`.
+
+`12.3, i = 4: testing` is 12.3 seconds after the start, in round 4; lines outside a round leave `, i = 4` out.
+The original is CifarApp.scala of the SparkNet repository; its plotting scripts read this file as well.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sparknet.errors import RunDirError
+from sparknet.reporting.record import Record, number, text, texts, whole
+
+__all__ = ["TrainingLog"]
+
+
+class TrainingLog:
+    """Writes one line or more for each event that the original would have logged.
+
+    Safe to feed from several threads. Every line reaches the file whole as soon as it is written, so that a
+    killed driver leaves a readable log.
+    """
+
+    def __init__(self, run_dir: Path, start_millis: int) -> None:
+        """Open the log.
+
+        Args:
+            run_dir: an existing directory.
+            start_millis: when the run began, in milliseconds since 1970; it names the file.
+
+        Raises:
+            RunDirError: the file cannot be written there.
+        """
+        self.path = run_dir / f"training_log_{start_millis}.txt"
+        try:
+            # unbuffered: a line is one write, and after a full disk nothing is left that close() would trip over
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise RunDirError(
+                f"{self.path}: cannot be written: {error.strerror}; give a run directory that you may write to"
+            ) from error
+        self._lock = threading.Lock()
+        self._latest_seconds = 0.0
+
+    def on_event(self, record: Record) -> None:
+        """Log a record of docs/events.md; kinds that the log does not tell are ignored.
+
+        Raises:
+            RunDirError: the file can no longer be written, as on a full disk.
+        """
+        tell = _LINES.get(text(record, "event"))
+        if tell is not None:
+            with self._lock:
+                for elapsed_seconds, round_number, message in tell(record):
+                    self._write(elapsed_seconds, round_number, message)
+
+    def close(self) -> None:
+        """Close the file; closing twice does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, elapsed_seconds: float, round_number: int | None, message: str) -> None:
+        # `training` and `testing` are dated back by durations that workers measured: keep the file in order
+        self._latest_seconds = max(self._latest_seconds, elapsed_seconds)
+        moment = str(round(self._latest_seconds, 3))
+        where = "" if round_number is None else f", i = {round_number}"
+        try:
+            self._file.write(f"{moment}{where}: {message}\n".encode())
+        except OSError as error:
+            raise RunDirError(
+                f"{self.path}: cannot be written: {error.strerror}; make room on that disk"
+            ) from error
+
+
+# (elapsed seconds, round or None, message)
+Line = tuple[float, int | None, str]
+
+
+def _started(record: Record) -> list[Line]:
+    message = (
+        f"training {text(record, 'net')} with {whole(record, 'workers')} workers "
+        f"on {whole(record, 'training_rows')} rows, testing on {whole(record, 'validation_rows')}"
+    )
+    return [(_now(record), None, message)]
+
+
+def _round(record: Record) -> list[Line]:
+    began = _now(record)
+    for part in ("step_seconds", "wait_seconds", "exchange_seconds"):
+        began -= _known(number(record, part))
+    done = f"collected weights of {whole(record, 'steps')} steps, loss = {number(record, 'loss'):.6g}"
+    return [(began, whole(record, "round"), "training"), (_now(record), whole(record, "round"), done)]
+
+
+def _evaluation(record: Record) -> list[Line]:
+    began = _now(record) - _known(number(record, "seconds"))
+    accuracy = f"{100 * number(record, 'accuracy'):.2f} percent accuracy"
+    return [(began, whole(record, "round"), "testing"), (_now(record), whole(record, "round"), accuracy)]
+
+
+def _resumed(record: Record) -> list[Line]:
+    lines: list[Line] = [
+        (_now(record), None, f"skipped damaged checkpoint {path}") for path in texts(record, "skipped")
+    ]
+    return [*lines, (_now(record), whole(record, "round"), f"resumed from {text(record, 'path')}")]
+
+
+def _finished(record: Record) -> list[Line]:
+    message = f"finished: {100 * number(record, 'accuracy'):.2f} percent accuracy"
+    return [(_now(record), whole(record, "rounds"), message)]
+
+
+def _in_round(message: str, key: str = "round") -> Callable[[Record], list[Line]]:
+    return lambda record: [(_now(record), whole(record, key), message.format_map(_Shown(record)))]
+
+
+def _outside(message: str) -> Callable[[Record], list[Line]]:
+    return lambda record: [(_now(record), None, message.format_map(_Shown(record)))]
+
+
+class _Shown(dict[str, str]):
+    """A record's fields as printable text, missing ones as a dash."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__({key: text(record, key) for key in record})
+
+    def __missing__(self, key: str) -> str:
+        return "-"
+
+
+def _now(record: Record) -> float:
+    return _known(number(record, "elapsed_seconds"))
+
+
+def _known(value: float) -> float:
+    return value if value >= 0 else 0.0  # NaN compares false
+
+
+_LINES: dict[str, Callable[[Record], list[Line]]] = {
+    "note": _outside("{message}"),
+    "run_started": _started,
+    "run_resumed": _resumed,
+    "worker_joined": _in_round("worker {slot} on {host} joined"),
+    "worker_lost": _in_round("worker {slot} on {host} lost: {reason}"),
+    "worker_returned": _in_round("worker {slot} on {host} returned"),
+    "round_aborted": _in_round("round aborted: {reason}"),
+    "round": _round,
+    "evaluation": _evaluation,
+    "checkpoint": _in_round("wrote checkpoint {path}"),
+    "rollback": _in_round("rolled back from round {from_round}: {reason}", key="to_round"),
+    "run_finished": _finished,
+    "run_stopped": _outside("stopped: {reason}"),
+    "run_failed": _outside("failed: {error}"),
+}

@@ -1,0 +1,137 @@
+"""Workers as tasks of one ordinary Spark job: a frozen plan goes to a module-level function.
+
+The job reads `spark.range`, so no shuffle stands in its lineage: when an executor dies, Spark retries that
+task alone, never a stage that would run a slot twice.
+"""
+
+import functools
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+from sparknet.config import RunConfig
+from sparknet.data.loader import Loader
+from sparknet.data.manifest import Manifest
+from sparknet.data.order import Cursor, Order
+from sparknet.data.preprocess import Normalise
+from sparknet.errors import ClusterError, SparkNetError
+from sparknet.nets.find import build_net
+from sparknet.spark.driver_client import DriverAddress, DriverClient
+from sparknet.training.evaluate import evaluate_part
+from sparknet.training.heartbeat import Heartbeats
+from sparknet.training.local_steps import Replica
+from sparknet.training.messages import ChoreReport, Failed, Heartbeat, Register
+from sparknet.training.process_group import Groups
+from sparknet.training.rounds import Surroundings, Worker
+
+__all__ = ["WorkerPlan", "run_workers"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """Everything a worker must know; it travels with the task."""
+
+    config: RunConfig
+    driver: DriverAddress
+    data_dir: str
+    """Directory of the manifest, the same path on every worker."""
+    rounds: int
+
+
+def run_workers(spark: SparkSession, plan: WorkerPlan) -> None:
+    """Run one task per worker and wait for all of them; called in a thread of its own.
+
+    Raises:
+        Exception: whatever Spark raises when a task has failed too often or the job was cancelled.
+    """
+    slots = plan.config.run.workers
+    spark.range(0, slots, 1, slots).mapInArrow(functools.partial(run_slot, plan), "slot bigint").collect()
+
+
+def run_slot(plan: WorkerPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The task: train as the worker of this partition's slot until the run ends."""
+    context = TaskContext.get()
+    assert context is not None
+    for _ in batches:
+        pass
+    slot, attempt = context.partitionId(), context.taskAttemptId()
+    train_as(plan, Register(slot=slot, attempt=attempt, host=socket.gethostname()))
+    yield pa.record_batch({"slot": pa.array([slot], pa.int64())})
+
+
+def train_as(plan: WorkerPlan, who: Register) -> None:
+    """Be the worker `who`.
+
+    An error that a retry cannot help ends the run through the driver and this task quietly; any other error is
+    told to the driver and raised, so that Spark starts the task again.
+    """
+    timeout = plan.config.cluster.heartbeat_timeout_seconds
+    client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
+    beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
+    groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)
+    heartbeat = Heartbeat(slot=who.slot, attempt=who.attempt)
+    beats = Heartbeats(lambda: beat_client.tell(heartbeat), groups.abort, timeout)
+    worker: Worker | None = None
+    try:
+        worker = _prepare(plan, who, client=client, groups=groups, beats=beats)
+        with beats:
+            worker.run()
+    except Exception as error:
+        phase = worker.phase if worker is not None else "opening the data and building the net"
+        fatal = isinstance(error, SparkNetError) and not isinstance(error, ClusterError)
+        cause = str(error) if isinstance(error, SparkNetError) else f"{type(error).__name__}: {error}"
+        if beats.driver_lost:
+            raise ClusterError(f"worker {who.slot} lost the driver while {phase}: {cause}") from error
+        beat_client.tell(
+            Failed(slot=who.slot, attempt=who.attempt, host=who.host, phase=phase, cause=cause, fatal=fatal)
+        )
+        if not fatal:
+            raise
+    finally:
+        client.close()
+        beat_client.close()
+
+
+def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: Groups, beats: Heartbeats) -> Worker:
+    config, directory = plan.config, Path(plan.data_dir)
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    manifest = Manifest.load(directory)
+    train, validation = manifest.train_table(directory), manifest.validation_table(directory)
+    columns = (manifest.input.name, manifest.label.name)
+    normalise = Normalise.from_manifest(manifest, directory, mean=config.data.mean, scale=config.data.scale)
+    order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
+    module = build_net(
+        config.net.name,
+        config.net.arguments,
+        input_shape=manifest.input.shape,
+        classes=manifest.classes,
+        seed=config.run.seed,
+    )
+    if config.net.channels_last:
+        module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    replica = Replica(module, config, slot=who.slot, rounds=plan.rounds)
+
+    def open_loader(cursor: Cursor) -> Loader:
+        return Loader(
+            train,
+            order,
+            batch_size=config.solver.batch_size,
+            cursor=cursor,
+            image=columns[0],
+            label=columns[1],
+            preprocess=normalise,
+        )
+
+    def evaluate(part: int, parts: int) -> ChoreReport:
+        return evaluate_part(replica, validation, normalise, part=part, parts=parts, columns=columns)
+
+    around = Surroundings(
+        driver=client, groups=groups, open_loader=open_loader, evaluate=evaluate, ended=beats.ended
+    )
+    return Worker(who, config, replica=replica, around=around)

@@ -1,0 +1,255 @@
+"""A run from the driver's side: prepare the data, place the workers, watch them, keep what they made."""
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+from sparknet.spark.prepare import prepare
+
+from sparknet.config import RunConfig, encode
+from sparknet.data.manifest import Manifest
+from sparknet.data.order import Cursor
+from sparknet.data.preprocess import Normalise
+from sparknet.errors import CheckpointError, ClusterError, RunDirError, SparkNetError
+from sparknet.nets.find import build_net, find_net
+from sparknet.spark.driver_client import DriverAddress
+from sparknet.spark.driver_service import DriverService
+from sparknet.spark.placement import WorkerPlan
+from sparknet.spark.session import driver_host, session_for
+from sparknet.spark.supervision import Supervision
+from sparknet.training.checkpoint import WEIGHTS, Checkpoints, Saved
+from sparknet.training.coordinator import Coordinator, Progress, Rules
+from sparknet.training.evaluate import count_parts
+from sparknet.training.events import EventLog
+from sparknet.training.model import describe, save_model
+from sparknet.training.run_dir import RunDir
+
+__all__ = ["Observer", "Result", "count_rounds", "train"]
+
+Observer = Callable[[dict[str, object]], None]
+"""Is told every event record, in the driver's main thread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What `result.json` holds."""
+
+    accuracy: float
+    """Top-1 on the validation rows after the last round, 0..1."""
+    top5: float
+    loss: float
+    rounds: int
+    workers: int
+    samples: int
+    """Samples of all committed rounds."""
+    seconds: float
+    """From the first local step of this start (or resumption) to the end."""
+    images_per_second: float
+    """Over those seconds, validation and checkpoints included."""
+    sync_seconds: float
+    """Of those, what the mean worker spent waiting for others and exchanging weights."""
+    failures: int
+    """Workers lost, of this start."""
+    weights_hash: str
+    """Hash of the final weights, as all replicas reported it."""
+    run_dir: str
+
+
+def train(
+    config: RunConfig, run_dir: RunDir, *, spark: SparkSession | None = None, observers: Sequence[Observer] = ()
+) -> Result:
+    """Train to the end, from the beginning or from the run directory's newest good checkpoint.
+
+    Args:
+        config: what to do.
+        run_dir: where everything about the run is kept; owned by the caller.
+        spark: the session to use; not given: the active one, else one is opened and stopped again.
+        observers: told every event.
+
+    Raises:
+        SparkNetError: the run failed; the message names value, rule and remedy.
+        KeyboardInterrupt: it was interrupted; all workers have ended.
+    """
+    began = time.time()
+    with EventLog(run_dir.path, began) as log:
+
+        def tell(event: str, **fields: object) -> None:
+            record = log.write(event, **fields)
+            for observer in observers:
+                observer(record)
+
+        try:
+            return _Run(config, run_dir, tell).train(spark)
+        except KeyboardInterrupt:
+            tell("run_stopped", reason="interrupted")
+            raise
+        except SparkNetError as error:
+            try:
+                tell("run_failed", error=str(error))
+            except RunDirError as unwritten:  # the disk is full: the error itself still reaches the caller
+                error.add_note(str(unwritten))
+            raise
+
+
+def count_rounds(config: RunConfig, training_rows: int) -> int:
+    """Rounds of the whole run: as given, or enough for the epochs asked for."""
+    if config.run.rounds is not None:
+        return config.run.rounds
+    per_round = config.run.workers * config.sync.local_steps * config.solver.batch_size
+    return max(1, math.ceil((config.run.epochs or 0) * training_rows / per_round))
+
+
+class _Run:
+    """One start of a run."""
+
+    def __init__(self, config: RunConfig, run_dir: RunDir, tell: Callable[..., None]) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._tell = tell
+        self._checkpoints = Checkpoints(run_dir.path, config.run.keep_checkpoints)
+
+    def train(self, given: SparkSession | None) -> Result:
+        find_net(self._config.net.name)  # a misspelt name should not cost a Spark start
+        self._tell("note", message="starting Spark")
+        with session_for(self._config, given) as spark:
+            self._tell("note", message="preparing data")
+            config = self._config
+            directory, manifest = prepare(
+                spark,
+                config.data,
+                store=self._run_dir.store(config),
+                seed=config.run.seed,
+                workers=config.run.workers,
+            )
+            rounds = count_rounds(config, manifest.train_rows)
+            saved = self._resume_point()
+            coordinator = self._coordinator(manifest, rounds, saved)
+            self._announce(manifest, rounds, coordinator.round)
+            with self._service(coordinator, spark) as service:
+                self._tell("note", message="waiting for workers")
+                plan = WorkerPlan(
+                    config=config, driver=self._address(service), data_dir=str(directory), rounds=rounds
+                )
+                Supervision(spark, service, self._tell).run(plan)
+        return self._finish(coordinator, manifest, directory, saved)
+
+    def _resume_point(self) -> Saved | None:
+        saved, skipped = self._checkpoints.newest_good()
+        if saved is not None or skipped:
+            self._tell(
+                "run_resumed",
+                round=saved.round if saved else 0,
+                path=str(self._checkpoints.path(saved.round)) if saved else "",
+                skipped=[str(path) for path in skipped],
+            )
+        return saved
+
+    def _coordinator(self, manifest: Manifest, rounds: int, saved: Saved | None) -> Coordinator:
+        run, sync, cluster = self._config.run, self._config.sync, self._config.cluster
+        rules = Rules(
+            slots=run.workers,
+            rounds=rounds,
+            local_steps=sync.local_steps,
+            min_workers=run.min_workers,
+            balanced=sync.pace == "balanced",
+            eval_every=run.eval_every,
+            checkpoint_every=run.checkpoint_every,
+            evaluation_parts=count_parts(manifest.validation_rows, run.workers),
+            replicas_agree=sync.strategy != "none",
+            heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds,
+            grace_seconds=cluster.grace_seconds,
+            start_seconds=cluster.start_seconds,
+        )
+        start = _progress_for(saved.progress, run.workers) if saved else Progress()
+        checkpoint = saved.round if saved else None
+        return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
+
+    def _announce(self, manifest: Manifest, rounds: int, first_round: int) -> None:
+        config = self._config
+        module = build_net(
+            config.net.name,
+            config.net.arguments,
+            input_shape=manifest.input.shape,
+            classes=manifest.classes,
+            seed=config.run.seed,
+        )
+        self._tell(
+            "run_started",
+            name=config.run.name,
+            run_dir=str(self._run_dir.path),
+            net=config.net.name,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            workers=config.run.workers,
+            rounds=rounds,
+            first_round=first_round,
+            local_steps=config.sync.local_steps,
+            strategy=config.sync.strategy,
+            training_rows=manifest.train_rows,
+            validation_rows=manifest.validation_rows,
+        )
+
+    @contextmanager
+    def _service(self, coordinator: Coordinator, spark: SparkSession) -> Generator[DriverService]:
+        cluster = self._config.cluster
+        self._token = secrets.token_urlsafe(32)
+        tls = (Path(cluster.tls_certificate), Path(cluster.tls_key)) if cluster.tls_certificate else None
+        with DriverService(
+            coordinator,
+            self._checkpoints,
+            host=driver_host(self._config, spark),
+            token=self._token,
+            tls=tls,
+        ) as service:
+            yield service
+
+    def _address(self, service: DriverService) -> DriverAddress:
+        certificate = self._config.cluster.tls_certificate
+        roots = Path(certificate).read_bytes() if certificate else b""
+        return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
+
+    def _finish(self, coordinator: Coordinator, manifest: Manifest, directory: Path, saved: Saved | None) -> Result:
+        config, evaluation = self._config, coordinator.evaluation
+        if evaluation is None:
+            raise ClusterError("the run finished without a validation result; this is a defect, please report it")
+        weights = self._checkpoints.path(coordinator.round) / WEIGHTS
+        if not weights.exists():
+            raise CheckpointError(f"{weights} is gone; do not delete checkpoints of a run that is going on")
+        normalise = Normalise.from_manifest(manifest, directory, mean=config.data.mean, scale=config.data.scale)
+        save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
+        seconds = time.monotonic() - coordinator.began_training
+        samples = coordinator.samples - (saved.samples if saved else 0)
+        result = Result(
+            accuracy=evaluation.accuracy,
+            top5=evaluation.top5,
+            loss=evaluation.loss,
+            rounds=coordinator.round,
+            workers=config.run.workers,
+            samples=coordinator.samples,
+            seconds=seconds,
+            images_per_second=samples / seconds,
+            sync_seconds=coordinator.sync_seconds,
+            failures=coordinator.failures,
+            weights_hash=coordinator.anchor_hash,
+            run_dir=str(self._run_dir.path),
+        )
+        self._run_dir.save_result(encode(result))
+        self._tell("run_finished", **encode(result))
+        return result
+
+
+def _progress_for(progress: Progress, workers: int) -> Progress:
+    """Where a run with so many workers goes on.
+
+    With another number of workers the rows are dealt out anew, so every slot begins the next epoch of the data:
+    rows of the broken-off epoch may be skipped once, none is repeated within an epoch.
+    """
+    if len(progress.cursors) == workers or not progress.cursors:
+        return progress
+    epoch = 1 + max(cursor.epoch for cursor in progress.cursors.values())
+    cursors = {slot: Cursor(epoch=epoch, position=0) for slot in range(workers)}
+    return Progress(round=progress.round, samples=progress.samples, cursors=cursors)

@@ -1,0 +1,92 @@
+"""The Spark session of a run: the one that is there, or one of our own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from sparknet.config import RunConfig
+from sparknet.errors import ClusterError, MissingDependency
+
+__all__ = ["check_java", "driver_host", "open_session", "session_for"]
+
+
+def check_java() -> str:
+    """The version line of the Java that Spark will use.
+
+    Raises:
+        MissingDependency: there is none, or it is older than 17.
+    """
+    home = os.environ.get("JAVA_HOME", "")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    remedy = "install Java 17 or 21 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)"
+    if java is None or not Path(java).exists():
+        where = f"JAVA_HOME is {home!r}, which holds no bin/java" if home else "there is no java on the PATH"
+        raise MissingDependency(f"{where}; {remedy}")
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    line = told.splitlines()[0] if told else ""
+    digits = line.partition('"')[2].split(".")[0].rstrip('"')
+    if not digits.isdigit() or int(digits) < 17:
+        raise MissingDependency(f"{java} says {line!r}; Spark 4 needs 17 or newer: {remedy}")
+    return line
+
+
+def open_session(config: RunConfig) -> SparkSession:
+    """Open a session of our own, by default embedded in this process with a core per worker.
+
+    Raises:
+        MissingDependency: Java is not there.
+        ClusterError: Spark does not start.
+    """
+    check_java()
+    cluster = config.cluster
+    # local[N] alone allows a task one failure; the second number is how many it may have.
+    master = cluster.master or f"local[{config.run.workers},{cluster.task_failures}]"
+    settings = {
+        "spark.app.name": f"sparknet {config.run.name}",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": cluster.spark_log_level,
+        "spark.task.maxFailures": str(cluster.task_failures),
+        "spark.python.daemon.module": "sparknet.spark.preimport",
+        "spark.executorEnv.PYTHONHASHSEED": "0",
+    }
+    if master.startswith("local"):
+        host = cluster.driver_host or "127.0.0.1"
+        settings |= {"spark.driver.host": host, "spark.driver.bindAddress": host}
+    elif cluster.driver_host:
+        settings["spark.driver.host"] = cluster.driver_host
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder: Any = SparkSession.builder
+    try:
+        return builder.master(master).config(map=settings).getOrCreate()
+    except Exception as error:  # py4j and pyspark raise many kinds; all mean that there is no session
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(
+            f"Spark does not start with master {master}: {reason}; `sparknet doctor` looks for the cause"
+        ) from error
+
+
+@contextmanager
+def session_for(config: RunConfig, given: SparkSession | None = None) -> Generator[SparkSession]:
+    """The given session, or the active one, left as it is; else one of our own, stopped at the end."""
+    session = given or SparkSession.getActiveSession()
+    if session is not None:
+        yield session
+        return
+    session = open_session(config)
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def driver_host(config: RunConfig, spark: SparkSession) -> str:
+    """The address at which workers reach this process: as configured, or what Spark itself uses."""
+    return config.cluster.driver_host or spark.conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1"

@@ -1,0 +1,590 @@
+"""The authority of a run: a pure state machine, without threads, sockets or clocks.
+
+Requests go in with the time at which they came (`receive`), time itself goes in (`tick`), answers are looked up
+(`answer_for`), and what happened comes out as event records (`drain_events`). The driver service puts a lock,
+a socket and a clock around it.
+
+A round runs so: every live member says `Ready`; the quorum gets an `Exchange`; all of them vote; when every live
+participant voted ok the round commits, otherwise it is aborted and all say `Ready` again with the steps they
+have already made. After a commit that is due for it, chores (evaluation parts, a checkpoint) are handed out and
+must be finished before the next quorum, so that they always see one and the same state.
+
+A member whose weights are not those of the current round (it is new, or was left behind) is healed from rank 0
+in the next quorum. When nobody alive has the current weights, the run falls back to its last checkpoint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median_low
+from typing import Literal
+
+from sparknet.data.order import Cursor
+from sparknet.training.chores import Chores, Evaluation
+from sparknet.training.messages import (
+    Aborted,
+    Answer,
+    Committed,
+    Done,
+    Exchange,
+    Failed,
+    Heartbeat,
+    NextChore,
+    Proceed,
+    Pulse,
+    Ready,
+    Register,
+    Request,
+    Stop,
+    Superseded,
+    Vote,
+    Welcome,
+)
+
+__all__ = ["Coordinator", "Progress", "Rules"]
+
+MAX_ABORTS = 8
+"""Aborts in a row, without anybody dying in between, after which the network is at fault and the run fails."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What the coordinator is told about the run; the meanings are those of the configuration's keys."""
+
+    slots: int
+    rounds: int
+    local_steps: int
+    min_workers: int = 1
+    balanced: bool = False
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    evaluation_parts: int = 0
+    """Parts that the validation rows are handed out in."""
+    replicas_agree: bool = True
+    """False for strategy none, where replicas differ by design."""
+    heartbeat_timeout_seconds: float = 2.0
+    grace_seconds: float = 30.0
+    start_seconds: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is: what a checkpoint records beside the weights."""
+
+    round: int = 0
+    samples: int = 0
+    cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
+    """Per slot, where its data goes on."""
+
+
+Phase = Literal["waiting", "working", "ready", "exchanging", "chores"]
+
+
+@dataclass(slots=True)
+class _Member:
+    """One attempt of one slot, as the coordinator sees it."""
+
+    slot: int
+    attempt: int
+    host: str
+    last_heard: float
+    alive: bool = True
+    phase: Phase = "waiting"
+    state: tuple[int, int] | None = None
+    """(generation, round) of the weights it holds; None before it has any."""
+    request: Request | None = None
+    answer: Answer | None = None
+    ready: Ready | None = None
+    ready_since: float = 0.0
+    seconds_per_step: float | None = None
+
+
+@dataclass(slots=True)
+class _Quorum:
+    epoch: int
+    members: list[_Member]
+    """In rank order."""
+    formed_at: float
+    wait_seconds: float
+    votes: dict[int, Vote] = field(default_factory=dict[int, Vote])
+
+
+class Coordinator:
+    """Decides who takes part in which round, and whether it counts.
+
+    Args:
+        rules: settings that never change during the run.
+        now: the time, in seconds of any clock that only rises; the same clock everywhere.
+        start: where the run begins; round 0, or what a checkpoint recorded.
+        checkpoint: the round of the newest good checkpoint, None when there is none.
+
+    Attributes:
+        status: `starting` until the workers are there, then `running`, then one of three ends.
+        reason: why it was stopped or failed.
+        culprit: the worker whose error failed the run, where it was one.
+        round: rounds committed so far.
+        samples: samples in them.
+        cursors: per slot, where its data goes on.
+        failures: workers lost so far.
+        sync_seconds: seconds that the mean worker spent waiting and exchanging.
+        anchor_hash: hash of the newest weights that all replicas confirmed.
+        evaluation: the newest validation result.
+        began_training: when the first round began.
+    """
+
+    def __init__(
+        self, rules: Rules, *, now: float, start: Progress | None = None, checkpoint: int | None = None
+    ) -> None:
+        self.rules = rules
+        self.status: Literal["starting", "running", "finished", "stopped", "failed"] = "starting"
+        self.reason = ""
+        start = start or Progress()
+        self.round = start.round
+        self.samples = start.samples
+        self.cursors = dict(start.cursors)
+        self.failures = 0
+        self.sync_seconds = 0.0
+        self.anchor_hash = ""
+        self.culprit: Failed | None = None
+        self.began_training = now
+        self.evaluation: Evaluation | None = None
+        self._fallback = start
+        self._checkpoint = checkpoint
+        self._generation = 0
+        self._members: dict[int, _Member] = {}
+        self._quorum: _Quorum | None = None
+        self._epoch = -1
+        self._group: list[tuple[int, int]] = []
+        self._aborted_epoch = -1
+        self._aborts_in_a_row = 0
+        self._settled: dict[tuple[int, int], bool] = {}
+        self._hashes: dict[tuple[int, int], tuple[str, int]] = {}
+        self._chores = Chores()
+        self._events: list[dict[str, object]] = []
+        self._begun = now
+        self._last_tick = now
+        self._round_began = now
+        self._lost: list[tuple[int, int]] = []
+
+    # What the service asks -------------------------------------------------------------------------------
+
+    def receive(self, message: Request, now: float) -> None:
+        """Take a worker's request; `answer_for` then tells whether it is decided."""
+        if isinstance(message, Failed):
+            self._failed(message, now)
+            return
+        if isinstance(message, Register):
+            self._register(message, now)
+        member = self._members.get(message.slot)
+        if member is None or member.attempt != message.attempt:
+            return  # answer_for says Superseded
+        self._heard(member, now)
+        if isinstance(message, Heartbeat) or message == member.request:
+            return
+        member.request, member.answer = message, None
+        match message:
+            case Register():
+                self._welcome(member)
+            case Ready():
+                self._ready(member, message, now)
+            case Vote():
+                self._vote(member, message)
+            case NextChore():
+                self._chore(member, message, now)
+        self._advance(now)
+
+    def answer_for(self, slot: int, attempt: int) -> Answer | None:
+        """The answer to the last request of (slot, attempt), or None while it is not decided."""
+        member = self._members.get(slot)
+        if self.status in ("stopped", "failed"):
+            return Stop(reason=self.reason)
+        if self.status == "finished":
+            return Done()
+        if member is None or member.attempt != attempt:
+            return Superseded()
+        return member.answer
+
+    def pulse_for(self, slot: int, attempt: int) -> Pulse:
+        """The answer to a heartbeat."""
+        member = self._members.get(slot)
+        superseded = member is not None and member.attempt > attempt
+        return Pulse(aborted_epoch=self._aborted_epoch, end=superseded or self.ended)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: deaths by silence, the start deadline, the grace period.
+
+        When the caller itself was held up (the driver was suspended), nobody could be heard in that time, so it
+        is not held against the workers.
+        """
+        held_up = now - self._last_tick - self.rules.heartbeat_timeout_seconds / 2
+        self._last_tick = now
+        if held_up > 0:
+            for member in self._members.values():
+                member.last_heard = min(now, member.last_heard + held_up)
+        for member in list(self._members.values()):
+            silent = now - member.last_heard
+            if member.alive and silent > self.rules.heartbeat_timeout_seconds:
+                self._lose(member, f"silent for {silent:.1f} s")
+        self._advance(now)
+
+    def stop(self, reason: str) -> None:
+        """End the run for an outside reason; a run that has ended stays as it ended."""
+        if not self.ended:
+            self.status, self.reason = "stopped", reason
+
+    def fail(self, reason: str) -> None:
+        """End the run as failed; a run that has ended stays as it ended."""
+        if not self.ended:
+            self.status, self.reason = "failed", reason
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over, however it ended."""
+        return self.status in ("finished", "stopped", "failed")
+
+    @property
+    def progress(self) -> Progress:
+        """What a checkpoint of the current round must record."""
+        return Progress(round=self.round, samples=self.samples, cursors=dict(self.cursors))
+
+    def live_slots(self) -> list[int]:
+        """Slots whose worker is alive."""
+        return sorted(member.slot for member in self._members.values() if member.alive)
+
+    def drain_events(self) -> list[dict[str, object]]:
+        """The event records since the last call, oldest first."""
+        events, self._events = self._events, []
+        return events
+
+    def drain_lost(self) -> list[tuple[int, int]]:
+        """(slot, attempt) of those that fell silent since the last call: their tasks may still hang."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    # Members ---------------------------------------------------------------------------------------------
+
+    def _register(self, message: Register, now: float) -> None:
+        if not 0 <= message.slot < self.rules.slots:
+            self.fail(f"a worker came with slot {message.slot}; slots are 0 to {self.rules.slots - 1}")
+            return
+        old = self._members.get(message.slot)
+        if old is not None and old.attempt >= message.attempt:
+            return
+        if old is not None and old.alive:
+            self._lose(old, f"replaced by attempt {message.attempt}")
+        self._members[message.slot] = _Member(message.slot, message.attempt, message.host, now)
+
+    def _heard(self, member: _Member, now: float) -> None:
+        member.last_heard = now
+        if not member.alive:
+            member.alive = True
+            self._emit("worker_returned", **self._who(member))
+
+    def _lose(self, member: _Member, reason: str) -> None:
+        member.alive = False
+        self.failures += 1
+        self._aborts_in_a_row = 0
+        self._lost.append((member.slot, member.attempt))
+        self._chores.give_back(member.slot)
+        self._emit("worker_lost", **self._who(member), reason=reason)
+
+    def _failed(self, message: Failed, now: float) -> None:
+        member = self._members.get(message.slot)
+        if member is not None and member.attempt > message.attempt:
+            return
+        if message.fatal:
+            self.culprit = self.culprit or message
+            where = f"worker {message.slot} on {message.host} failed while {message.phase}"
+            self.fail(f"{where}: {message.cause}")
+        elif member is not None and member.attempt == message.attempt and member.alive:
+            self._lose(member, f"error while {message.phase}: {message.cause}")
+        self._advance(now)
+
+    def _welcome(self, member: _Member) -> None:
+        if self.status == "running":
+            member.phase = "working"
+            member.answer = self._welcome_at_current_round(member, heal=True)
+            self._emit("worker_joined", **self._who(member), heal=True)
+
+    def _welcome_at_current_round(self, member: _Member, *, heal: bool) -> Welcome:
+        return Welcome(
+            round=self.round,
+            heal=heal,
+            checkpoint=None if heal else self._checkpoint,
+            steps=self.rules.local_steps,
+            cursor=self.cursors.get(member.slot, Cursor(epoch=0, position=0)),
+            chores=bool(self._chores) and not heal,
+        )
+
+    def _holds_current_state(self, member: _Member) -> bool:
+        return member.state == (self._generation, self.round)
+
+    def _live(self) -> list[_Member]:
+        return [member for _, member in sorted(self._members.items()) if member.alive]
+
+    def _who(self, member: _Member) -> dict[str, object]:
+        return {"slot": member.slot, "attempt": member.attempt, "host": member.host, "round": self.round}
+
+    # The way forward -------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """Take every step that is possible now; called after every change."""
+        if self.status == "starting":
+            self._try_start(now)
+        if self.status == "running" and self._quorum is not None:
+            self._try_settle(self._quorum, now)
+        if self.status == "running":
+            self._hand_out_chores(now)
+        if self.status == "running" and self._quorum is None:
+            self._try_quorum(now)
+
+    def _try_start(self, now: float) -> None:
+        live = self._live()
+        rules = self.rules
+        if len(live) < rules.slots and now < self._begun + rules.start_seconds:
+            return
+        if len(live) < rules.min_workers:
+            self.fail(
+                f"{len(live)} of {rules.slots} workers registered in {rules.start_seconds:g} s and at least "
+                f"{rules.min_workers} must: give Spark more cores, or lower run.workers or run.min_workers, or "
+                "raise cluster.start_seconds"
+            )
+            return
+        self.status, self.began_training = "running", now
+        self._begin_generation(live, now)
+        for member in live:
+            self._emit("worker_joined", **self._who(member), heal=False)
+
+    def _begin_generation(self, members: list[_Member], now: float) -> None:
+        """Let `members` begin from the checkpoint (or the initial weights) at the current round."""
+        self._chores = Chores()
+        if self.round >= self.rules.rounds:
+            self._add_chores()
+        self._round_began = now
+        for member in members:
+            member.state = (self._generation, self.round)
+            member.phase = "working"
+            member.answer = self._welcome_at_current_round(member, heal=False)
+
+    def _ready(self, member: _Member, message: Ready, now: float) -> None:
+        member.phase, member.ready, member.ready_since = "ready", message, now
+        if message.steps:
+            member.seconds_per_step = message.step_seconds / message.steps
+        self._check_hash(member, message.anchor_hash)
+
+    def _check_hash(self, member: _Member, anchor_hash: str) -> None:
+        if not (self._holds_current_state(member) and anchor_hash and self.rules.replicas_agree):
+            return
+        key = (self._generation, self.round)
+        known, slot = self._hashes.setdefault(key, (anchor_hash, member.slot))
+        self.anchor_hash = known
+        if known != anchor_hash:
+            self.fail(
+                f"after round {self.round} worker {member.slot} on {member.host} holds weights {anchor_hash} and "
+                f"worker {slot} holds {known}; they must be identical: memory or network corrupts data there, "
+                "take that machine out and resume the run"
+            )
+
+    def _try_quorum(self, now: float) -> None:
+        live = self._live()
+        ready = [member for member in live if member.phase == "ready"]
+        current = [member for member in live if self._holds_current_state(member)]
+        if not ready or (self._chores and current):
+            return
+        if not current:
+            self._fall_back(ready, now)
+            return
+        ranks = [member for member in ready if member in current]
+        if len(ready) < len(live) and (not ranks or now < self._grace_ends(live, ready)):
+            return
+        if ranks:
+            self._form_quorum(ranks + [member for member in ready if member not in current], now)
+
+    def _grace_ends(self, live: list[_Member], ready: list[_Member]) -> float:
+        """When the others stop waiting: the grace period after the median live member was ready."""
+        times = sorted(member.ready_since for member in ready)
+        median = (len(live) - 1) // 2
+        return times[median] + self.rules.grace_seconds if median < len(times) else float("inf")
+
+    def _fall_back(self, ready: list[_Member], now: float) -> None:
+        """Nobody alive holds the current weights: begin again from the last checkpoint."""
+        before, self._generation = self.round, self._generation + 1
+        self.round, self.samples = self._fallback.round, self._fallback.samples
+        self.cursors = dict(self._fallback.cursors)
+        self._emit(
+            "rollback",
+            from_round=before,
+            to_round=self.round,
+            reason="no live worker holds the weights of the current round",
+        )
+        self._begin_generation(ready, now)
+
+    def _form_quorum(self, members: list[_Member], now: float) -> None:
+        group = [(member.slot, member.attempt) for member in members]
+        if group != self._group or self._aborted_epoch == self._epoch:
+            self._epoch, self._group = self._epoch + 1, group
+        healed = [member for member in members if not self._holds_current_state(member)]
+        readies = [member.ready for member in members if member.ready is not None]
+        total = sum(ready.samples for ready in readies)
+        waits = [now - member.ready_since for member in members if member not in healed]
+        self._quorum = _Quorum(self._epoch, members, now, sum(waits) / len(waits))
+        for rank, (member, ready) in enumerate(zip(members, readies, strict=True)):
+            member.phase = "exchanging"
+            member.answer = Exchange(
+                round=self.round,
+                epoch=self._epoch,
+                rank=rank,
+                size=len(members),
+                weight=ready.samples / total if total else 1 / len(members),
+                heal=member in healed,
+                healing=bool(healed),
+            )
+        slots = [member.slot for member in members]
+        if healed or self._epoch not in {epoch for _, epoch in self._settled}:
+            self._emit("quorum", round=self.round, epoch=self._epoch, slots=slots, healed=[m.slot for m in healed])
+
+    # Votes -----------------------------------------------------------------------------------------------
+
+    def _vote(self, member: _Member, vote: Vote) -> None:
+        quorum = self._quorum
+        member.phase = "working"
+        if quorum is not None and quorum.epoch == vote.epoch and member in quorum.members:
+            quorum.votes[member.slot] = vote
+            member.phase = "exchanging"
+        elif vote.ok and self._settled.get((vote.round, vote.epoch)):
+            # It was counted dead, but it has the same average that the others committed.
+            member.state = (self._generation, vote.round + 1)
+            member.answer = self._committed(member)
+        else:
+            member.answer = Aborted(epoch=vote.epoch, reason="the round was settled without this vote")
+
+    def _try_settle(self, quorum: _Quorum, now: float) -> None:
+        live = [m for m in quorum.members if m.alive and self._members.get(m.slot) is m]
+        refused = [vote for vote in quorum.votes.values() if not vote.ok]
+        waiting = [m for m in live if m.slot not in quorum.votes]
+        died_silent = [m for m in quorum.members if m not in live and m.slot not in quorum.votes]
+        if refused:
+            vote = refused[0]
+            self._abort(quorum, live, f"worker {vote.slot}: {vote.reason}")
+        elif not live or (died_silent and waiting):
+            # Those who wait would wait for the dead; the heartbeat tells them to drop their group.
+            slots = ", ".join(str(m.slot) for m in quorum.members if m not in live)
+            self._abort(quorum, live, f"worker {slots} died during the exchange")
+        elif not waiting:
+            self._commit(quorum, live, now)
+
+    def _abort(self, quorum: _Quorum, live: list[_Member], reason: str) -> None:
+        self._settle(quorum, committed=False)
+        self._aborted_epoch = quorum.epoch
+        self._aborts_in_a_row += 1
+        self._emit("round_aborted", round=self.round, epoch=quorum.epoch, reason=reason)
+        for member in live:
+            if member.slot in quorum.votes:
+                member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
+        if self._aborts_in_a_row >= MAX_ABORTS:
+            hosts = ", ".join(f"{m.slot} on {m.host}" for m in quorum.members)
+            self.fail(
+                f"round {self.round} was tried {MAX_ABORTS} times and never got through between workers {hosts}; "
+                f"last reason: {reason}; open the ports between these hosts (sparknet doctor tries the routes)"
+            )
+
+    def _settle(self, quorum: _Quorum, *, committed: bool) -> None:
+        self._quorum = None
+        self._settled[self.round, quorum.epoch] = committed
+        while len(self._settled) > 16:
+            del self._settled[next(iter(self._settled))]
+
+    def _commit(self, quorum: _Quorum, live: list[_Member], now: float) -> None:
+        self._settle(quorum, committed=True)
+        self._aborts_in_a_row = 0
+        self.round += 1
+        readies = [member.ready for member in quorum.members if member.ready is not None]
+        for ready in readies:
+            self.cursors[ready.slot] = ready.cursor
+        self._add_chores()
+        for member in live:
+            member.state = (self._generation, self.round)
+            member.phase = "working"
+            member.answer = self._committed(member)
+        self._record_round(quorum, readies, now)
+        self._round_began = now
+
+    def _committed(self, member: _Member) -> Committed:
+        return Committed(round=self.round, steps=self._steps_for(member), chores=bool(self._chores))
+
+    def _record_round(self, quorum: _Quorum, readies: list[Ready], now: float) -> None:
+        samples = sum(ready.samples for ready in readies)
+        worked = [ready for ready in readies if ready.steps]
+        exchange = max(vote.exchange_seconds for vote in quorum.votes.values())
+        step_seconds = sum(ready.step_seconds for ready in worked) / max(1, len(worked))
+        self.samples += samples
+        self.sync_seconds += quorum.wait_seconds + exchange
+        busy = step_seconds + quorum.wait_seconds + exchange
+        self._emit(
+            "round",
+            round=self.round,
+            slots=[ready.slot for ready in readies],
+            steps=sum(ready.steps for ready in readies),
+            samples=samples,
+            loss=sum(ready.loss * ready.samples for ready in readies) / max(1, samples),
+            learning_rate=max((ready.learning_rate for ready in worked), default=0.0),
+            images_per_second=samples / max(1e-9, now - self._round_began),
+            step_seconds=step_seconds,
+            wait_seconds=quorum.wait_seconds,
+            exchange_seconds=exchange,
+            sync_share=(quorum.wait_seconds + exchange) / max(1e-9, busy),
+            started_from=self.anchor_hash,
+        )
+
+    def _steps_for(self, member: _Member) -> int:
+        """Local steps of the next round: equal counts, or as many as fit the median worker's time."""
+        paces = [m.seconds_per_step for m in self._live() if m.seconds_per_step]
+        if not self.rules.balanced or not paces or not member.seconds_per_step:
+            return self.rules.local_steps
+        steps = round(self.rules.local_steps * median_low(paces) / member.seconds_per_step)
+        return min(max(1, steps), 8 * self.rules.local_steps)
+
+    # Chores ----------------------------------------------------------------------------------------------
+
+    def _add_chores(self) -> None:
+        last = self.round >= self.rules.rounds
+
+        def due(every: int) -> bool:
+            return last or (every > 0 and self.round % every == 0)
+
+        self._chores = Chores(
+            round=self.round,
+            parts=self.rules.evaluation_parts if due(self.rules.eval_every) else 0,
+            checkpoint=due(self.rules.checkpoint_every),
+        )
+
+    def _chore(self, member: _Member, message: NextChore, now: float) -> None:
+        member.phase = "chores"
+        if message.round != self.round or not self._holds_current_state(member):
+            member.answer = Proceed()
+            member.phase = "working"
+            return
+        self._check_hash(member, message.anchor_hash)
+        if message.report is not None and self._chores.finish(message.report, now):
+            if message.report.part < 0:
+                self._checkpoint, self._fallback = self.round, self.progress
+            elif self._chores.evaluation is not None:
+                self.evaluation = self._chores.evaluation
+                self._emit("evaluation", **self.evaluation.as_record())
+
+    def _hand_out_chores(self, now: float) -> None:
+        current = [member for member in self._live() if self._holds_current_state(member)]
+        asking = [member for member in current if member.phase == "chores" and member.answer is None]
+        for member in asking:
+            # One worker per round puts checkpoints, the same one while it lives: runs repeat exactly.
+            member.answer = self._chores.next_for(member.slot, checkpoints=member is current[0], now=now)
+        if self._chores or not asking:
+            return
+        if self.round >= self.rules.rounds:
+            self.status = "finished"
+            return
+        for member in asking:
+            member.phase, member.answer = "working", Proceed()
+        self._round_began = now
+
+    def _emit(self, event: str, **fields: object) -> None:
+        self._events.append({"event": event, **fields})

@@ -1,0 +1,107 @@
+"""The product of a run: `model/`, with the weights and what is needed to rebuild the module.
+
+`weights.safetensors` is the net's state_dict, `preprocess.safetensors` the mean and scale that inputs go through,
+`model.json` the net's name, arguments, input and classes. All of it loads without this library.
+"""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from sparknet.config import Data, decode, encode
+from sparknet.config.schema import Net
+from sparknet.data.columns import Column
+from sparknet.data.manifest import Manifest
+from sparknet.data.preprocess import Normalise
+from sparknet.errors import CheckpointError, ConfigError
+from sparknet.nets.find import build_net
+from sparknet.training.checkpoint import WEIGHTS
+from sparknet.training.state import load_weights
+
+__all__ = ["Description", "Model", "describe", "load_model", "save_model"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What `model.json` says."""
+
+    net: Net
+    input: Column
+    label: Column
+    classes: int
+    data: Data
+    """How the training data were read: the default for testing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A trained module with the preprocessing that it expects."""
+
+    description: Description
+    module: nn.Module
+    normalise: Normalise
+
+
+def save_model(directory: Path, weights: Path, description: Description, normalise: Normalise) -> None:
+    """Write `directory` whole or not at all; an older one is replaced.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    draft: Path | None = None
+    try:
+        draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".model-"))
+        shutil.copyfile(weights, draft / WEIGHTS)
+        arrays = {name: np.ascontiguousarray(array) for name, array in normalise.to_arrays().items()}
+        save_file(arrays, draft / "preprocess.safetensors")
+        (draft / "model.json").write_text(json.dumps(encode(description), indent=1), encoding="utf-8")
+        draft.chmod(0o755)
+        shutil.rmtree(directory, ignore_errors=True)
+        draft.replace(directory)
+    except OSError as error:
+        raise CheckpointError(
+            f"the model cannot be written to {directory}: {error.strerror or error}; make room there, then resume"
+        ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def describe(net: Net, data: Data, manifest: Manifest) -> Description:
+    """The description of a model trained on prepared data."""
+    return Description(net=net, input=manifest.input, label=manifest.label, classes=manifest.classes, data=data)
+
+
+def load_model(directory: Path) -> Model:
+    """Rebuild the module of a finished run.
+
+    Raises:
+        CheckpointError: the directory is not there, or damaged.
+        NetError: the net cannot be built here.
+    """
+    try:
+        description = decode(Description, json.loads((directory / "model.json").read_text(encoding="utf-8")))
+        normalise = Normalise.from_arrays(load_file(directory / "preprocess.safetensors"))
+        weights = (directory / WEIGHTS).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{directory} holds no finished model ({error.filename} is missing); finish the run with "
+            "`sparknet resume`"
+        ) from error
+    except (OSError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
+    module = build_net(
+        description.net.name,
+        description.net.arguments,
+        input_shape=description.input.shape,
+        classes=description.classes,
+        seed=0,
+    )
+    load_weights(module, weights)
+    return Model(description=description, module=module.eval(), normalise=normalise)

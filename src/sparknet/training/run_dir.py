@@ -1,0 +1,138 @@
+"""The run directory: everything about a run, used by one process at a time."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sparknet.config import RunConfig, load_config, write_config
+from sparknet.errors import RunDirError
+
+__all__ = ["RunDir"]
+
+_CONFIG = "config.toml"
+_RESULT = "result.json"
+
+
+class RunDir:
+    """Owns a run directory from `create` or `reopen` until `close`.
+
+    It holds `config.toml` (as resolved), `training_log_<millis>.txt`, `events.jsonl`, `checkpoints/`, `store/`
+    (unless the configuration names another store), `model/` and `result.json`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirError(
+                f"{path} is in use by another run; wait for it, end it, or choose another --run-dir"
+            ) from None
+        except OSError as error:
+            raise RunDirError(
+                f"{path} cannot be written: {error.strerror or error}; choose another --run-dir"
+            ) from error
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "RunDir":
+        """Make the directory of a new run.
+
+        Raises:
+            RunDirError: it cannot be made or written, or holds a run already.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / _CONFIG).exists():
+                raise RunDirError(
+                    f"{path} holds a run already; go on with `sparknet resume {path}`, or choose another --run-dir"
+                )
+            run_dir = cls(path.resolve())
+        except OSError as error:
+            raise RunDirError(
+                f"the run directory {path} cannot be made: {error.strerror or error}; choose another --run-dir"
+            ) from error
+        run_dir.save_config(config)
+        return run_dir
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDir":
+        """Open the directory of an earlier run to go on in it.
+
+        Raises:
+            RunDirError: it holds no run, or another process uses it.
+        """
+        cls.check(path)
+        return cls(path.resolve())
+
+    @staticmethod
+    def check(path: Path) -> None:
+        """Refuse a path that holds no run.
+
+        Raises:
+            RunDirError: it does not.
+        """
+        if not (path / _CONFIG).is_file():
+            raise RunDirError(f"{path} holds no run (there is no {_CONFIG} in it); give a run's directory")
+
+    def load_config(self) -> RunConfig:
+        """The configuration that the run was last started with."""
+        return load_config(self.path / _CONFIG)
+
+    def save_config(self, config: RunConfig) -> None:
+        """Record the configuration that the run goes on with.
+
+        Raises:
+            RunDirError: it cannot be written.
+        """
+        try:
+            write_config(config, self.path / _CONFIG)
+        except OSError as error:
+            raise RunDirError(
+                f"{self.path / _CONFIG} cannot be written: {error.strerror or error}; choose another --run-dir"
+            ) from error
+
+    def store(self, config: RunConfig) -> Path:
+        """Where prepared data lie."""
+        return Path(config.data.store).resolve() if config.data.store else self.path / "store"
+
+    def load_result(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None while it is not finished."""
+        try:
+            return json.loads((self.path / _RESULT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def save_result(self, result: Mapping[str, object]) -> None:
+        """Write the summary, atomically.
+
+        Raises:
+            RunDirError: it cannot be written.
+        """
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".result.")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(dict(result), file, indent=1)
+            Path(temporary).replace(self.path / _RESULT)
+        except OSError as error:
+            raise RunDirError(
+                f"{self.path / _RESULT} cannot be written: {error.strerror or error}; make room there, then resume"
+            ) from error
+
+    def close(self) -> None:
+        """Let others use the directory."""
+        self._lock.release()
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,90 @@
+"""The training log holds the original's line format."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sparknet.errors import RunDirError
+from sparknet.reporting import TrainingLog
+
+
+def event(kind: str, elapsed: float, /, **fields: object) -> dict[str, object]:
+    return {"elapsed_seconds": elapsed, "event": kind, **fields}
+
+
+def log_of(tmp_path: Path, *records: dict[str, object]) -> list[str]:
+    with TrainingLog(tmp_path, 1_700_000_000_123) as log:
+        for record in records:
+            log.on_event(record)
+    return log.path.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_file_is_named_after_the_start(tmp_path):
+    log_of(tmp_path)
+    assert (tmp_path / "training_log_1700000000123.txt").exists()
+
+
+def test_a_round_and_an_evaluation_are_told_as_in_the_original(tmp_path):
+    lines = log_of(
+        tmp_path,
+        event("note", 2.0, message="loading data"),
+        event("round", 12.3, round=4, steps=20, loss=0.5, step_seconds=1.0, wait_seconds=0.2, exchange_seconds=0.1),
+        event("evaluation", 12.8, round=4, accuracy=0.97224, seconds=0.5),
+    )
+    assert lines == [
+        "2.0: loading data",
+        "11.0, i = 4: training",
+        "12.3, i = 4: collected weights of 20 steps, loss = 0.5",
+        "12.3, i = 4: testing",
+        "12.8, i = 4: 97.22 percent accuracy",
+    ]
+
+
+def test_every_line_parses_and_times_never_go_back(tmp_path):
+    lines = log_of(
+        tmp_path,
+        event("run_started", 1.0, net="lenet", workers=2, training_rows=10, validation_rows=5),
+        event("worker_joined", 1.25, slot=0, host="h", round=1),
+        event("worker_lost", 2.0, slot=0, host="h", round=1, reason="killed\nby a signal"),
+        event("worker_returned", 2.1, slot=0, host="h", round=1),
+        event("round_aborted", 2.2, round=1, reason="a peer left"),
+        event("round", 2.3, round=1, steps=2, loss=1.0, step_seconds=9.0, wait_seconds=float("nan")),
+        event("checkpoint", 2.4, round=1, path="checkpoints/round-000001"),
+        event("rollback", 2.5, from_round=2, to_round=1, reason="all died"),
+        event("run_resumed", 2.6, round=1, path="a", skipped=["b"]),
+        event("run_finished", 2.7, accuracy=0.5, rounds=1),
+        event("run_stopped", 2.8, reason="Ctrl-C"),
+        event("run_failed", 2.9, error="boom"),
+    )
+    parsed = [re.fullmatch(r"(\d+\.\d+)(?:, i = (\d+))?: (.+)", line) for line in lines]
+    assert all(parsed)
+    times = [float(match[1]) for match in parsed if match]
+    assert times == sorted(times)
+    assert len(lines) == 14
+    assert "2.0, i = 1: worker 0 on h lost: killed by a signal" in lines
+    assert "2.6: skipped damaged checkpoint b" in lines
+
+
+def test_unknown_kinds_and_missing_fields_are_no_fault(tmp_path):
+    lines = log_of(tmp_path, event("colour_changed", 1.0), {}, event("worker_lost", 3.0))
+    assert lines == ["3.0, i = 0: worker - on - lost: -"]
+
+
+def test_lines_are_on_disk_before_the_log_is_closed(tmp_path):
+    log = TrainingLog(tmp_path, 1)
+    log.on_event(event("note", 0.5, message="loading data"))
+    assert log.path.read_text(encoding="utf-8") == "0.5: loading data\n"
+    log.close()
+    log.close()
+
+
+def test_an_unwritable_directory_says_what_to_do(tmp_path):
+    with pytest.raises(RunDirError, match="cannot be written: No such file or directory; give a run directory"):
+        TrainingLog(tmp_path / "missing", 1)
+
+
+def test_a_full_disk_says_what_to_do(tmp_path):
+    (tmp_path / "training_log_1.txt").symlink_to("/dev/full")
+    with TrainingLog(tmp_path, 1) as log, pytest.raises(RunDirError, match="No space left on device; make room"):
+        log.on_event(event("note", 0.5, message="loading data"))
