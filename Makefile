@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Real Spark sessions run in the tests: more processes than this starve each other on small machines.
 TEST_PROCESSES ?= 2
 # One file's tests stay in one process, so that they share one Spark session.
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+# One thread each: OpenMP's threads wait in busy loops, and several processes of them take each other's cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup java demo test test-slow chaos lint format bench clean

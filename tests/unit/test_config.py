@@ -124,6 +124,15 @@ def test_the_outer_optimiser_has_its_own_bounds(setting):
         override(minimal(), ["sync.strategy='diloco'", setting])
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "key", ["run.epochs", "data.scale", "solver.learning_rate", "sync.outer_momentum", "cluster.grace_seconds"]
+)
+def test_numbers_must_be_finite(key, value):
+    with pytest.raises(ConfigError, match=rf"{key} is {value}; it must be a finite number"):
+        override(minimal(), [f"{key}={value}"])
+
+
 def test_diloco_fills_its_presets_in():
     outer = override(minimal(), ["sync.strategy=diloco"]).sync.outer
     assert (outer.learning_rate, outer.momentum, outer.nesterov) == (0.7, 0.9, True)
@@ -139,7 +148,7 @@ def test_diloco_fills_its_presets_in():
     ("setting", "message"),
     [
         ("run.roundz=3", r"run\.roundz is not a known key; did you mean rounds\?"),
-        ("sink.local_steps=3", r"sink is not a known key; did you mean sync\?"),
+        ("sinc.local_steps=3", r"sinc is not a known key; did you mean sync\?"),
         ("run.zzz=3", r"run\.zzz is not a known key; known keys: name, seed, workers"),
         ("run.workers=two", r"run\.workers is 'two'; it must be a whole number"),
         ("run.workers=2.5", r"run\.workers is 2\.5; it must be a whole number"),
@@ -207,7 +216,7 @@ def test_a_file_that_is_no_text_says_so(tmp_path):
 
 
 def test_a_directory_is_no_configuration(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read: .*Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*Is a directory"):
         load_config(tmp_path)
 
 

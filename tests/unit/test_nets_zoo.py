@@ -14,6 +14,15 @@ from sparknet.nets import build_net, cifar10_quick, digits_cnn, lenet
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Nets this small gain nothing from threads, which wait for each other in busy loops on a loaded machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def count(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 

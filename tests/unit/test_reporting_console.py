@@ -329,6 +329,12 @@ def test_plain_summary():
     ]
 
 
+def test_the_summary_of_an_earlier_run_says_where_it_lies():
+    stream = io.StringIO()
+    open_console(stream).print_result(RESULT, run_dir="runs/old/")
+    assert stream.getvalue().splitlines()[-1] == "model          runs/old/model"
+
+
 def test_events_from_many_threads_while_the_screen_refreshes():
     """The lock order holds: no deadlock between tellers and the refresh thread, and no line is lost."""
     stream = io.StringIO()

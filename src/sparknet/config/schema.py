@@ -3,8 +3,10 @@
 Cross-field rules stand in each section's `__post_init__`, so that no invalid configuration can exist.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sparknet.errors import ConfigError
 
@@ -21,6 +23,14 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
 
 def _at_least(key: str, value: float, least: float) -> None:
     _require(value >= least, key, value, f"it must be at least {least:g}: set {key}")
+
+
+def _all_finite(section: str, values: Any) -> None:
+    """TOML can say nan and inf; no setting means anything then, and comparisons would let some of them pass."""
+    for setting in dataclasses.fields(values):
+        value = getattr(values, setting.name)
+        if isinstance(value, float):
+            _require(math.isfinite(value), f"{section}.{setting.name}", value, "it must be a finite number")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +57,7 @@ class Run:
     """Checkpoints kept, newest first; at least 2, so that a damaged one has a predecessor."""
 
     def __post_init__(self) -> None:
+        _all_finite("run", self)
         _at_least("run.seed", self.seed, 0)
         _at_least("run.workers", self.workers, 1)
         _at_least("run.min_workers", self.min_workers, 1)
@@ -105,6 +116,7 @@ class Data:
     """Size at which a shard is closed, in MB of rows."""
 
     def __post_init__(self) -> None:
+        _all_finite("data", self)
         ways = [bool(self.validation_path), bool(self.validation_column), self.validation_fraction != 0]
         _require(
             sum(ways) == 1,
@@ -125,9 +137,7 @@ class Data:
             self.path,
             f"source {self.source} needs it: set data.path" if needs_path else "digits comes without files",
         )
-        _require(
-            all(size >= 1 for size in self.shape), "data.shape", self.shape, "every size must be at least 1"
-        )
+        _require(all(size >= 1 for size in self.shape), "data.shape", self.shape, "every size must be at least 1")
         if self.classes is not None:
             _at_least("data.classes", self.classes, 2)
         _require(self.shard_megabytes > 0, "data.shard_megabytes", self.shard_megabytes, "it must exceed 0")
@@ -140,9 +150,7 @@ class Net:
 
     name: str
     """An entry of the zoo (`lenet`), or `package.module:callable` returning an `nn.Module`."""
-    arguments: dict[str, bool | int | float | str] = field(
-        default_factory=dict[str, bool | int | float | str]
-    )
+    arguments: dict[str, bool | int | float | str] = field(default_factory=dict[str, bool | int | float | str])
     """Keyword arguments of the callable."""
     channels_last: bool = False
     """Keep images in channels-last memory order, which convolutions on CPUs often prefer."""
@@ -176,11 +184,10 @@ class Solver:
     """Policy step: iterations between steps."""
 
     def __post_init__(self) -> None:
+        _all_finite("solver", self)
         _at_least("solver.batch_size", self.batch_size, 1)
         _require(self.learning_rate > 0, "solver.learning_rate", self.learning_rate, "it must exceed 0")
-        _require(
-            0 <= self.momentum < 1, "solver.momentum", self.momentum, "it must be at least 0 and below 1"
-        )
+        _require(0 <= self.momentum < 1, "solver.momentum", self.momentum, "it must be at least 0 and below 1")
         _at_least("solver.weight_decay", self.weight_decay, 0)
         if self.policy == "step":
             _require(
@@ -220,6 +227,7 @@ class Sync:
     """The inner optimiser's momentum after a synchronisation: stays with its worker, or starts at zero."""
 
     def __post_init__(self) -> None:
+        _all_finite("sync", self)
         _at_least("sync.local_steps", self.local_steps, 1)
         given = {
             "sync.outer_learning_rate": self.outer_learning_rate,
@@ -234,9 +242,7 @@ class Sync:
                 f"strategy {self.strategy} has no outer optimiser: set sync.strategy='diloco'",
             )
         outer = self.outer
-        _require(
-            outer.learning_rate > 0, "sync.outer_learning_rate", outer.learning_rate, "it must be more than 0"
-        )
+        _require(outer.learning_rate > 0, "sync.outer_learning_rate", outer.learning_rate, "it must be more than 0")
         _require(
             0 <= outer.momentum < 1,
             "sync.outer_momentum",
@@ -284,6 +290,7 @@ class Cluster:
     """PEM file: the certificate's private key; it never leaves the driver."""
 
     def __post_init__(self) -> None:
+        _all_finite("cluster", self)
         for key in ("heartbeat_timeout_seconds", "grace_seconds", "start_seconds", "exchange_seconds"):
             value: float = getattr(self, key)
             _require(value > 0, f"cluster.{key}", value, "it must be more than 0 seconds")

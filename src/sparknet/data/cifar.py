@@ -10,7 +10,7 @@ from sparknet.data.columns import Column, batch_of, check_labels
 from sparknet.data.units import Split, Unit, find_files, ranges, split_rows
 from sparknet.errors import DataError
 
-__all__ = ["CLASSES", "COLUMNS", "read", "units"]
+__all__ = ["CLASSES", "COLUMNS", "files", "read", "units"]
 
 CLASSES = 10
 COLUMNS = (
@@ -33,10 +33,18 @@ def units(path: str, *, split: Split = "train") -> list[Unit]:
     Raises:
         DataError: a file is missing, empty, or not made of 3073-byte records.
     """
+    return [unit for file in files(path, split=split) for unit in _units_of(file)]
+
+
+def files(path: str, *, split: Split = "train") -> list[Path]:
+    """List the files that `units` of the same arguments read.
+
+    Raises:
+        DataError: nothing is there.
+    """
     pattern = _PATTERNS[split]
     places = (pattern, f"cifar-10-batches-bin/{pattern}")
-    files = find_files(path, in_directory=places, what=f"CIFAR-10 {split} batches")
-    return [unit for file in files for unit in _units_of(file)]
+    return find_files(path, in_directory=places, what=f"CIFAR-10 {split} batches")
 
 
 def read(unit: Unit) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ from sparknet.data.columns import Column, batch_of, check_labels
 from sparknet.data.units import Split, Unit, find_files, ranges, split_rows
 from sparknet.errors import DataError
 
-__all__ = ["CLASSES", "COLUMNS", "read", "units"]
+__all__ = ["CLASSES", "COLUMNS", "files", "read", "units"]
 
 CLASSES = 10
 COLUMNS = (
@@ -43,13 +43,18 @@ def units(path: str, *, split: Split = "train") -> list[Unit]:
     Raises:
         DataError: a file is missing, no IDX file, truncated or empty, or images and labels differ in number.
     """
-    stem = _STEMS[split]
-    names = [f"{stem}-images{dot}idx3-ubyte{end}" for end in ("", ".gz") for dot in "-."]
-    files = find_files(path, in_directory=names, what=f"MNIST {split} images")
-    images = [file for file in files if "labels" not in file.name]
-    if not images:
-        raise DataError(f"{path}: only labels; MNIST is named by its images file: give that one")
+    images = _images(path, split=split)
     return [unit for file in images for unit in _units_of(file)]
+
+
+def files(path: str, *, split: Split = "train") -> list[Path]:
+    """List the files that `units` of the same arguments read: images and labels.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    images = _images(path, split=split)
+    return [file for image in images for file in (image, _labels_path(image))]
 
 
 def read(unit: Unit) -> Iterator[pa.RecordBatch]:
@@ -67,6 +72,16 @@ def read(unit: Unit) -> Iterator[pa.RecordBatch]:
         check_labels(label, classes=CLASSES, where=str(labels), first_row=first)
         yield batch_of(COLUMNS, {"image": image, "label": label})
         first += len(label)
+
+
+def _images(path: str, *, split: Split) -> list[Path]:
+    stem = _STEMS[split]
+    names = [f"{stem}-images{dot}idx3-ubyte{end}" for end in ("", ".gz") for dot in "-."]
+    found = find_files(path, in_directory=names, what=f"MNIST {split} images")
+    images = [file for file in found if "labels" not in file.name]
+    if not images:
+        raise DataError(f"{path}: only labels; MNIST is named by its images file: give that one")
+    return images
 
 
 def _units_of(images: Path) -> list[Unit]:

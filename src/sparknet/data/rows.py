@@ -147,7 +147,5 @@ def _numbers(array: Any, *, name: str, rows: Rows) -> tuple[np.ndarray, np.ndarr
     if values.null_count:
         place = int(values.is_null().to_numpy(zero_copy_only=False).argmax()) + int(edges[0])
         at = int(np.searchsorted(edges, place, side="right")) - 1
-        raise DataError(
-            f"column {name}: {rows.name(at)} holds a null; every value is needed: remove such rows"
-        )
+        raise DataError(f"column {name}: {rows.name(at)} holds a null; every value is needed: remove such rows")
     return values.to_numpy(zero_copy_only=True), np.diff(edges)

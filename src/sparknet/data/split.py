@@ -11,7 +11,7 @@ def held_out(seed: int, *, partition: int, start: int, rows: int, fraction: floa
     """Mark the validation rows among `rows` rows of a partition, the first of them number `start`.
 
     Stratified: of each run of 1/fraction consecutive rows one is drawn, so the number held out among any
-    first n rows is n * fraction to within 2, however the rows are cut into batches.
+    first n rows is n * fraction to within 1, however the rows are cut into batches.
 
     Args:
         seed: at least 0.
@@ -29,11 +29,11 @@ def held_out(seed: int, *, partition: int, start: int, rows: int, fraction: floa
     marks = np.zeros(rows, dtype=bool)
     if not rows or fraction == 0:
         return marks
-    phase = float(_random(seed, partition, 0).random())
-    first, last = int(start * fraction + phase), int((start + rows - 1) * fraction + phase)
-    strata = np.arange(first, last + 1)
-    # row i lies in stratum floor(i * fraction + phase); its strata's edges, up to rounding:
-    edges = np.ceil((np.arange(first, last + 2) - phase) / fraction).astype(np.int64)
+    # stratum j is the rows from ceil(j / fraction) on; one more on each side covers rounding
+    first = max(0, int(start * fraction) - 1)
+    strata = np.arange(first, int((start + rows) * fraction) + 2)
+    edges = np.ceil(np.append(strata, strata[-1] + 1) / fraction)
+    edges = np.minimum(edges, 2.0**62).astype(np.int64)  # a tiny fraction leaves the range of int64
     picks = edges[:-1] + (_draws(seed, partition, strata) * np.diff(edges)).astype(np.int64)
     inside = picks[(picks >= start) & (picks < start + rows)]
     marks[inside - start] = True
@@ -43,7 +43,7 @@ def held_out(seed: int, *, partition: int, start: int, rows: int, fraction: floa
 def _draws(seed: int, partition: int, strata: np.ndarray) -> np.ndarray:
     """One number in [0, 1) for each of the consecutive strata, float64."""
     first, last = int(strata[0]) // _DRAWS, int(strata[-1]) // _DRAWS
-    runs = [_random(seed, partition, 1 + run).random(_DRAWS) for run in range(first, last + 1)]
+    runs = [_random(seed, partition, run).random(_DRAWS) for run in range(first, last + 1)]
     return np.concatenate(runs)[strata - first * _DRAWS]
 
 

@@ -31,8 +31,13 @@ class Console(Protocol):
         """Show one record of docs/events.md; unknown kinds are ignored."""
         ...
 
-    def print_result(self, result: Record) -> None:
-        """Close the live view and print the summary of `result.json`."""
+    def print_result(self, result: Record, *, run_dir: str = "") -> None:
+        """Close the live view and print the summary of `result.json`.
+
+        Args:
+            result: what that file holds.
+            run_dir: where the run lies; not given: what `run_started` said.
+        """
         ...
 
     def close(self) -> None:
@@ -79,10 +84,10 @@ class PlainConsole:
             for line in lines:
                 self._print(f"{line.elapsed_seconds:8.1f} s  {line.message}")
 
-    def print_result(self, result: Record) -> None:
+    def print_result(self, result: Record, *, run_dir: str = "") -> None:
         """Print the summary, one line each."""
         with self._lock:
-            for name, value in result_rows(result, self._progress.run_dir):
+            for name, value in result_rows(result, run_dir or self._progress.run_dir):
                 self._print(f"{name:<15}{value}")
 
     def close(self) -> None:
@@ -143,11 +148,11 @@ class LiveConsole:
             for line in lines:
                 self._screen.print(_styled(line))
 
-    def print_result(self, result: Record) -> None:
+    def print_result(self, result: Record, *, run_dir: str = "") -> None:
         """Close the live view and print the summary."""
         self.close()
         rows = Table.grid(padding=(0, 3))
-        for name, value in result_rows(result, self._progress.run_dir):
+        for name, value in result_rows(result, run_dir or self._progress.run_dir):
             style = "bold green" if name == "accuracy" else "default"
             rows.add_row(Text(name, style="dim"), Text(value, style=style, overflow="fold"))
         self._screen.print()

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from sparknet.training.messages import (
     Failed,
     Heartbeat,
     Pulse,
-    Request,
+    Question,
     Wait,
     dump_message,
     load_message,
@@ -67,21 +67,24 @@ class DriverClient:
         self._beat_seconds = beat_seconds
         self._headers = [(b"authorization", f"Bearer {address.token}".encode())]
         self._pause = threading.Event()
+        self._serial = 0
         try:
             roots = {"tls_root_certs": address.tls_roots} if address.tls_roots else {}
             self._client = flight.FlightClient(address.uri, **roots)
         except pa.ArrowException as error:
             raise ClusterError(f"the driver service's address {address.uri} is not usable: {error}") from error
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Question) -> Answer:
         """Send a request and wait until it is decided.
 
         Raises:
             ClusterError: the driver cannot be reached.
             Unauthorized: it refused the token.
         """
+        self._serial += 1
+        body = dump_message(replace(request, serial=self._serial))
         while True:
-            answer = self._action("ask", dump_message(request), seconds=_CALL_SECONDS)[0]
+            answer = self._action("ask", body, seconds=_CALL_SECONDS)[0]
             message = cast("Answer", load_message(answer))
             if not isinstance(message, Wait):
                 return message

@@ -21,7 +21,7 @@ import pyarrow.flight as flight
 from sparknet.errors import CheckpointError, ClusterError
 from sparknet.training.checkpoint import Checkpoints
 from sparknet.training.coordinator import Coordinator
-from sparknet.training.messages import Answer, Failed, Heartbeat, Request, Wait, dump_message, load_message
+from sparknet.training.messages import Answer, Failed, Heartbeat, Question, Wait, dump_message, load_message
 
 __all__ = ["CHUNK_BYTES", "FILE_SCHEMA", "LONG_POLL_SECONDS", "DriverService"]
 
@@ -147,7 +147,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         body = action.body.to_pybytes()
         match action.type:
             case "ask":
-                return [dump_message(self._ask(cast("Request", load_message(body))))]
+                return [dump_message(self._ask(cast("Question", load_message(body))))]
             case "tell":
                 return [dump_message(self._tell(load_message(body)))]
             case "publish":
@@ -157,7 +157,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
             case _:
                 raise flight.FlightServerError(f"{action.type!r} is no action of this service")
 
-    def _ask(self, request: Request) -> Answer:
+    def _ask(self, request: Question) -> Answer:
         give_up = self._clock() + LONG_POLL_SECONDS
         with self._changed:
             self._coordinator.receive(request, self._clock())

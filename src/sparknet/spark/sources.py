@@ -7,9 +7,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
@@ -21,7 +22,7 @@ from sparknet.data.columns import Column
 from sparknet.data.units import Split, Unit, local_path
 from sparknet.errors import DataError
 
-__all__ = ["FORMATS", "Format", "read_source", "register", "source_units"]
+__all__ = ["FORMATS", "Format", "read_source", "register", "source_files"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,8 @@ class Format:
     """Labels are below this."""
     units: Callable[[str, Split], list[Unit]]
     """Lists what a path holds; raises DataError."""
+    files: Callable[[str, Split], list[Path]]
+    """Lists the files behind those units; raises DataError."""
     read: Callable[[Unit], Iterator[pa.RecordBatch]]
     """Yields a unit's rows."""
 
@@ -41,29 +44,35 @@ class Format:
 def _no_path(path: str, split: Split) -> list[Unit]:
     if path or split != "train":
         raise DataError(
-            f"digits: path {path!r}, split {split!r}; the digits have neither files nor a test split: leave both out "
-            "and hold out a share (data.validation_fraction)"
+            f"digits: path {path!r}, split {split!r}; the digits have neither files nor a test split: leave "
+            "both out and hold out a share (data.validation_fraction)"
         )
     return digits.units()
 
 
 FORMATS: dict[str, Format] = {
     "digits": Format(
-        columns=digits.COLUMNS, classes=digits.CLASSES, units=_no_path, read=digits.read
+        columns=digits.COLUMNS,
+        classes=digits.CLASSES,
+        units=_no_path,
+        files=lambda path, split: [],
+        read=digits.read,
     ),
     "cifar10": Format(
         columns=cifar.COLUMNS,
         classes=cifar.CLASSES,
         units=lambda path, split: cifar.units(path, split=split),
+        files=lambda path, split: cifar.files(path, split=split),
         read=cifar.read,
     ),
     "mnist": Format(
         columns=mnist.COLUMNS,
         classes=mnist.CLASSES,
         units=lambda path, split: mnist.units(path, split=split),
+        files=lambda path, split: mnist.files(path, split=split),
         read=mnist.read,
     ),
-}  # fmt: skip
+}
 """The formats by the name that Spark knows them by, which is also `data.source`."""
 
 
@@ -109,11 +118,11 @@ class _UnitPartition(InputPartition):
 
 class _Reader(DataSourceReader):
     def __init__(self, name: str, *, path: str, split: str) -> None:
-        if split not in ("train", "test"):
+        if split != "train" and split != "test":
             raise DataError(f"option split is {split!r}; it must be 'train' or 'test'")
         self._name = name
         self._path = path
-        self._split = cast("Split", split)
+        self._split: Split = split
 
     def partitions(self) -> list[InputPartition]:
         units = FORMATS[self._name].units(self._path, self._split)
@@ -128,9 +137,10 @@ def _for_spark(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Rename a reader's fixed-size lists of bytes to binary, which Spark has; the bytes are not copied."""
     image: Any = batch.column(0)
     width = image.type.list_size
-    offsets = pa.array(range(0, (len(image) + 1) * width, width), pa.int32())
-    data = image.flatten().buffers()[1]
-    binary = pa.BinaryArray.from_buffers(pa.binary(), len(image), [None, offsets.buffers()[1], data])
+    flat = image.flatten()
+    offsets = pa.array(flat.offset + width * np.arange(len(image) + 1, dtype=np.int32))
+    buffers = [None, offsets.buffers()[1], flat.buffers()[1]]
+    binary = pa.BinaryArray.from_buffers(pa.binary(), len(image), buffers)
     return pa.RecordBatch.from_arrays([binary, batch.column(1)], names=["image", "label"])
 
 
@@ -145,14 +155,14 @@ def register(spark: SparkSession) -> None:
         _registered.add(spark)
 
 
-def source_units(data: Data, *, validation: bool) -> list[Unit]:
-    """List what a source other than Parquet would read, on this machine, without a Spark job.
+def source_files(data: Data, *, validation: bool) -> list[Path]:
+    """List the files of a source other than Parquet; the digits have none.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing.
     """
     path, split = _path_and_split(data, validation=validation)
-    return FORMATS[data.source].units(path, split)
+    return FORMATS[data.source].files(path, split)
 
 
 def read_source(spark: SparkSession, data: Data, *, validation: bool) -> DataFrame:
@@ -170,7 +180,7 @@ def read_source(spark: SparkSession, data: Data, *, validation: bool) -> DataFra
     path, split = _path_and_split(data, validation=validation)
     if data.source == "parquet":
         return spark.read.parquet(path)
-    source_units(data, validation=validation)  # Spark would report what is wrong here in sixty lines
+    FORMATS[data.source].units(path, split)  # Spark would report what is wrong here in sixty lines
     register(spark)
     reader = spark.read.format(data.source).option("split", split)
     return reader.load(str(local_path(path).absolute())) if path else reader.load()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from sparknet.training.messages import Answer, Failed, Heartbeat, Pulse, Request
+from sparknet.training.messages import Answer, Failed, Heartbeat, Pulse, Question
 
 __all__ = ["Driver"]
 
@@ -11,7 +11,7 @@ __all__ = ["Driver"]
 class Driver(Protocol):
     """The driver as a worker sees it; every call raises ClusterError when the driver cannot be reached."""
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Question) -> Answer:
         """Send a request and wait until it is decided."""
         ...
 

@@ -1,8 +1,8 @@
 """What workers and the driver say to each other: frozen dataclasses, JSON on the wire, nothing unpickled.
 
 A worker sends requests that are answered when the driver has decided (`Register`, `Ready`, `Vote`,
-`NextChore`), and two that are answered at once (`Heartbeat`, `Failed`). Sending the same request again is
-harmless: it waits for the same answer.
+`NextChore`), and two that are answered at once (`Heartbeat`, `Failed`). Sending the same request with the
+same serial number again is harmless: it waits for the same answer.
 """
 
 import json
@@ -26,6 +26,7 @@ __all__ = [
     "NextChore",
     "Proceed",
     "Pulse",
+    "Question",
     "Ready",
     "Register",
     "Request",
@@ -47,6 +48,7 @@ class Register:
     attempt: int
     """Rises with every try of a slot; Spark's task attempt id."""
     host: str
+    serial: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +69,7 @@ class Ready:
     step_seconds: float = 0.0
     anchor_hash: str = ""
     """Hash of the weights of `round`: equal on all replicas."""
+    serial: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +83,7 @@ class Vote:
     ok: bool
     reason: str = ""
     exchange_seconds: float = 0.0
+    serial: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +107,7 @@ class NextChore:
     round: int
     anchor_hash: str
     report: ChoreReport | None = None
+    serial: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,10 +137,10 @@ class Welcome:
     round: int
     heal: bool
     """Wait for a peer's state: say `Ready` with 0 steps."""
-    checkpoint: int | None
-    """Without `heal`: load this checkpoint, or keep the initial weights when None."""
     steps: int
     cursor: Cursor
+    checkpoint: int | None = None
+    """Without `heal`: load this checkpoint, or keep the initial weights when None."""
     chores: bool = False
     """Ask for chores before any step."""
 
@@ -229,7 +234,9 @@ class Pulse:
     """The run has ended or this attempt is superseded: stop working; the next request says why."""
 
 
-Request = Register | Ready | Vote | NextChore | Heartbeat | Failed
+Question = Register | Ready | Vote | NextChore
+"""Answered when the driver has decided."""
+Request = Question | Heartbeat | Failed
 Answer = (
     Welcome
     | Exchange

@@ -1,0 +1,85 @@
+"""Write docs/configuration.md from the schema, so that the two cannot drift apart (a test holds them together).
+
+python docs/make_configuration.py
+"""
+
+import ast
+import dataclasses
+import inspect
+import typing
+from itertools import pairwise
+from pathlib import Path
+
+from sparknet.config import RunConfig, schema
+
+HEAD = """# Configuration
+
+A run is described by one TOML file with a table per section below. Any key can be overridden on the command line:
+
+```
+sparknet train configs/digits.toml --set sync.local_steps=50 --set solver.policy=fixed
+```
+
+Values are TOML; bare words count as text; an empty value (`--set run.rounds=`) returns a key to its default.
+Unknown keys and values that break a rule are refused with the key, the value, the rule and what to do. The run
+directory holds the configuration as resolved, `config.toml`, which is a valid file itself.
+
+This page is generated from `src/sparknet/config/schema.py`: `python docs/make_configuration.py`.
+"""
+
+
+def page() -> str:
+    """Return the whole page as Markdown."""
+    sections = typing.get_type_hints(RunConfig)
+    texts = [HEAD]
+    for name, section in sections.items():
+        texts.append(f"\n## `[{name}]`\n\n{inspect.getdoc(section)}\n\n{_table(section)}")
+    return "".join(texts)
+
+
+def _table(section: type) -> str:
+    notes = _field_docstrings(section)
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(section):
+        kind = _kind(typing.get_type_hints(section)[field.name])
+        rows.append(f"| `{field.name}` | {kind} | {_default(field)} | {notes[field.name]} |")
+    return "\n".join(rows) + "\n"
+
+
+def _field_docstrings(section: type) -> dict[str, str]:
+    """The string that follows each field in the class body."""
+    tree = ast.parse(inspect.getsource(schema))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__)
+    notes: dict[str, str] = {}
+    for node, following in pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+            text = ast.literal_eval(following.value)
+            notes[ast.unparse(node.target)] = " ".join(text.split()).replace("|", "\\|")
+    return notes
+
+
+def _kind(hint: typing.Any) -> str:
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if hint in names:
+        return names[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ", ".join(f'`"{choice}"`' for choice in arguments)
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}s"
+    if origin is dict:
+        return "table of numbers, texts, true or false"
+    return " or ".join(_kind(member) for member in arguments if member is not type(None))
+
+
+def _default(field: "dataclasses.Field[object]") -> str:
+    if field.default is not dataclasses.MISSING:
+        shown = {None: "not given", "": "not given", (): "`[]`", True: "`true`", False: "`false`"}
+        if field.default is None or isinstance(field.default, str | bool | tuple):
+            return shown.get(field.default, f'`"{field.default}"`')  # type: ignore[arg-type]
+        return f"`{field.default!r}`"
+    return "`{}`" if field.default_factory is not dataclasses.MISSING else "required"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("configuration.md").write_text(page(), encoding="utf-8")

@@ -1,0 +1,53 @@
+"""`sparknet train`, and what it shares with `sparknet resume`."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from sparknet.config import RunConfig, load_config
+from sparknet.reporting.console import open_console
+from sparknet.reporting.training_log import TrainingLog
+from sparknet.spark.run import train
+from sparknet.training.run_dir import RunDir
+
+__all__ = ["overrides_from", "run", "train_in"]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a new run."""
+    config = load_config(arguments.config, overrides_from(arguments))
+    path: Path = arguments.run_dir or Path("runs") / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with RunDir.create(path, config) as run_dir:
+        return train_in(run_dir, config)
+
+
+def overrides_from(arguments: argparse.Namespace) -> list[str]:
+    """The `section.key=value` settings that the command line gives; `--set` comes last and wins."""
+    settings: list[str] = []
+    if arguments.workers is not None:
+        settings.append(f"run.workers={arguments.workers}")
+    if arguments.master is not None:
+        settings.append(f"cluster.master={arguments.master!r}")
+    return [*settings, *arguments.set]
+
+
+def train_in(run_dir: RunDir, config: RunConfig) -> int:
+    """Train in an open run directory, showing progress; the exit code."""
+    # Modules named in net.name may lie beside the configuration, as with `python -m`; workers inherit the path.
+    sys.path.insert(0, str(Path.cwd()))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    console = open_console()
+    log = TrainingLog(run_dir.path, int(time.time() * 1000))
+    try:
+        train(config, run_dir, observers=[console.on_event, log.on_event])
+        console.print_result(run_dir.load_result() or {})
+    except KeyboardInterrupt:
+        console.close()
+        print(f"go on with: sparknet resume {run_dir.path}", file=sys.stderr)
+        raise
+    finally:
+        console.close()
+        log.close()
+    return 0

@@ -1,0 +1,1 @@
+"""Everything that knows Spark: sessions, data sources, placement, the driver service and the run itself."""

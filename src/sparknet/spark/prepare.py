@@ -1,0 +1,352 @@
+"""Any DataFrame becomes shards and a manifest in the store: one Spark job, once for the same data.
+
+The shards are written into a hidden directory beside the final one, which appears complete or not at all.
+"""
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+
+from sparknet.config import Data, decode, encode
+from sparknet.data.columns import Column
+from sparknet.data.fingerprint import describe_files, fingerprint
+from sparknet.data.manifest import FORMAT_VERSION, Manifest, save_mean_image
+from sparknet.data.partition import PartitionPlan, ShardReport, write_partition
+from sparknet.data.shards import Shard
+from sparknet.data.statistics import Statistics
+from sparknet.errors import DataError
+from sparknet.spark.frames import describe_file_source, describe_frame, select_columns
+from sparknet.spark.sources import FORMATS, read_source, source_files
+from sparknet.spark.translate import spark_errors
+
+__all__ = ["prepare", "prepare_frame"]
+
+_Frames = tuple[DataFrame, DataFrame | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """One preparation, as asked for."""
+
+    spark: SparkSession
+    data: Data
+    store: Path
+    seed: int
+    workers: int
+    source: dict[str, Any]
+    """For people, in the manifest."""
+    identity: Any
+    """What the rows are, as JSON values: equal for equal rows."""
+    frames: Callable[[], _Frames]
+    """Opens all or the training rows, and the validation rows if they are a second source."""
+
+
+def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers: int = 1) -> tuple[Path, Manifest]:
+    """Turn the source that `data` names into shards, unless that was done before.
+
+    The same is: the same files (name, size, time of change), the same columns, shape, classes, split and
+    shard size, and for a drawn split the same seed.
+
+    Args:
+        spark: runs the job.
+        data: the source, its columns and the split.
+        store: directory that the driver and every worker reach; it is made if needed.
+        seed: draws the validation rows of `data.validation_fraction`.
+        workers: refuse data with fewer training rows than this.
+
+    Returns:
+        The directory `store/<first 16 digits of the fingerprint>` and its manifest.
+
+    Raises:
+        DataError: the source, a row, the split or the store is at fault; nothing is left in the store.
+        MissingDependency: the source needs a package that is not installed.
+        ClusterError: the Spark job failed.
+    """
+    form = FORMATS.get(data.source)
+    if form:
+        data = replace(data, shape=data.shape or form.columns[0].shape, classes=data.classes or form.classes)
+    second = bool(data.validation_path)
+
+    def frames() -> _Frames:
+        train = read_source(spark, data, validation=False)
+        return train, read_source(spark, data, validation=True) if second else None
+
+    with spark_errors(f"reading {data.path or data.source}"):
+        if form:
+            sides = [describe_files(source_files(data, validation=side)) for side in (False, True)[: 1 + second]]
+        else:
+            opened = frames()
+            sides = [describe_file_source(frame) for frame in opened if frame is not None]
+            frames = lambda: opened  # noqa: E731 - Spark has listed the files and inferred the schema
+    source = {"source": data.source, "path": data.path, "validation_path": data.validation_path}
+    return _prepared(
+        _Task(
+            spark=spark,
+            data=data,
+            store=store,
+            seed=seed,
+            workers=workers,
+            source=source,
+            identity={"source": data.source, "files": sides},
+            frames=frames,
+        )
+    )
+
+
+def prepare_frame(
+    spark: SparkSession, frame: DataFrame, data: Data, *, store: Path, seed: int, workers: int = 1
+) -> tuple[Path, Manifest]:
+    """Turn the rows of any DataFrame into shards, as `prepare` does; `data.source` and `path` play no part.
+
+    The frame is known again within its Spark application only.
+
+    Raises:
+        DataError: as for `prepare`; also for `data.validation_path`, since a frame has no second source.
+        ClusterError: the Spark job failed.
+    """
+    if data.validation_path:
+        raise DataError(
+            f"data.validation_path is {data.validation_path!r}; a DataFrame marks or draws its validation rows: "
+            "set data.validation_column or data.validation_fraction"
+        )
+    with spark_errors("reading the DataFrame"):
+        identity = describe_frame(frame)
+    return _prepared(
+        _Task(
+            spark=spark,
+            data=data,
+            store=store,
+            seed=seed,
+            workers=workers,
+            source={"source": "DataFrame", "schema": frame.schema.simpleString()},
+            identity=identity,
+            frames=lambda: (frame, None),
+        )
+    )
+
+
+def _prepared(task: _Task) -> tuple[Path, Manifest]:
+    digest = _digest(task)
+    directory = task.store / digest[:16]
+    if not directory.exists():
+        _make(task, directory, digest=digest)
+    manifest = Manifest.load(directory)
+    if manifest.fingerprint != digest:
+        raise DataError(
+            f"{directory}: holds data with fingerprint {manifest.fingerprint}, not {digest}: "
+            f"delete {directory} to prepare the data again"
+        )
+    manifest.train_table(directory).verify()
+    manifest.validation_table(directory).verify()
+    if manifest.train_rows < task.workers:
+        raise DataError(
+            f"{manifest.train_rows} training rows for {task.workers} workers; each needs at least one: set "
+            "run.workers to a smaller number"
+        )
+    return directory, manifest
+
+
+def _digest(task: _Task) -> str:
+    data = task.data
+    return fingerprint(
+        {
+            "version": FORMAT_VERSION,
+            "identity": task.identity,
+            "columns": [data.image, data.label, data.validation_column],
+            "shape": data.shape,
+            "classes": data.classes,
+            "fraction": data.validation_fraction,
+            "seed": _split_seed(task),
+            "shard_megabytes": data.shard_megabytes,
+        }
+    )
+
+
+def _split_seed(task: _Task) -> int:
+    """The seed where it decides anything: another seed must not cost another preparation otherwise."""
+    return task.seed if task.data.validation_fraction else 0
+
+
+def _make(task: _Task, directory: Path, *, digest: str) -> None:
+    hidden = task.store / f".preparing-{directory.name}-{uuid.uuid4().hex}"
+    try:
+        hidden.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(
+            f"{task.store}: the store cannot be written: {error}; set data.store to a directory that can"
+        ) from error
+    try:
+        reports = _run_job(task, hidden)
+        _assemble(task, hidden, reports, digest=digest)
+        _publish(hidden, directory)
+    except OSError as error:
+        raise DataError(
+            f"{task.store}: the store cannot be written: {error}; free space or set data.store"
+        ) from error
+    finally:
+        _discard(hidden)
+
+
+def _run_job(task: _Task, hidden: Path) -> list[ShardReport]:
+    data = task.data
+    plan = PartitionPlan(
+        directory=str(hidden.absolute()),
+        image=data.image,
+        label=data.label,
+        validation=data.validation_column or data.validation_path,
+        shape=data.shape,
+        classes=data.classes,
+        fraction=data.validation_fraction,
+        seed=task.seed,
+        shard_bytes=int(data.shard_megabytes * 1e6),
+    )
+    with spark_errors("preparing the data"), _cancelled_on_interrupt(task.spark, hidden.name):
+        train, validation = task.frames()
+        selected = select_columns(train, data, validation=validation)
+        rows = selected.mapInArrow(partial(_write_shards, plan), "report string").collect()
+    reports = [decode(ShardReport, json.loads(row.report)) for row in rows]
+    return sorted(reports, key=lambda report: (report.partition, report.name))
+
+
+def _write_shards(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The task: runs in a Python worker, once for each partition."""
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    reports = write_partition(plan, batches, partition=context.partitionId())
+    if reports:
+        yield pa.record_batch({"report": [json.dumps(encode(report)) for report in reports]})
+
+
+@contextmanager
+def _cancelled_on_interrupt(spark: SparkSession, tag: str) -> Generator[None]:
+    """Ends the block's Spark job when the user interrupts, so that its tasks write no further."""
+    spark.addTag(tag)
+    try:
+        yield
+    except KeyboardInterrupt:
+        spark.interruptTag(tag)
+        raise
+    finally:
+        spark.removeTag(tag)
+
+
+def _assemble(task: _Task, hidden: Path, reports: list[ShardReport], *, digest: str) -> None:
+    """Give the reported shards their names, remove what failed attempts left, and write the manifest."""
+    column = _common_column(reports, name=task.data.image)
+    parts = {split: [report for report in reports if report.split == split] for split in ("train", "validation")}
+    for split, part in parts.items():
+        if not part:
+            raise DataError(f"the {split} set is empty; {_empty_remedy(task.data, split)}")
+    train = _train_statistics(hidden, parts["train"], shape=column.shape)
+    largest = max(len(report.label_counts) for report in reports)
+    classes = task.data.classes or largest
+    counts = [*train.label_counts.tolist(), *[0] * (classes - len(train.label_counts))]
+    shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
+    named = {shard.path for both in shards.values() for shard in both}
+    for left in hidden.iterdir():
+        if left.name not in named:
+            left.unlink()
+    save_mean_image(hidden, train.mean_image)
+    Manifest(
+        input=column,
+        label=Column(name=task.data.label, dtype="int64", shape=()),
+        train=shards["train"],
+        validation=shards["validation"],
+        classes=classes,
+        train_label_counts=tuple(counts),
+        channel_mean=train.channel_mean,
+        source=task.source,
+        fingerprint=digest,
+        seed=_split_seed(task),
+    ).save(hidden)
+    _sync_directory(hidden)
+
+
+def _common_column(reports: list[ShardReport], *, name: str) -> Column:
+    columns = [Column(name=name, dtype=report.dtype, shape=report.shape) for report in reports]
+    if not columns:
+        raise DataError("the data have no rows; training needs at least one: check data.path and its filters")
+    other = next((column for column in columns if column != columns[0]), None)
+    if other:
+        raise DataError(
+            f"column {name} has rows of shape {columns[0].shape} in one partition and {other.shape} in another; "
+            "all must be of one: correct the rows or set data.shape"
+        )
+    return columns[0]
+
+
+def _empty_remedy(data: Data, split: str) -> str:
+    if data.validation_column:
+        marks = "false" if split == "train" else "true"
+        return f"no row has {data.validation_column} = {marks}: mark some, or set data.validation_fraction"
+    if data.validation_path:
+        path = data.path if split == "train" else data.validation_path
+        return f"{path} has no rows: correct the path"
+    return f"validation_fraction is {data.validation_fraction:g} of too few rows: set data.validation_fraction"
+
+
+def _train_statistics(hidden: Path, train: list[ShardReport], *, shape: tuple[int, ...]) -> Statistics:
+    def part(report: ShardReport, first: bool) -> Statistics:
+        counts = np.array(report.label_counts, np.int64)
+        # a task's sums cover all its training shards
+        sums = np.load(hidden / report.sums) if first else np.zeros(shape)
+        return Statistics(rows=int(counts.sum()), label_counts=counts, pixel_sum=sums)
+
+    missing = [report.name for report in train if not (hidden / report.name).exists()]
+    if missing:
+        raise DataError(
+            f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; set data.store "
+            "to a directory that the driver and every worker share"
+        )
+    firsts = [i == 0 or train[i - 1].sums != report.sums for i, report in enumerate(train)]
+    return Statistics.merged(map(part, train, firsts), shape=shape)
+
+
+def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
+    shards: list[Shard] = []
+    for number, report in enumerate(part):
+        name = f"{report.split}-{number:05d}.arrow"
+        (hidden / report.name).rename(hidden / name)
+        shards.append(Shard(path=name, rows=sum(report.label_counts)))
+    return tuple(shards)
+
+
+def _publish(hidden: Path, directory: Path) -> None:
+    try:
+        hidden.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return  # somebody else prepared the same meanwhile: theirs is as good
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _discard(hidden: Path) -> None:
+    """Remove what is left of the hidden directory; after success nothing is."""
+    for _ in range(5):
+        if not hidden.exists():
+            return
+        # A task that is being cancelled may add a file while the directory is emptied: then once more.
+        shutil.rmtree(hidden, ignore_errors=True)
+    raise DataError(f"{hidden}: cannot be removed; delete it by hand")

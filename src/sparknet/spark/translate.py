@@ -1,0 +1,51 @@
+"""Spark's exceptions, with a JVM stack trace in each, turned into one sentence of ours."""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JError
+from pyspark.errors import AnalysisException, PySparkException, PythonException
+
+from sparknet.errors import ClusterError, DataError, MissingDependency, SparkNetError
+
+__all__ = ["spark_errors"]
+
+_OURS: dict[str, type[SparkNetError]] = {"DataError": DataError, "MissingDependency": MissingDependency}
+_RAISED_BY_US = re.compile(rf"sparknet\.errors\.({'|'.join(_OURS)}): (.+)")
+_UNREADABLE_FILE = "[FAILED_READ_FILE"
+
+
+@contextmanager
+def spark_errors(doing: str) -> Generator[None]:
+    """Translate what Spark raises inside the block.
+
+    Args:
+        doing: what the block does, for the message ("preparing the data").
+
+    Raises:
+        DataError, MissingDependency: what our own code raised on a worker, with its message; or a query or
+            file that Spark refuses.
+        ClusterError: everything else, with Spark's own exception as its cause.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        text = str(error)
+        ours = _RAISED_BY_US.search(text)
+        if ours:
+            # the stack trace of the JVM says nothing that the message does not
+            raise _OURS[ours[1]](ours[2].strip()) from None
+        if isinstance(error, AnalysisException) or _UNREADABLE_FILE in text:
+            raise DataError(f"{doing}: Spark refused: {_sentence(text)}; correct the source") from None
+        lines = text.strip().splitlines() or [repr(error)]
+        # a Python worker's traceback ends with what happened, Spark's own messages begin with it
+        line = lines[-1] if isinstance(error, PythonException) else lines[0]
+        raise ClusterError(
+            f"{doing} failed in Spark: {line.strip()}; see the executor's log, then run again"
+        ) from error
+
+
+def _sentence(text: str) -> str:
+    condition = text.find("[")
+    return text[max(condition, 0) :].splitlines()[0].strip()

@@ -1,0 +1,350 @@
+"""The coordinator under everything that can happen, in any order: stateful properties.
+
+The simulated workers obey the protocol as the real loop does. Weights are modelled by what went into them: a
+frozen set of the names of local steps, so "lost" and "identical" are plain set statements.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sparknet.data.order import Cursor
+from sparknet.training.chores import CHECKPOINT
+from sparknet.training.coordinator import Coordinator, Rules
+from sparknet.training.messages import (
+    Aborted,
+    Answer,
+    Checkpoint,
+    ChoreReport,
+    Committed,
+    Done,
+    Evaluate,
+    Exchange,
+    Heartbeat,
+    NextChore,
+    Proceed,
+    Ready,
+    Register,
+    Stop,
+    Superseded,
+    Vote,
+    Welcome,
+)
+
+START = Cursor(epoch=0, position=0)
+ENDS = (Done, Stop, Superseded)
+
+
+@dataclass(eq=False)
+class Sim:
+    """A worker process: real enough for the coordinator."""
+
+    slot: int
+    attempt: int
+    answer: Answer | None = None
+    waiting: bool = True
+    hung: bool = False
+    ended: bool = False
+    round: int = 0
+    anchor: frozenset[str] = frozenset()
+    pending: frozenset[str] = frozenset()
+    exchange: Exchange | None = None
+    report: ChoreReport | None = None
+    was_lost: bool = False
+
+
+@dataclass
+class Meeting:
+    """One all-reduce: complete when everybody in its quorum has come."""
+
+    size: int
+    generation: int
+    came: dict[int, Sim] = field(default_factory=dict)
+    result: frozenset[str] | None = None
+    broken: bool = False
+    outcomes: set[str] = field(default_factory=set)
+
+
+class CoordinatorMachine(RuleBasedStateMachine):
+    @initialize(slots=st.integers(1, 4), rounds=st.integers(1, 6), every=st.integers(0, 3), balanced=st.booleans())
+    def begin(self, slots: int, rounds: int, every: int, balanced: bool) -> None:
+        self.now = 0.0
+        self.rules = Rules(
+            slots=slots,
+            rounds=rounds,
+            local_steps=4,
+            balanced=balanced,
+            eval_every=every,
+            checkpoint_every=every,
+            evaluation_parts=slots + 1,
+            grace_seconds=3.0,
+            start_seconds=5.0,
+        )
+        self.coordinator = Coordinator(self.rules, now=0.0)
+        self.workers: list[Sim] = []
+        self.attempts = 0
+        self.names = 0
+        self.serial = 0
+        self.meetings: dict[tuple[int, int], Meeting] = {}
+        self.generation = 0
+        self.checkpoints: dict[int, frozenset[str]] = {0: frozenset()}
+        self.anchors: dict[tuple[int, int], frozenset[str]] = {}
+        self.committed: set[tuple[int, int]] = set()
+        self.evaluated: dict[tuple[int, int], list[int]] = {}
+        self.network_faults = 0
+        self.was_finished = False
+
+    # What can happen -----------------------------------------------------------------------------------
+
+    def alive(self) -> list[Sim]:
+        return [w for w in self.workers if not w.ended]
+
+    def awake(self) -> list[Sim]:
+        return [w for w in self.alive() if not w.hung]
+
+    @rule(slot=st.integers(0, 3))
+    def spawn(self, slot: int) -> None:
+        """Spark starts an attempt; an older one of the slot may still be there."""
+        if slot < self.rules.slots and sum(w.slot == slot for w in self.alive()) < 2:
+            self.attempts += 1
+            worker = Sim(slot, self.attempts)
+            self.workers.append(worker)
+            self.send(worker, Register(slot=slot, attempt=self.attempts, host="here"))
+
+    @precondition(lambda self: self.awake())
+    @rule(pick=st.integers(0, 99))
+    def act(self, pick: int) -> None:
+        awake = self.awake()
+        self.take_a_step(awake[pick % len(awake)])
+
+    @precondition(lambda self: self.awake())
+    @rule()
+    def all_act(self) -> None:
+        for worker in self.awake():
+            self.take_a_step(worker)
+
+    @precondition(lambda self: self.alive())
+    @rule(pick=st.integers(0, 99))
+    def die(self, pick: int) -> None:
+        self.alive()[pick % len(self.alive())].ended = True
+
+    @precondition(lambda self: self.awake())
+    @rule(pick=st.integers(0, 99))
+    def hang(self, pick: int) -> None:
+        self.awake()[pick % len(self.awake())].hung = True
+
+    @precondition(lambda self: any(w.hung for w in self.alive()))
+    @rule()
+    def wake(self) -> None:
+        next(w for w in self.alive() if w.hung).hung = False
+
+    @precondition(lambda self: self.network_faults < 4 and any(w.exchange for w in self.awake()))
+    @rule()
+    def network_fault(self) -> None:
+        self.network_faults += 1
+        self.vote(next(w for w in self.awake() if w.exchange), ok=False)
+
+    @rule(steps=st.integers(1, 12))
+    def time_passes(self, steps: int) -> None:
+        for _ in range(steps):
+            self.now += 0.25
+            for worker in self.awake():
+                beat = Heartbeat(slot=worker.slot, attempt=worker.attempt)
+                self.coordinator.receive(beat, self.now)
+                if self.coordinator.pulse_for(worker.slot, worker.attempt).end:
+                    worker.ended = True
+                elif worker.exchange and self.aborted(worker):
+                    self.vote(worker, ok=False)
+            self.coordinator.tick(self.now)
+            self.look()
+
+    @precondition(lambda self: self.rules.rounds == 6)
+    @rule(chance=st.integers(0, 30))
+    def stop(self, chance: int) -> None:
+        if chance == 0:
+            self.coordinator.stop("enough")
+
+    # How a worker behaves ------------------------------------------------------------------------------
+
+    def aborted(self, worker: Sim) -> bool:
+        pulse = self.coordinator.pulse_for(worker.slot, worker.attempt)
+        return worker.exchange is not None and pulse.aborted_epoch >= worker.exchange.epoch
+
+    def send(self, worker: Sim, request: Register | Ready | Vote | NextChore) -> None:
+        worker.waiting, worker.answer = True, None
+        self.serial += 1
+        request = replace(request, serial=self.serial)
+        for _ in range(1 + self.serial % 2):  # a request may be repeated
+            self.coordinator.receive(request, self.now)
+        self.look()
+
+    def vote(self, worker: Sim, *, ok: bool) -> None:
+        exchange = worker.exchange
+        assert exchange is not None
+        worker.exchange = None
+        self.meetings[exchange.round, exchange.epoch].broken |= not ok
+        round, epoch = exchange.round, exchange.epoch
+        self.send(
+            worker, Vote(slot=worker.slot, attempt=worker.attempt, round=round, epoch=epoch, ok=ok, reason="x")
+        )
+        worker.exchange_of_vote = exchange  # type: ignore[attr-defined]
+
+    def ready(self, worker: Sim) -> None:
+        self.send(
+            worker,
+            Ready(
+                slot=worker.slot,
+                attempt=worker.attempt,
+                round=worker.round,
+                steps=4 if worker.pending else 0,
+                samples=40 if worker.pending else 0,
+                cursor=START,
+                step_seconds=0.1 * (worker.slot + 1),
+                anchor_hash=str(sorted(worker.anchor)),
+            ),
+        )
+
+    def train(self, worker: Sim) -> None:
+        self.names += 1
+        worker.pending |= {f"steps{self.names}"}
+        self.ready(worker)
+
+    def ask_chore(self, worker: Sim, report: ChoreReport | None = None) -> None:
+        self.send(
+            worker,
+            NextChore(
+                slot=worker.slot,
+                attempt=worker.attempt,
+                round=worker.round,
+                anchor_hash=str(sorted(worker.anchor)),
+                report=report,
+            ),
+        )
+
+    def take_a_step(self, worker: Sim) -> None:
+        if worker.exchange is not None:
+            meeting = self.meetings[worker.exchange.round, worker.exchange.epoch]
+            if meeting.result is not None:
+                self.vote(worker, ok=True)
+            elif meeting.broken or self.aborted(worker):
+                self.vote(worker, ok=False)
+            return
+        if worker.waiting:
+            worker.answer = self.coordinator.answer_for(worker.slot, worker.attempt)
+            if worker.answer is None:
+                return
+            worker.waiting = False
+        answer = worker.answer
+        match answer:
+            case Welcome():
+                worker.round, worker.pending = answer.round, frozenset()
+                if answer.heal:
+                    self.ready(worker)
+                    return
+                worker.anchor = self.checkpoints[answer.checkpoint or 0]
+                self.ask_chore(worker) if answer.chores else self.train(worker)
+            case Exchange():
+                self.meet(worker, answer)
+            case Committed():
+                exchange: Exchange = worker.exchange_of_vote  # type: ignore[attr-defined]
+                meeting = self.meetings[exchange.round, exchange.epoch]
+                meeting.outcomes.add("committed")
+                assert meeting.result is not None
+                assert worker.pending <= meeting.result, "a survivor's steps were lost"
+                worker.anchor, worker.pending, worker.round = meeting.result, frozenset(), answer.round
+                key = (meeting.generation, answer.round)
+                assert self.anchors.setdefault(key, worker.anchor) == worker.anchor
+                self.ask_chore(worker) if answer.chores else self.train(worker)
+            case Aborted():
+                exchange = worker.exchange_of_vote  # type: ignore[attr-defined]
+                if not worker.was_lost:
+                    self.meetings[exchange.round, exchange.epoch].outcomes.add("aborted")
+                self.ready(worker)
+            case Evaluate():
+                assert worker.anchor == self.anchors.get((self.generation, answer.round), worker.anchor)
+                self.ask_chore(
+                    worker, ChoreReport(part=answer.part, rows=7, correct=5, correct_top5=6, loss_sum=1.0)
+                )
+            case Checkpoint():
+                self.checkpoints[answer.round] = worker.anchor
+                self.ask_chore(worker, ChoreReport(part=CHECKPOINT))
+            case Proceed():
+                self.train(worker)
+            case Done() | Stop() | Superseded():
+                worker.ended = True
+            case _:
+                raise AssertionError(answer)
+
+    def meet(self, worker: Sim, exchange: Exchange) -> None:
+        meeting = self.meetings.setdefault((exchange.round, exchange.epoch), Meeting(exchange.size, self.generation))
+        assert meeting.size == exchange.size, "two quorums of one round and epoch"
+        assert exchange.rank not in meeting.came, "two workers of one rank"
+        meeting.came[exchange.rank] = worker
+        worker.exchange = exchange
+        if len(meeting.came) == meeting.size and not meeting.broken:
+            anchor = meeting.came[0].anchor
+            for other in meeting.came.values():
+                assert other.exchange is not None
+                if not other.exchange.heal:
+                    assert other.anchor == anchor, "replicas differ"
+                other.anchor, other.round = anchor, exchange.round
+            meeting.result = anchor.union(*(other.pending for other in meeting.came.values()))
+
+    # What must hold ------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        for event in self.coordinator.drain_events():
+            match event["event"]:
+                case "rollback":
+                    self.generation += 1
+                case "round":
+                    key = (self.generation, event["round"])
+                    assert key not in self.committed, "a round committed twice"
+                    self.committed.add(key)
+                case "worker_lost":
+                    for worker in self.workers:
+                        worker.was_lost |= worker.attempt == event["attempt"]
+                case "evaluation":
+                    assert event["rows"] == 7 * self.rules.evaluation_parts, "rows evaluated not exactly once"
+                case _:
+                    pass
+        self.coordinator.drain_lost()
+
+    @invariant()
+    def one_answer_for_all(self) -> None:
+        for meeting in getattr(self, "meetings", {}).values():
+            assert len(meeting.outcomes) <= 1, "live participants got different answers"
+
+    @invariant()
+    def ended_stays_ended(self) -> None:
+        if not hasattr(self, "coordinator"):
+            return
+        if self.was_finished:
+            assert self.coordinator.status == "finished"
+            assert isinstance(self.coordinator.answer_for(0, 10**6), Done)
+        self.was_finished = self.coordinator.status == "finished"
+        assert self.coordinator.status != "failed" or "registered in" in self.coordinator.reason
+
+    def teardown(self) -> None:
+        """Without further faults everything ends: nobody waits for ever."""
+        if not hasattr(self, "coordinator"):
+            return
+        for worker in self.alive():
+            worker.hung = False
+        for _ in range(400):
+            for slot in range(self.rules.slots):
+                if not any(w.slot == slot for w in self.alive()) and not self.coordinator.ended:
+                    self.spawn(slot)
+            self.time_passes(1)
+            self.all_act()
+            if self.coordinator.ended and not self.alive():
+                break
+        assert self.coordinator.ended, "the run never ended"
+        assert not self.alive(), "a worker waits for ever"
+        self.ended_stays_ended()
+
+
+TestCoordinatorProperties = CoordinatorMachine.TestCase
+TestCoordinatorProperties.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
