@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -34,7 +35,7 @@ DIGITS = Data(source="digits", validation_fraction=0.2)
 def spark():
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = (
-        SparkSession.builder.master("local[2]")
+        SparkSession.builder.master("local[2,2]")  # a task may fail once
         .appName("test_prepare")
         .config("spark.ui.enabled", "false")
         .config("spark.sql.shuffle.partitions", "2")
@@ -62,10 +63,10 @@ def no_job(monkeypatch):
 
 
 def rows_of(directory, manifest, split):
-    """All rows of a split, sorted: tasks decide nothing about their order but which shard is first."""
+    """All rows of a split: inputs and labels."""
     table = getattr(manifest, f"{split}_table")(directory)
     rows = table.slice(0, len(table))
-    return rows["image" if manifest.input.name == "image" else manifest.input.name], rows["label"]
+    return rows[manifest.input.name], rows[manifest.label.name]
 
 
 def as_set(images, labels):
@@ -178,14 +179,8 @@ def test_parquet_with_bytes(spark, store, tmp_path):
     assert manifest.validation_rows == pytest.approx(27, abs=3)
     assert (manifest.input.name, manifest.label.name) == ("pixels", "class")
     assert manifest.classes == labels.max() + 1
-    both = [rows_of_named(directory, manifest, split) for split in ("train", "validation")]
+    both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
     assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(images, labels)
-
-
-def rows_of_named(directory, manifest, split):
-    table = getattr(manifest, f"{split}_table")(directory)
-    rows = table.slice(0, len(table))
-    return rows[manifest.input.name], rows[manifest.label.name]
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int32(), pa.uint8()])
@@ -312,6 +307,29 @@ def test_leftovers_of_failed_attempts_are_removed(spark, store, monkeypatch):
     monkeypatch.setattr(preparation, "_run_job", littered)
     directory, _ = prepare(spark, DIGITS, store=store, seed=4)
     assert len(list(directory.iterdir())) == 4
+
+
+def test_a_task_whose_worker_dies_is_tried_again_and_its_rows_count_once(spark, store, tmp_path):
+    fired = tmp_path / "fired"
+
+    def dies_once(batches):
+        for _ in batches:
+            context = TaskContext.get()
+            first = 1000 * context.partitionId()
+            for part in range(10):
+                if part == 7 and context.partitionId() == 0 and context.attemptNumber() == 0:
+                    fired.write_text(str(len(list(store.glob(".preparing-*/*.arrow")))))
+                    os._exit(1)
+                ids = np.arange(first + 100 * part, first + 100 * (part + 1))
+                yield pa.record_batch({"x": ids.astype(np.float32), "y": ids % 10})
+
+    frame = spark.range(0, 2, 1, 2).mapInArrow(dies_once, "x float, y bigint")
+    data = replace(DIGITS, image="x", label="y", shape=(1,), shard_megabytes=0.001)
+    directory, manifest = prepare_frame(spark, frame, data, store=store, seed=0)
+    assert fired.exists()
+    parts = [rows_of(directory, manifest, split)[0].ravel() for split in ("train", "validation")]
+    assert sorted(np.concatenate(parts).astype(int).tolist()) == list(range(2000))
+    assert len(list(directory.glob("*.arrow"))) == len(manifest.train) + len(manifest.validation)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])

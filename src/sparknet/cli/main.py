@@ -82,7 +82,9 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
     test.set_defaults(module="sparknet.cli.test")
     test.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
     test.add_argument(
-        "--data", metavar="PATH", help="rows to test on, in the format of the training data; not given: validation rows"
+        "--data",
+        metavar="PATH",
+        help="rows to test on, in the format of the training data; not given: validation rows",
     )
     _add_overrides(test)
 
@@ -90,7 +92,9 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser("doctor", help="check Java, Spark, torch, ports, disk and routes between workers")
     doctor.set_defaults(module="sparknet.cli.doctor")
-    doctor.add_argument("--workers", type=_positive, default=2, metavar="N", help="workers to try routes between (2)")
+    doctor.add_argument(
+        "--workers", type=_positive, default=2, metavar="N", help="workers to try routes between (2)"
+    )
     doctor.add_argument("--master", metavar="URL", default="", help="Spark master (embedded local session)")
     doctor.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs will be kept (runs)"
@@ -98,7 +102,9 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=_positive, metavar="N", help="replicas, one Spark task each (run.workers)")
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="replicas, one Spark task each (run.workers)"
+    )
     parser.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
     parser.add_argument(
         "--set",

@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
         if result is not None:
             print(f"{run_dir.path} is finished; to train it further, start a new run")
             console = open_console()
-            console.print_result(result)
+            console.print_result(result, run_dir=str(run_dir.path))
             console.close()
             return 0
         run_dir.save_config(config)

@@ -42,7 +42,7 @@ def train_in(run_dir: RunDir, config: RunConfig) -> int:
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
         train(config, run_dir, observers=[console.on_event, log.on_event])
-        console.print_result(run_dir.load_result() or {})
+        console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:
         console.close()
         print(f"go on with: sparknet resume {run_dir.path}", file=sys.stderr)

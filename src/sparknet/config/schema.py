@@ -282,8 +282,8 @@ class Cluster:
     """How often one worker may fail before the run fails; for sessions opened here."""
     threads_per_worker: int = 1
     """Threads that a worker's tensor operations may use."""
-    spark_log_level: Literal["OFF", "FATAL", "ERROR", "WARN", "INFO"] = "OFF"
-    """What Spark itself prints, for sessions opened here; a run tells its own story."""
+    spark_log_level: Literal["OFF", "FATAL", "ERROR", "WARN", "INFO"] = "WARN"
+    """What Spark itself writes to `spark.log` in the run directory, for sessions opened here."""
     tls_certificate: str = ""
     """PEM file: the driver service's certificate (chain), also what the workers trust."""
     tls_key: str = ""

@@ -78,11 +78,9 @@ def _resumed(record: Record, progress: Progress) -> Told:
 
 
 def _joined(record: Record, progress: Progress) -> Told:
-    attempt = whole(record, "attempt")
-    again = f" again, attempt {attempt}" if attempt > 0 else ""
-    heal = ", copies the state of a live worker" if flag(record, "heal") else ""
-    tone: Tone = "good" if again or heal else "quiet"
-    yield tone, f"{_worker(record)} joined{again}{heal}"
+    late = flag(record, "heal")
+    tone: Tone = "good" if late else "quiet"
+    yield tone, f"{_worker(record)} joined{', copies the state of a live worker' if late else ''}"
 
 
 def _lost(record: Record, progress: Progress) -> Told:

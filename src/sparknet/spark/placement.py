@@ -5,6 +5,7 @@ task alone, never a stage that would run a slot twice.
 """
 
 import functools
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def run_slot(plan: WorkerPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
     for _ in batches:
         pass
     slot, attempt = context.partitionId(), context.taskAttemptId()
-    train_as(plan, Register(slot=slot, attempt=attempt, host=socket.gethostname()))
+    train_as(plan, Register(slot=slot, attempt=attempt, host=socket.gethostname(), pid=os.getpid()))
     yield pa.record_batch({"slot": pa.array([slot], pa.int64())})
 
 

@@ -4,11 +4,16 @@ Set as `spark.python.daemon.module`. A worker that dies is back in a fraction of
 that importing torch takes. Only imports happen before the fork: threads and channels would not survive it.
 """
 
-import pyarrow.flight  # noqa: F401  # pyright: ignore[reportUnusedImport]
-import torch.distributed  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import importlib
+import sys
+
 from pyspark import daemon
 
-import sparknet.spark.placement  # noqa: F401  # pyright: ignore[reportUnusedImport]
+__all__: list[str] = []
 
 if __name__ == "__main__":
+    # Spark starts one daemon per kind of worker, with the worker's module as its argument; those that plan data
+    # sources never train, and importing torch would only hold them up.
+    if "pyspark.worker" in sys.argv:
+        importlib.import_module("sparknet.spark.placement")
     daemon.manager()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import SparkSession
-from sparknet.spark.prepare import prepare
 
 from sparknet.config import RunConfig, encode
 from sparknet.data.manifest import Manifest
@@ -20,6 +19,7 @@ from sparknet.nets.find import build_net, find_net
 from sparknet.spark.driver_client import DriverAddress
 from sparknet.spark.driver_service import DriverService
 from sparknet.spark.placement import WorkerPlan
+from sparknet.spark.prepare import prepare
 from sparknet.spark.session import driver_host, session_for
 from sparknet.spark.supervision import Supervision
 from sparknet.training.checkpoint import WEIGHTS, Checkpoints, Saved
@@ -116,7 +116,7 @@ class _Run:
     def train(self, given: SparkSession | None) -> Result:
         find_net(self._config.net.name)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
-        with session_for(self._config, given) as spark:
+        with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
             self._tell("note", message="preparing data")
             config = self._config
             directory, manifest = prepare(
@@ -186,7 +186,7 @@ class _Run:
             parameters=sum(parameter.numel() for parameter in module.parameters()),
             workers=config.run.workers,
             rounds=rounds,
-            first_round=first_round,
+            first_round=first_round + 1,
             local_steps=config.sync.local_steps,
             strategy=config.sync.strategy,
             training_rows=manifest.train_rows,

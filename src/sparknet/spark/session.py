@@ -37,8 +37,12 @@ def check_java() -> str:
     return line
 
 
-def open_session(config: RunConfig) -> SparkSession:
+def open_session(config: RunConfig, log_path: Path) -> SparkSession:
     """Open a session of our own, by default embedded in this process with a core per worker.
+
+    Args:
+        config: master, workers and what else concerns Spark.
+        log_path: file that takes what Spark and its Java machine print; it is appended to.
 
     Raises:
         MissingDependency: Java is not there.
@@ -65,22 +69,41 @@ def open_session(config: RunConfig) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder: Any = SparkSession.builder
     try:
-        return builder.master(master).config(map=settings).getOrCreate()
+        with _stderr_into(log_path):
+            return builder.master(master).config(map=settings).getOrCreate()
     except Exception as error:  # py4j and pyspark raise many kinds; all mean that there is no session
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClusterError(
-            f"Spark does not start with master {master}: {reason}; `sparknet doctor` looks for the cause"
+            f"Spark does not start with master {master}: {reason}; its own words are in {log_path}, and "
+            "`sparknet doctor` looks for the cause"
         ) from error
 
 
 @contextmanager
-def session_for(config: RunConfig, given: SparkSession | None = None) -> Generator[SparkSession]:
-    """The given session, or the active one, left as it is; else one of our own, stopped at the end."""
+def _stderr_into(path: Path) -> Generator[None]:
+    """Let processes that are started meanwhile, the Java machine above all, write their stderr to a file."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def session_for(config: RunConfig, given: SparkSession | None = None, *, log_path: Path) -> Generator[SparkSession]:
+    """The given session, or the active one, left as it is; else one of our own, stopped at the end.
+
+    A session of our own writes what Spark prints to `log_path`.
+    """
     session = given or SparkSession.getActiveSession()
     if session is not None:
         yield session
         return
-    session = open_session(config)
+    session = open_session(config, log_path)
     try:
         yield session
     finally:

@@ -86,6 +86,7 @@ class _Member:
     slot: int
     attempt: int
     host: str
+    pid: int
     last_heard: float
     alive: bool = True
     phase: Phase = "waiting"
@@ -271,7 +272,7 @@ class Coordinator:
             return
         if old is not None and old.alive:
             self._lose(old, f"replaced by attempt {message.attempt}")
-        self._members[message.slot] = _Member(message.slot, message.attempt, message.host, now)
+        self._members[message.slot] = _Member(message.slot, message.attempt, message.host, message.pid, now)
 
     def _heard(self, member: _Member, now: float) -> None:
         member.last_heard = now
@@ -303,7 +304,7 @@ class Coordinator:
         if self.status == "running":
             member.phase = "working"
             member.answer = self._welcome_at_current_round(member, heal=True)
-            self._emit("worker_joined", **self._who(member), heal=True)
+            self._emit("worker_joined", **self._who(member), pid=member.pid, heal=True)
 
     def _welcome_at_current_round(self, member: _Member, *, heal: bool) -> Welcome:
         return Welcome(
@@ -352,7 +353,7 @@ class Coordinator:
         self.status, self.began_training = "running", now
         self._begin_generation(live, now)
         for member in live:
-            self._emit("worker_joined", **self._who(member), heal=False)
+            self._emit("worker_joined", **self._who(member), pid=member.pid, heal=False)
 
     def _begin_generation(self, members: list[_Member], now: float) -> None:
         """Let `members` begin from the checkpoint (or the initial weights) at the current round."""

@@ -48,6 +48,8 @@ class Register:
     attempt: int
     """Rises with every try of a slot; Spark's task attempt id."""
     host: str
+    pid: int = 0
+    """Process id on that host."""
     serial: int = 0
 
 
