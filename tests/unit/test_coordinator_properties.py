@@ -51,6 +51,7 @@ class Sim:
     anchor: frozenset[str] = frozenset()
     pending: frozenset[str] = frozenset()
     exchange: Exchange | None = None
+    voted: Exchange | None = None
     report: ChoreReport | None = None
     was_lost: bool = False
 
@@ -189,7 +190,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.send(
             worker, Vote(slot=worker.slot, attempt=worker.attempt, round=round, epoch=epoch, ok=ok, reason="x")
         )
-        worker.exchange_of_vote = exchange  # type: ignore[attr-defined]
+        worker.voted = exchange
 
     def ready(self, worker: Sim) -> None:
         self.send(
@@ -225,48 +226,40 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def take_a_step(self, worker: Sim) -> None:
         if worker.exchange is not None:
-            meeting = self.meetings[worker.exchange.round, worker.exchange.epoch]
-            if meeting.result is not None:
-                self.vote(worker, ok=True)
-            elif meeting.broken or self.aborted(worker):
-                self.vote(worker, ok=False)
+            self.go_on_exchanging(worker, worker.exchange)
             return
         if worker.waiting:
             worker.answer = self.coordinator.answer_for(worker.slot, worker.attempt)
-            if worker.answer is None:
-                return
-            worker.waiting = False
+            worker.waiting = worker.answer is None
+        if not worker.waiting:
+            self.follow(worker)
+
+    def go_on_exchanging(self, worker: Sim, exchange: Exchange) -> None:
+        meeting = self.meetings[exchange.round, exchange.epoch]
+        if meeting.result is not None:
+            self.vote(worker, ok=True)
+        elif meeting.broken or self.aborted(worker):
+            self.vote(worker, ok=False)
+
+    def follow(self, worker: Sim) -> None:
+        """Do what the answer says."""
         answer = worker.answer
         match answer:
             case Welcome():
-                worker.round, worker.pending = answer.round, frozenset()
-                if answer.heal:
-                    self.ready(worker)
-                    return
-                worker.anchor = self.checkpoints[answer.checkpoint or 0]
-                self.ask_chore(worker) if answer.chores else self.train(worker)
+                self.begin_at(worker, answer)
             case Exchange():
                 self.meet(worker, answer)
             case Committed():
-                exchange: Exchange = worker.exchange_of_vote  # type: ignore[attr-defined]
-                meeting = self.meetings[exchange.round, exchange.epoch]
-                meeting.outcomes.add("committed")
-                assert meeting.result is not None
-                assert worker.pending <= meeting.result, "a survivor's steps were lost"
-                worker.anchor, worker.pending, worker.round = meeting.result, frozenset(), answer.round
-                key = (meeting.generation, answer.round)
-                assert self.anchors.setdefault(key, worker.anchor) == worker.anchor
-                self.ask_chore(worker) if answer.chores else self.train(worker)
+                self.take_over(worker, answer)
             case Aborted():
-                exchange = worker.exchange_of_vote  # type: ignore[attr-defined]
+                assert worker.voted is not None
                 if not worker.was_lost:
-                    self.meetings[exchange.round, exchange.epoch].outcomes.add("aborted")
+                    self.meetings[worker.voted.round, worker.voted.epoch].outcomes.add("aborted")
                 self.ready(worker)
             case Evaluate():
                 assert worker.anchor == self.anchors.get((self.generation, answer.round), worker.anchor)
-                self.ask_chore(
-                    worker, ChoreReport(part=answer.part, rows=7, correct=5, correct_top5=6, loss_sum=1.0)
-                )
+                report = ChoreReport(part=answer.part, rows=7, correct=5, correct_top5=6, loss_sum=1.0)
+                self.ask_chore(worker, report)
             case Checkpoint():
                 self.checkpoints[answer.round] = worker.anchor
                 self.ask_chore(worker, ChoreReport(part=CHECKPOINT))
@@ -277,8 +270,29 @@ class CoordinatorMachine(RuleBasedStateMachine):
             case _:
                 raise AssertionError(answer)
 
+    def begin_at(self, worker: Sim, welcome: Welcome) -> None:
+        worker.round, worker.pending = welcome.round, frozenset()
+        if welcome.heal:
+            self.ready(worker)
+            return
+        worker.anchor = self.checkpoints[welcome.checkpoint or 0]
+        self.ask_chore(worker) if welcome.chores else self.train(worker)
+
+    def take_over(self, worker: Sim, committed: Committed) -> None:
+        exchange = worker.voted
+        assert exchange is not None
+        meeting = self.meetings[exchange.round, exchange.epoch]
+        meeting.outcomes.add("committed")
+        assert meeting.result is not None
+        assert worker.pending <= meeting.result, "a survivor's steps were lost"
+        worker.anchor, worker.pending, worker.round = meeting.result, frozenset(), committed.round
+        key = (meeting.generation, committed.round)
+        assert self.anchors.setdefault(key, worker.anchor) == worker.anchor
+        self.ask_chore(worker) if committed.chores else self.train(worker)
+
     def meet(self, worker: Sim, exchange: Exchange) -> None:
-        meeting = self.meetings.setdefault((exchange.round, exchange.epoch), Meeting(exchange.size, self.generation))
+        new = Meeting(exchange.size, self.generation)
+        meeting = self.meetings.setdefault((exchange.round, exchange.epoch), new)
         assert meeting.size == exchange.size, "two quorums of one round and epoch"
         assert exchange.rank not in meeting.came, "two workers of one rank"
         meeting.came[exchange.rank] = worker

@@ -398,7 +398,10 @@ class Coordinator:
         if len(ready) < len(live) and (not ranks or now < self._grace_ends(live, ready)):
             return
         if ranks:
-            self._form_quorum(ranks + [member for member in ready if member not in current], now)
+            # Ranks stay as they were, so that a group outlives the healing of its newest member.
+            before = {who: rank for rank, who in enumerate(self._group)}
+            ready.sort(key=lambda m: (m not in ranks, before.get((m.slot, m.attempt), len(before)), m.slot))
+            self._form_quorum(ready, now)
 
     def _grace_ends(self, live: list[_Member], ready: list[_Member]) -> float:
         """When the others stop waiting: the grace period after the median live member was ready."""

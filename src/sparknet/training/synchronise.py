@@ -92,7 +92,9 @@ class Synchroniser:
             return None
         self.weights.gather()
         if role == "rebase":
-            self.weights.local.add_(anchor - self.anchor)
+            # Statistics stay its own: a variance moved by the difference of two others could be negative.
+            own = slice(0, self.weights.trainable)
+            self.weights.local[own] += anchor[own] - self.anchor[own]
         else:
             self.weights.local.copy_(anchor)
         self.weights.scatter()

@@ -1,0 +1,236 @@
+"""Measuring a trained model on the workers: top-1, top-5 and loss over every row exactly once.
+
+The weights travel in the plan, and Spark broadcasts a plan of more than 1 MB: so workers need to reach the store
+or the source, as in training, but not the run directory. Other rows than the run's own are not prepared first:
+they go from the source straight through the net.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+
+from sparknet.config import Data, RunConfig, encode
+from sparknet.data.columns import Column
+from sparknet.data.manifest import Manifest
+from sparknet.data.preprocess import Normalise
+from sparknet.data.rows import Rows, input_column, input_values, label_values
+from sparknet.data.shards import ShardTable
+from sparknet.errors import DataError
+from sparknet.nets.find import build_net
+from sparknet.spark.frames import select_columns
+from sparknet.spark.prepare import prepare
+from sparknet.spark.sources import read_source
+from sparknet.spark.tasks import Report, collect_reports, numbered
+from sparknet.training.evaluate import count_parts, evaluate_part
+from sparknet.training.local_steps import Replica
+from sparknet.training.model import Description, Model
+from sparknet.training.state import dump_weights, load_weights
+
+__all__ = ["Measurement", "measure_source", "measure_validation", "test_data"]
+
+_DOING = "testing the model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What a model is worth on some rows."""
+
+    rows: int
+    accuracy: float
+    """Top-1, 0..1."""
+    top5: float
+    """The label is among the five highest scores, 0..1."""
+    loss: float
+    """Mean cross-entropy."""
+    seconds: float
+    """From handing out the work to the last answer, Python's start on the workers included."""
+
+    @property
+    def rows_per_second(self) -> float:
+        """Over `seconds`."""
+        return self.rows / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasurePlan:
+    """Everything a task must know; it travels with it."""
+
+    config: RunConfig
+    description: Description
+    weights: bytes
+    """The state_dict, as safetensors."""
+    normalise: Normalise
+    data_dir: str = ""
+    """Directory of the manifest, the same path on every worker; empty where rows come by Spark."""
+    parts: int = 0
+    """Parts that the manifest's validation rows are cut into."""
+
+    def replica(self) -> Replica:
+        """Rebuild the module on a worker."""
+        net = self.description.net
+        torch.set_num_threads(self.config.cluster.threads_per_worker)
+        module = build_net(
+            net.name,
+            net.arguments,
+            input_shape=self.description.input.shape,
+            classes=self.description.classes,
+            seed=0,
+        )
+        if net.channels_last:
+            module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        load_weights(module, self.weights)
+        return Replica(module, replace(self.config, net=net), slot=0, rounds=1)
+
+
+def test_data(data: Data, path: str) -> Data:
+    """How to read `path` for testing: as the validation rows of a run are read, all of them.
+
+    A standard directory gives its test files, as with `data.validation_path`.
+
+    Raises:
+        DataError: the source has no files.
+    """
+    if data.source == "digits":
+        raise DataError(f"--data is {path!r}; source digits comes without files: leave --data out")
+    return replace(data, validation_path=path, validation_column="", validation_fraction=0.0)
+
+
+def measure_validation(spark: SparkSession, model: Model, config: RunConfig, *, store: Path) -> Measurement:
+    """Measure on the validation rows that `config` names, prepared in `store` if they are not there yet.
+
+    Cut into the same parts as in the run, so that the numbers are the run's to the last bit.
+
+    Raises:
+        DataError: the rows cannot be prepared or do not fit the model.
+        WorkerError: the net failed.
+        ClusterError: Spark failed.
+    """
+    directory, manifest = prepare(spark, config.data, store=store, seed=config.run.seed)
+    _check_fit(model.description, manifest)
+    workers = config.run.workers
+    plan = replace(
+        _plan(model, config),
+        data_dir=str(directory.absolute()),
+        parts=count_parts(manifest.validation_rows, workers),
+    )
+    frame = numbered(spark, plan.parts, tasks=workers)
+    return _measured(frame, functools.partial(measure_shards, plan), where=str(directory))
+
+
+def measure_source(spark: SparkSession, model: Model, config: RunConfig) -> Measurement:
+    """Measure on every row of `config.data.validation_path`, made by `test_data`, without preparing it.
+
+    Raises:
+        DataError: the rows cannot be read or do not fit the model.
+        WorkerError: the net failed.
+        ClusterError: Spark failed.
+    """
+    data = config.data
+    frame = select_columns(read_source(spark, data, validation=True), data, validation=None)
+    tasks = frame.coalesce(config.run.workers)
+    return _measured(tasks, functools.partial(measure_rows, _plan(model, config)), where=data.validation_path)
+
+
+def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task on prepared rows: `batches` hold the numbers of the parts to measure."""
+    directory = Path(plan.data_dir)
+    manifest = Manifest.load(directory)
+    table = manifest.validation_table(directory)
+    columns = (manifest.input.name, manifest.label.name)
+    replica = plan.replica()
+    for batch in batches:
+        for part in batch.column(0).to_pylist():
+            yield encode(
+                evaluate_part(replica, table, plan.normalise, part=part, parts=plan.parts, columns=columns)
+            )
+
+
+def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task on rows as they come: `batches` have the columns input and label."""
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    rows, replica = Rows(partition=context.partitionId(), first=0), plan.replica()
+    for batch in batches:
+        if batch.num_rows:
+            table = cast("ShardTable", _Rows(plan, batch, rows))  # evaluate_part asks no more of a table
+            yield encode(
+                evaluate_part(replica, table, plan.normalise, part=0, parts=1, columns=("input", "label"))
+            )
+        rows = replace(rows, first=rows.first + batch.num_rows)
+
+
+class _Rows:
+    """One Arrow batch of Spark, checked against the model, as a table of rows."""
+
+    def __init__(self, plan: MeasurePlan, batch: pa.RecordBatch, rows: Rows) -> None:
+        data, expected = plan.config.data, plan.description.input
+        found = input_column(batch.column(0), name=data.image, shape=expected.shape, rows=rows)
+        _check_input(found, expected)
+        self._columns: dict[str, np.ndarray] = {
+            "input": input_values(batch.column(0), column=found, rows=rows),
+            "label": label_values(batch.column(1), name=data.label, classes=plan.description.classes, rows=rows),
+        }
+
+    def __len__(self) -> int:
+        return len(self._columns["label"])
+
+    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive) of each column."""
+        return {name: values[start:stop] for name, values in self._columns.items()}
+
+
+def _plan(model: Model, config: RunConfig) -> MeasurePlan:
+    return MeasurePlan(
+        config=config,
+        description=model.description,
+        weights=dump_weights(model.module),
+        normalise=model.normalise,
+    )
+
+
+def _measured(frame: DataFrame, task: Any, *, where: str) -> Measurement:
+    began = time.perf_counter()
+    reports = collect_reports(frame, task, doing=_DOING)
+    seconds = time.perf_counter() - began
+    # summed in the order of the parts: floats would tell the difference
+    reports.sort(key=lambda report: (report.values["part"], report.slot))
+    rows = _sum(reports, "rows")
+    if not rows:
+        raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
+    return Measurement(
+        rows=int(rows),
+        accuracy=_sum(reports, "correct") / rows,
+        top5=_sum(reports, "correct_top5") / rows,
+        loss=_sum(reports, "loss_sum") / rows,
+        seconds=seconds,
+    )
+
+
+def _sum(reports: list[Report], key: str) -> float:
+    return sum(report.values[key] for report in reports)
+
+
+def _check_fit(description: Description, manifest: Manifest) -> None:
+    _check_input(manifest.input, description.input)
+    if manifest.classes > description.classes:
+        raise DataError(
+            f"the data have {manifest.classes} classes and the model tells {description.classes} apart; the data "
+            "must have no more: test on the classes that it was trained on"
+        )
+
+
+def _check_input(found: Column, expected: Column) -> None:
+    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
+        raise DataError(
+            f"the rows are {found.dtype} of shape {found.shape}; the model was trained on {expected.dtype} of "
+            f"shape {expected.shape}: test on rows of the same kind"
+        )

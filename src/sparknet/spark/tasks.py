@@ -1,0 +1,123 @@
+"""Short jobs on the workers: what each finds comes back as data, and so does what went wrong.
+
+A task of ours that raised would be tried again, as often as Spark allows, and would reach the user as a stack
+trace of the Java machine. So the error is caught in the task and travels as one more report.
+"""
+
+import functools
+import json
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+
+from sparknet.errors import ClusterError, DataError, SparkNetError, WorkerError
+from sparknet.spark.translate import spark_errors
+
+__all__ = ["Report", "Task", "collect_reports", "numbered"]
+
+Task = Callable[[Iterator[pa.RecordBatch]], Iterable[dict[str, Any]]]
+"""What runs on a worker: takes the partition's Arrow batches, gives reports that JSON can hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """One report of one task."""
+
+    slot: int
+    """The task's partition."""
+    host: str
+    values: dict[str, Any]
+
+
+def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
+    """The numbers 0 to `numbers` - 1 in the column `id`, for `tasks` tasks, without a shuffle."""
+    return spark.range(0, numbers, 1, tasks)
+
+
+def collect_reports(
+    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None
+) -> list[Report]:
+    """Run `task` on every partition of `frame` and return all reports, by slot.
+
+    Args:
+        frame: what the tasks get.
+        task: a module-level function, or a `functools.partial` of one with a frozen plan.
+        doing: what the tasks do, for messages ("testing the model").
+        limit_seconds: when to give up; not given: never.
+
+    Raises:
+        DataError: a task found the data at fault.
+        WorkerError: a task failed in another way; names worker, host, phase and cause.
+        ClusterError: Spark failed, or the time was up.
+    """
+    guarded = functools.partial(_guarded, task)
+    with spark_errors(doing), _bounded(frame.sparkSession, doing, limit_seconds):
+        rows = frame.mapInArrow(guarded, "slot int, host string, error string, report string").collect()
+    for row in rows:
+        if row.error == DataError.__name__:
+            raise DataError(row.report)
+        if row.error:
+            raise WorkerError(slot=row.slot, host=row.host, phase=doing, cause=row.report)
+    reports = [Report(slot=row.slot, host=row.host, values=json.loads(row.report)) for row in rows]
+    return sorted(reports, key=lambda report: report.slot)
+
+
+def _guarded(task: Task, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The task: runs in a Python worker, once for each partition."""
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    error = ""
+    try:
+        found = [json.dumps(report) for report in task(batches)]
+    except Exception as raised:  # the driver raises it again, in words
+        ours = isinstance(raised, SparkNetError)
+        error = type(raised).__name__
+        found = [str(raised) if ours else f"{error}: {raised}"]
+    yield pa.record_batch(
+        {
+            "slot": pa.array([context.partitionId()] * len(found), pa.int32()),
+            "host": pa.array([socket.gethostname()] * len(found), pa.string()),
+            "error": pa.array([error] * len(found), pa.string()),
+            "report": pa.array(found, pa.string()),
+        }
+    )
+
+
+@contextmanager
+def _bounded(spark: SparkSession, doing: str, limit_seconds: float | None) -> Generator[None]:
+    """End the block's Spark jobs when the user interrupts or the time is up."""
+    tag = f"sparknet-{secrets.token_hex(8)}"
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        spark.interruptTag(tag)
+
+    timer = threading.Timer(limit_seconds, give_up) if limit_seconds else None
+    spark.addTag(tag)
+    try:
+        if timer:
+            timer.start()
+        yield
+    except KeyboardInterrupt:
+        spark.interruptTag(tag)
+        raise
+    except Exception as error:
+        if late.is_set():
+            raise ClusterError(
+                f"{doing} took more than {limit_seconds:g} s; Spark must have a free core for every worker: look "
+                "at its web page for what holds them, or lower --workers"
+            ) from error
+        raise
+    finally:
+        if timer:
+            timer.cancel()
+        spark.removeTag(tag)

@@ -1,0 +1,6 @@
+"""What all tests need. Its place also puts this directory on the import path, for the modules beside it."""
+
+import torch
+
+# OpenMP's threads wait in busy loops: on cores that others use too, two threads are much slower than one.
+torch.set_num_threads(1)
