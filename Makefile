@@ -26,14 +26,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt scripts/make_venv.sh
 demo: setup ## Train on handwritten digits with two Spark workers, about a minute
 	$(BIN)/sparknet train configs/digits.toml --workers 2
 
-test: setup ## Run every test but the slow ones
-	$(PYTEST) -m "not slow"
+test: setup ## Run every test but the slow and the chaotic ones
+	$(PYTEST) -m "not slow and not chaos"
 
 test-slow: setup ## Run the tests that take minutes
 	$(PYTEST) -m slow
 
-chaos: setup ## Run the tests that kill, stop and restart workers
-	$(BIN)/python -m pytest -m chaos
+chaos: setup ## Kill, stop and restart workers and drivers; alone, since it times them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "chaos and not slow"
 
 lint: $(VENV)/.installed ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

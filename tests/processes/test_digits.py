@@ -1,7 +1,5 @@
-"""The whole path on real digits, with real Spark workers: accuracy, repeatability, and every kind of death."""
+"""The whole path on real digits, with real Spark workers: accuracy, repeatability, strategies, one death."""
 
-import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,58 +45,16 @@ def test_the_same_seed_gives_the_same_bits(spark: SparkSession, tmp_path: Path) 
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
-def test_a_killed_worker_costs_its_open_round_only(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced(spark: SparkSession, tmp_path: Path) -> None:
+    """The sample of test_deaths.py that always runs; how fast, that one measures on a quiet machine."""
     story = Story()
-    round = random.Random(tmp_path.name).randrange(10, 60)
-    slot = round % 2
-    story.at_round("kill", round, story.kill(slot))
+    story.at_round("kill", 20, story.kill(1))
     result = run_digits(spark, tmp_path / "run", story, "run.rounds=120")
     assert "kill" in story.fired
     assert result.accuracy >= BAR
-    assert result.failures == 1
     assert_rounds_in_order(story, 120)
-    assert story.stillness("kill") < 3
-    assert story.back_after("kill", slot) < 6
-    (lost,) = story.of("worker_lost")
-    assert lost["slot"] == slot
-    joined = [event for event in story.of("worker_joined") if event["heal"]]
-    assert [event["slot"] for event in joined] == [slot]
-
-
-def test_killed_in_the_last_round_nobody_trains_again(spark: SparkSession, tmp_path: Path) -> None:
-    story = Story()
-    story.at_round("kill", 79, story.kill(1))
-    result = run_digits(spark, tmp_path / "run", story)
-    assert "kill" in story.fired
-    assert result.accuracy >= BAR
-    assert result.rounds == 80
-    assert_rounds_in_order(story, 80)
-    assert not story.of("rollback")
-
-
-def test_both_killed_at_once_go_on_from_the_checkpoint(spark: SparkSession, tmp_path: Path) -> None:
-    story = Story()
-    story.at_round("kill", 33, story.kill(0, 1))
-    result = run_digits(spark, tmp_path / "run", story, "run.rounds=60")
-    assert "kill" in story.fired
-    assert result.accuracy >= BAR
-    assert result.rounds == 60
-    (rollback,) = story.of("rollback")
-    assert rollback["to_round"] == 20
-    after = [e["round"] for e in story.of("round") if e["time"] > rollback["time"]]
-    assert after == list(range(21, 61))
-
-
-def test_a_stopped_worker_does_not_stop_the_others(spark: SparkSession, tmp_path: Path) -> None:
-    story = Story()
-    story.at_round("stop", 20, story.kill(0, signal=signal.SIGSTOP))
-    result = run_digits(spark, tmp_path / "run", story, "run.rounds=160")
-    assert "stop" in story.fired
-    assert result.accuracy >= BAR
-    assert_rounds_in_order(story, 160)
-    assert story.stillness("stop") < 6
-    assert any(event["slot"] == 0 and "silent" in event["reason"] for event in story.of("worker_lost"))
-    assert story.back_after("stop", 0) < 15, "the hung task was not replaced"
+    assert story.back_after("kill", 1) < 60
+    assert 1 in [event["slot"] for event in story.of("worker_lost")]
 
 
 def test_strategy_none_trains_each_by_itself(spark: SparkSession, tmp_path: Path) -> None:

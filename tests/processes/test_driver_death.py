@@ -15,7 +15,7 @@ from digits import BAR, CONFIG, read_events
 from sparknet.training.checkpoint import WEIGHTS
 from sparknet.training.run_dir import RunDir
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.chaos]
 
 LONG = ["--set", "run.rounds=4000", "--set", "run.checkpoint_every=10", "--set", "run.eval_every=0"]
 

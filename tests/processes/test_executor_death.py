@@ -8,7 +8,7 @@ import pytest
 from digits import BAR, Story, assert_rounds_in_order, open_test_session, run_digits
 from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.chaos]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ __all__ = ["main", "run"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells know it."""
+BROKEN_PIPE = 141
+"""Exit code when nobody reads the output any more, as shells know it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         for note in getattr(error, "__notes__", []):
             print(f"sparknet: {note}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output (a pager, head) has gone: end as a command in a pipe does, without a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("sparknet: interrupted", file=sys.stderr)
         return INTERRUPTED

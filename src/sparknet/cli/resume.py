@@ -2,7 +2,7 @@
 
 import argparse
 
-from sparknet.cli.train import overrides_from, train_in
+from sparknet.cli.train import check_start, overrides_from, train_in
 from sparknet.config import override
 from sparknet.reporting.console import open_console
 from sparknet.training.run_dir import RunDir
@@ -21,5 +21,6 @@ def run(arguments: argparse.Namespace) -> int:
             console.print_result(result, run_dir=str(run_dir.path))
             console.close()
             return 0
+        check_start(config)
         run_dir.save_config(config)
         return train_in(run_dir, config)

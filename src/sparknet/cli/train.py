@@ -7,17 +7,21 @@ import time
 from pathlib import Path
 
 from sparknet.config import RunConfig, load_config
+from sparknet.nets.find import find_net
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
 from sparknet.spark.run import train
+from sparknet.spark.session import check_java
+from sparknet.spark.sources import check_source
 from sparknet.training.run_dir import RunDir
 
-__all__ = ["overrides_from", "run", "train_in"]
+__all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start a new run."""
     config = load_config(arguments.config, overrides_from(arguments))
+    check_start(config)
     path: Path = arguments.run_dir or Path("runs") / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with RunDir.create(path, config) as run_dir:
         return train_in(run_dir, config)
@@ -33,11 +37,34 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
     return [*settings, *arguments.set]
 
 
+def check_start(config: RunConfig) -> None:
+    """Find what is wrong at first sight, before a run directory is made and Spark starts.
+
+    Raises:
+        NetError: there is no such net.
+        DataError: a path is missing or damaged.
+        MissingDependency: there is no Java.
+    """
+    find_modules_here()
+    find_net(config.net.name)
+    check_source(config.data, validation=False)
+    if config.data.validation_path:
+        check_source(config.data, validation=True)
+    check_java()
+
+
+def find_modules_here() -> None:
+    """Let modules named in `net.name` lie in the current directory, as with `python -m`; workers inherit it."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    inherited = os.environ.get("PYTHONPATH", "")
+    if here not in inherited.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, inherited]))
+
+
 def train_in(run_dir: RunDir, config: RunConfig) -> int:
     """Train in an open run directory, showing progress; the exit code."""
-    # Modules named in net.name may lie beside the configuration, as with `python -m`; workers inherit the path.
-    sys.path.insert(0, str(Path.cwd()))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     console = open_console()
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:

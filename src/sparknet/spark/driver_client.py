@@ -29,6 +29,8 @@ from sparknet.training.messages import (
 __all__ = ["DriverAddress", "DriverClient"]
 
 _CALL_SECONDS = LONG_POLL_SECONDS + 10
+_TRANSFER_SECONDS = 3600.0
+"""Bound on moving a checkpoint; a driver that is gone is noticed by the heartbeat long before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +116,10 @@ class DriverClient:
 
     def put_checkpoint(self, round: int, files: Mapping[str, bytes]) -> None:
         """Hand the files of a checkpoint over; on return they are on the driver's disk."""
-        descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round}).encode())
+        sizes = {name: len(data) for name, data in files.items()}
+        descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round, "sizes": sizes}).encode())
         try:
-            writer, _ = self._client.do_put(descriptor, FILE_SCHEMA, self._options(None))
+            writer, _ = self._client.do_put(descriptor, FILE_SCHEMA, self._options(_TRANSFER_SECONDS))
             with writer:
                 for name, data in files.items():
                     view = memoryview(data)
@@ -136,7 +139,7 @@ class DriverClient:
         files: dict[str, bytearray] = {}
         try:
             ticket = flight.Ticket(json.dumps({"round": round}).encode())
-            for chunk in self._client.do_get(ticket, self._options(None)):
+            for chunk in self._client.do_get(ticket, self._options(_TRANSFER_SECONDS)):
                 name: str = chunk.data.column(0)[0].as_py()
                 files.setdefault(name, bytearray()).extend(memoryview(chunk.data.column(1)[0].as_buffer()))
         except pa.ArrowException as error:
@@ -151,13 +154,15 @@ class DriverClient:
 
     def _action(self, kind: str, body: bytes, *, seconds: float) -> list[bytes]:
         """Call, and call again while the driver cannot be reached: every request may be repeated."""
-        give_up = time.monotonic() + self._patience_seconds
+        give_up: float | None = None
         while True:
             try:
                 return self._call(kind, body, seconds=seconds)
             except Unauthorized:
                 raise
             except ClusterError:
+                # From the first failure on: the call before it may have waited long for a decision.
+                give_up = give_up or time.monotonic() + self._patience_seconds
                 if time.monotonic() > give_up:
                     raise
                 self._pause.wait(0.2)  # between two tries; nothing is waited for
@@ -169,7 +174,7 @@ class DriverClient:
         except pa.ArrowException as error:
             raise self._translated(error, f"calling {kind}") from error
 
-    def _options(self, seconds: float | None) -> Any:
+    def _options(self, seconds: float) -> Any:
         return flight.FlightCallOptions(headers=self._headers, timeout=seconds)
 
     def _translated(self, error: Exception, doing: str) -> ClusterError:

@@ -30,6 +30,7 @@ CHUNK_BYTES = 4 << 20
 """Files travel in record batches of at most this size."""
 FILE_SCHEMA = pa.schema([("file", pa.string()), ("data", pa.binary())])
 _TICK_SECONDS = 0.1
+_SHUTDOWN_SECONDS = 3.0
 _MAX_ADDRESS_BYTES = 64 << 10
 _MAX_ADDRESSES = 8192
 
@@ -111,7 +112,12 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         """Stop the clock and the server; waiting calls end."""
         self._closing.set()
         self._ticker.join()
-        self.shutdown()
+        with self._changed:
+            self._changed.notify_all()
+        # A worker that hangs in the middle of a checkpoint would hold the shutdown for as long as it hangs.
+        shutdown = threading.Thread(target=self.shutdown, name="driver-service-shutdown", daemon=True)
+        shutdown.start()
+        shutdown.join(_SHUTDOWN_SECONDS)
 
     def __enter__(self) -> "DriverService":
         return self
@@ -199,7 +205,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Take a checkpoint of the current round; a full disk fails the run."""
-        round = int(json.loads(descriptor.command)["round"])
+        request = json.loads(descriptor.command)
+        round, sizes = int(request["round"]), request["sizes"]
         with self._changed:
             progress = self._coordinator.progress
         if progress.round != round:
@@ -207,9 +214,10 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         began = self._clock()
         try:
             with self._checkpoints.writing(progress) as draft:
-                for chunk in reader:
-                    for row in zip(chunk.data.column(0), chunk.data.column(1), strict=True):
-                        draft.write(row[0].as_py(), memoryview(row[1].as_buffer()))
+                for name, data in _pieces(reader):
+                    draft.write(name, data)
+                if draft.sizes != sizes:  # a worker that dies ends its stream as one that has sent everything
+                    raise flight.FlightServerError(f"got {draft.sizes} bytes of a checkpoint of {sizes}")
         except CheckpointError as error:
             self.locked(lambda coordinator, reason=str(error): coordinator.fail(reason))
             raise flight.FlightServerError(str(error)) from error
@@ -218,7 +226,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                 "event": "checkpoint",
                 "round": round,
                 "path": str(self._checkpoints.path(round)),
-                "bytes": draft.bytes,
+                "bytes": sum(sizes.values()),
                 "seconds": self._clock() - began,
             }
         )
@@ -235,3 +243,13 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                         yield pa.record_batch([[name], [data]], schema=FILE_SCHEMA)
 
         return flight.GeneratorStream(FILE_SCHEMA, batches())
+
+
+def _pieces(reader: Any) -> Iterator[tuple[str, memoryview]]:
+    """(file, bytes) of a worker's stream; a stream that breaks is no failure of the disk."""
+    try:
+        for chunk in reader:
+            for name, data in zip(chunk.data.column(0), chunk.data.column(1), strict=True):
+                yield name.as_py(), memoryview(data.as_buffer())
+    except (OSError, pa.ArrowException) as error:
+        raise flight.FlightServerError(f"the stream of a checkpoint broke off: {error}") from error

@@ -35,7 +35,7 @@ from sparknet.training.local_steps import Replica
 from sparknet.training.model import Description, Model
 from sparknet.training.state import dump_weights, load_weights
 
-__all__ = ["Measurement", "measure_source", "measure_validation", "test_data"]
+__all__ = ["Measurement", "data_at", "measure_source", "measure_validation"]
 
 _DOING = "testing the model"
 
@@ -52,7 +52,7 @@ class Measurement:
     loss: float
     """Mean cross-entropy."""
     seconds: float
-    """From handing out the work to the last answer, Python's start on the workers included."""
+    """What the slowest worker took for its rows, reading included, the start of Spark and Python not."""
 
     @property
     def rows_per_second(self) -> float:
@@ -91,7 +91,7 @@ class MeasurePlan:
         return Replica(module, replace(self.config, net=net), slot=0, rounds=1)
 
 
-def test_data(data: Data, path: str) -> Data:
+def data_at(data: Data, path: str) -> Data:
     """How to read `path` for testing: as the validation rows of a run are read, all of them.
 
     A standard directory gives its test files, as with `data.validation_path`.
@@ -127,7 +127,7 @@ def measure_validation(spark: SparkSession, model: Model, config: RunConfig, *, 
 
 
 def measure_source(spark: SparkSession, model: Model, config: RunConfig) -> Measurement:
-    """Measure on every row of `config.data.validation_path`, made by `test_data`, without preparing it.
+    """Measure on every row of `config.data.validation_path`, made by `data_at`, without preparing it.
 
     Raises:
         DataError: the rows cannot be read or do not fit the model.
@@ -147,11 +147,11 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
     table = manifest.validation_table(directory)
     columns = (manifest.input.name, manifest.label.name)
     replica = plan.replica()
+    began = time.perf_counter()
     for batch in batches:
         for part in batch.column(0).to_pylist():
-            yield encode(
-                evaluate_part(replica, table, plan.normalise, part=part, parts=plan.parts, columns=columns)
-            )
+            found = evaluate_part(replica, table, plan.normalise, part=part, parts=plan.parts, columns=columns)
+            yield {**encode(found), "until_seconds": time.perf_counter() - began}
 
 
 def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -159,12 +159,12 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
     rows, replica = Rows(partition=context.partitionId(), first=0), plan.replica()
+    began = time.perf_counter()
     for batch in batches:
         if batch.num_rows:
             table = cast("ShardTable", _Rows(plan, batch, rows))  # evaluate_part asks no more of a table
-            yield encode(
-                evaluate_part(replica, table, plan.normalise, part=0, parts=1, columns=("input", "label"))
-            )
+            found = evaluate_part(replica, table, plan.normalise, part=0, parts=1, columns=("input", "label"))
+            yield {**encode(found), "until_seconds": time.perf_counter() - began}
         rows = replace(rows, first=rows.first + batch.num_rows)
 
 
@@ -198,9 +198,7 @@ def _plan(model: Model, config: RunConfig) -> MeasurePlan:
 
 
 def _measured(frame: DataFrame, task: Any, *, where: str) -> Measurement:
-    began = time.perf_counter()
     reports = collect_reports(frame, task, doing=_DOING)
-    seconds = time.perf_counter() - began
     # summed in the order of the parts: floats would tell the difference
     reports.sort(key=lambda report: (report.values["part"], report.slot))
     rows = _sum(reports, "rows")
@@ -211,7 +209,7 @@ def _measured(frame: DataFrame, task: Any, *, where: str) -> Measurement:
         accuracy=_sum(reports, "correct") / rows,
         top5=_sum(reports, "correct_top5") / rows,
         loss=_sum(reports, "loss_sum") / rows,
-        seconds=seconds,
+        seconds=max(report.values["until_seconds"] for report in reports),
     )
 
 

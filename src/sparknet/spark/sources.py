@@ -22,7 +22,7 @@ from sparknet.data.columns import Column
 from sparknet.data.units import Split, Unit, local_path
 from sparknet.errors import DataError
 
-__all__ = ["FORMATS", "Format", "read_source", "register", "source_files"]
+__all__ = ["FORMATS", "Format", "check_source", "read_source", "register", "source_files"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +163,17 @@ def source_files(data: Data, *, validation: bool) -> list[Path]:
     """
     path, split = _path_and_split(data, validation=validation)
     return FORMATS[data.source].files(path, split)
+
+
+def check_source(data: Data, *, validation: bool) -> None:
+    """Look at what a source's path names, without a session: what is wrong at first sight costs no Spark start.
+
+    Raises:
+        DataError: a local path is missing or damaged.
+    """
+    path, split = _path_and_split(data, validation=validation)
+    if data.source != "parquet":
+        FORMATS[data.source].units(path, split)
 
 
 def read_source(spark: SparkSession, data: Data, *, validation: bool) -> DataFrame:

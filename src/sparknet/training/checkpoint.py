@@ -5,6 +5,7 @@ optimiser), `outer.safetensors` (the outer optimiser's momentum, where it has on
 is written last and holds the size and SHA-256 of each.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,11 +54,15 @@ class Saved:
 
 
 class Draft:
-    """A checkpoint being written; it exists for readers only after `finish`."""
+    """A checkpoint being written; it exists for readers only after `finish`.
+
+    Attributes:
+        sizes: bytes written so far, by file.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.bytes = 0
+        self.sizes: dict[str, int] = {}
         self._open: dict[str, BinaryIO] = {}
         self._hashes: dict[str, Any] = {}
 
@@ -70,13 +75,12 @@ class Draft:
             self._hashes[name] = hashlib.sha256()
         self._open[name].write(data)
         self._hashes[name].update(data)
-        self.bytes += len(data)
+        self.sizes[name] = self.sizes.get(name, 0) + len(data)
 
     def finish(self, progress: Progress) -> None:
         """Flush everything to the disk and write the index."""
         files = {
-            name: _File(bytes=file.tell(), sha256=self._hashes[name].hexdigest())
-            for name, file in self._open.items()
+            name: _File(bytes=size, sha256=self._hashes[name].hexdigest()) for name, size in self.sizes.items()
         }
         for file in self._open.values():
             file.flush()
@@ -92,7 +96,8 @@ class Draft:
     def close(self) -> None:
         """Close the open files."""
         for file in self._open.values():
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk refuses the last buffer; `finish` has flushed by now
+                file.close()
 
 
 class Checkpoints:
@@ -142,7 +147,9 @@ class Checkpoints:
             if draft is not None:
                 draft.close()
                 shutil.rmtree(draft.directory, ignore_errors=True)
-        for round in self.rounds()[: -self.keep]:
+        # Later ones are damaged, else the run had gone on from them: they must not displace good ones.
+        upto = [round for round in self.rounds() if round <= progress.round]
+        for round in upto[: -self.keep]:
             shutil.rmtree(self.path(round), ignore_errors=True)
 
     def _publish(self, draft: Path, final: Path) -> None:

@@ -25,7 +25,6 @@ from sparknet.training.messages import (
     Answer,
     Committed,
     Done,
-    Exchange,
     Failed,
     Heartbeat,
     NextChore,
@@ -39,6 +38,7 @@ from sparknet.training.messages import (
     Vote,
     Welcome,
 )
+from sparknet.training.quorum import Member, Quorum
 
 __all__ = ["Coordinator", "Progress", "Rules"]
 
@@ -74,39 +74,6 @@ class Progress:
     samples: int = 0
     cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
     """Per slot, where its data goes on."""
-
-
-Phase = Literal["waiting", "working", "ready", "exchanging", "chores"]
-
-
-@dataclass(slots=True)
-class _Member:
-    """One attempt of one slot, as the coordinator sees it."""
-
-    slot: int
-    attempt: int
-    host: str
-    pid: int
-    last_heard: float
-    alive: bool = True
-    phase: Phase = "waiting"
-    state: tuple[int, int] | None = None
-    """(generation, round) of the weights it holds; None before it has any."""
-    request: Request | None = None
-    answer: Answer | None = None
-    ready: Ready | None = None
-    ready_since: float = 0.0
-    seconds_per_step: float | None = None
-
-
-@dataclass(slots=True)
-class _Quorum:
-    epoch: int
-    members: list[_Member]
-    """In rank order."""
-    formed_at: float
-    wait_seconds: float
-    votes: dict[int, Vote] = field(default_factory=dict[int, Vote])
 
 
 class Coordinator:
@@ -151,8 +118,8 @@ class Coordinator:
         self._fallback = start
         self._checkpoint = checkpoint
         self._generation = 0
-        self._members: dict[int, _Member] = {}
-        self._quorum: _Quorum | None = None
+        self._members: dict[int, Member] = {}
+        self._quorum: Quorum | None = None
         self._epoch = -1
         self._group: list[tuple[int, int]] = []
         self._aborted_epoch = -1
@@ -272,19 +239,19 @@ class Coordinator:
             return
         if old is not None and old.alive:
             self._lose(old, f"replaced by attempt {message.attempt}")
-        self._members[message.slot] = _Member(message.slot, message.attempt, message.host, message.pid, now)
+        self._members[message.slot] = Member(message.slot, message.attempt, message.host, message.pid, now)
 
-    def _heard(self, member: _Member, now: float) -> None:
+    def _heard(self, member: Member, now: float) -> None:
         member.last_heard = now
         if not member.alive:
             member.alive = True
             self._emit("worker_returned", **self._who(member))
 
-    def _lose(self, member: _Member, reason: str) -> None:
+    def _lose(self, member: Member, reason: str) -> None:
         member.alive = False
         self.failures += 1
         self._aborts_in_a_row = 0
-        self._lost.append((member.slot, member.attempt))
+        self._lost.append(member.name)
         self._chores.give_back(member.slot)
         self._emit("worker_lost", **self._who(member), reason=reason)
 
@@ -300,13 +267,13 @@ class Coordinator:
             self._lose(member, f"error while {message.phase}: {message.cause}")
         self._advance(now)
 
-    def _welcome(self, member: _Member) -> None:
+    def _welcome(self, member: Member) -> None:
         if self.status == "running":
             member.phase = "working"
             member.answer = self._welcome_at_current_round(member, heal=True)
             self._emit("worker_joined", **self._who(member), pid=member.pid, heal=True)
 
-    def _welcome_at_current_round(self, member: _Member, *, heal: bool) -> Welcome:
+    def _welcome_at_current_round(self, member: Member, *, heal: bool) -> Welcome:
         return Welcome(
             round=self.round,
             heal=heal,
@@ -316,13 +283,13 @@ class Coordinator:
             chores=bool(self._chores) and not heal,
         )
 
-    def _holds_current_state(self, member: _Member) -> bool:
+    def _holds_current_state(self, member: Member) -> bool:
         return member.state == (self._generation, self.round)
 
-    def _live(self) -> list[_Member]:
+    def _live(self) -> list[Member]:
         return [member for _, member in sorted(self._members.items()) if member.alive]
 
-    def _who(self, member: _Member) -> dict[str, object]:
+    def _who(self, member: Member) -> dict[str, object]:
         return {"slot": member.slot, "attempt": member.attempt, "host": member.host, "round": self.round}
 
     # The way forward -------------------------------------------------------------------------------------
@@ -355,7 +322,7 @@ class Coordinator:
         for member in live:
             self._emit("worker_joined", **self._who(member), pid=member.pid, heal=False)
 
-    def _begin_generation(self, members: list[_Member], now: float) -> None:
+    def _begin_generation(self, members: list[Member], now: float) -> None:
         """Let `members` begin from the checkpoint (or the initial weights) at the current round."""
         self._chores = Chores()
         if self.round >= self.rules.rounds:
@@ -366,13 +333,13 @@ class Coordinator:
             member.phase = "working"
             member.answer = self._welcome_at_current_round(member, heal=False)
 
-    def _ready(self, member: _Member, message: Ready, now: float) -> None:
+    def _ready(self, member: Member, message: Ready, now: float) -> None:
         member.phase, member.ready, member.ready_since = "ready", message, now
         if message.steps:
             member.seconds_per_step = message.step_seconds / message.steps
         self._check_hash(member, message.anchor_hash)
 
-    def _check_hash(self, member: _Member, anchor_hash: str) -> None:
+    def _check_hash(self, member: Member, anchor_hash: str) -> None:
         if not (self._holds_current_state(member) and anchor_hash and self.rules.replicas_agree):
             return
         key = (self._generation, self.round)
@@ -399,19 +366,20 @@ class Coordinator:
             return
         if ranks:
             # Ranks stay as they were, so that a group outlives the healing of its newest member.
-            before = {who: rank for rank, who in enumerate(self._group)}
-            ready.sort(key=lambda m: (m not in ranks, before.get((m.slot, m.attempt), len(before)), m.slot))
+            before = {name: rank for rank, name in enumerate(self._group)}
+            ready.sort(key=lambda m: (m not in ranks, before.get(m.name, len(before)), m.slot))
             self._form_quorum(ready, now)
 
-    def _grace_ends(self, live: list[_Member], ready: list[_Member]) -> float:
+    def _grace_ends(self, live: list[Member], ready: list[Member]) -> float:
         """When the others stop waiting: the grace period after the median live member was ready."""
         times = sorted(member.ready_since for member in ready)
         median = (len(live) - 1) // 2
         return times[median] + self.rules.grace_seconds if median < len(times) else float("inf")
 
-    def _fall_back(self, ready: list[_Member], now: float) -> None:
+    def _fall_back(self, ready: list[Member], now: float) -> None:
         """Nobody alive holds the current weights: begin again from the last checkpoint."""
         before, self._generation = self.round, self._generation + 1
+        self._settled.clear()  # what was committed then is not part of this generation
         self.round, self.samples = self._fallback.round, self._fallback.samples
         self.cursors = dict(self._fallback.cursors)
         self._emit(
@@ -422,33 +390,28 @@ class Coordinator:
         )
         self._begin_generation(ready, now)
 
-    def _form_quorum(self, members: list[_Member], now: float) -> None:
-        group = [(member.slot, member.attempt) for member in members]
-        if group != self._group or self._aborted_epoch == self._epoch:
+    def _form_quorum(self, members: list[Member], now: float) -> None:
+        group = [member.name for member in members]
+        changed = group != self._group or self._aborted_epoch == self._epoch
+        if changed:
             self._epoch, self._group = self._epoch + 1, group
-        healed = [member for member in members if not self._holds_current_state(member)]
-        readies = [member.ready for member in members if member.ready is not None]
-        total = sum(ready.samples for ready in readies)
-        waits = [now - member.ready_since for member in members if member not in healed]
-        self._quorum = _Quorum(self._epoch, members, now, sum(waits) / len(waits))
-        for rank, (member, ready) in enumerate(zip(members, readies, strict=True)):
-            member.phase = "exchanging"
-            member.answer = Exchange(
+        current = [member for member in members if self._holds_current_state(member)]
+        healed = [member for member in members if member not in current]
+        wait = sum(now - member.ready_since for member in current) / len(current)
+        self._quorum = Quorum(self.round, self._epoch, members, healed, wait)
+        self._quorum.hand_out()
+        if changed or healed:
+            self._emit(
+                "quorum",
                 round=self.round,
                 epoch=self._epoch,
-                rank=rank,
-                size=len(members),
-                weight=ready.samples / total if total else 1 / len(members),
-                heal=member in healed,
-                healing=bool(healed),
+                slots=[member.slot for member in members],
+                healed=[member.slot for member in healed],
             )
-        slots = [member.slot for member in members]
-        if healed or self._epoch not in {epoch for _, epoch in self._settled}:
-            self._emit("quorum", round=self.round, epoch=self._epoch, slots=slots, healed=[m.slot for m in healed])
 
     # Votes -----------------------------------------------------------------------------------------------
 
-    def _vote(self, member: _Member, vote: Vote) -> None:
+    def _vote(self, member: Member, vote: Vote) -> None:
         quorum = self._quorum
         member.phase = "working"
         if quorum is not None and quorum.epoch == vote.epoch and member in quorum.members:
@@ -457,31 +420,25 @@ class Coordinator:
         elif vote.ok and self._settled.get((vote.round, vote.epoch)):
             # It was counted dead, but it has the same average that the others committed.
             member.state = (self._generation, vote.round + 1)
-            member.answer = self._committed(member)
+            member.answer = self._committed(member, vote.round + 1)
         else:
             member.answer = Aborted(epoch=vote.epoch, reason="the round was settled without this vote")
 
-    def _try_settle(self, quorum: _Quorum, now: float) -> None:
-        live = [m for m in quorum.members if m.alive and self._members.get(m.slot) is m]
-        refused = [vote for vote in quorum.votes.values() if not vote.ok]
-        waiting = [m for m in live if m.slot not in quorum.votes]
-        died_silent = [m for m in quorum.members if m not in live and m.slot not in quorum.votes]
-        if refused:
-            vote = refused[0]
-            self._abort(quorum, live, f"worker {vote.slot}: {vote.reason}")
-        elif not live or (died_silent and waiting):
-            # Those who wait would wait for the dead; the heartbeat tells them to drop their group.
-            slots = ", ".join(str(m.slot) for m in quorum.members if m not in live)
-            self._abort(quorum, live, f"worker {slots} died during the exchange")
-        elif not waiting:
-            self._commit(quorum, live, now)
+    def _try_settle(self, quorum: Quorum, now: float) -> None:
+        verdict = quorum.verdict()
+        if verdict is None:
+            return
+        if verdict.commits:
+            self._commit(quorum, now)
+        else:
+            self._abort(quorum, verdict.reason)
 
-    def _abort(self, quorum: _Quorum, live: list[_Member], reason: str) -> None:
+    def _abort(self, quorum: Quorum, reason: str) -> None:
         self._settle(quorum, committed=False)
         self._aborted_epoch = quorum.epoch
         self._aborts_in_a_row += 1
         self._emit("round_aborted", round=self.round, epoch=quorum.epoch, reason=reason)
-        for member in live:
+        for member in quorum.live():
             if member.slot in quorum.votes:
                 member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
         if self._aborts_in_a_row >= MAX_ABORTS:
@@ -491,55 +448,34 @@ class Coordinator:
                 f"last reason: {reason}; open the ports between these hosts (sparknet doctor tries the routes)"
             )
 
-    def _settle(self, quorum: _Quorum, *, committed: bool) -> None:
+    def _settle(self, quorum: Quorum, *, committed: bool) -> None:
         self._quorum = None
         self._settled[self.round, quorum.epoch] = committed
         while len(self._settled) > 16:
             del self._settled[next(iter(self._settled))]
 
-    def _commit(self, quorum: _Quorum, live: list[_Member], now: float) -> None:
+    def _commit(self, quorum: Quorum, now: float) -> None:
         self._settle(quorum, committed=True)
         self._aborts_in_a_row = 0
         self.round += 1
-        readies = [member.ready for member in quorum.members if member.ready is not None]
-        for ready in readies:
+        for ready in quorum.readies():
             self.cursors[ready.slot] = ready.cursor
+            self.samples += ready.samples
+        self.sync_seconds += quorum.wait_seconds + quorum.exchange_seconds()
         self._add_chores()
-        for member in live:
+        for member in quorum.live():
             member.state = (self._generation, self.round)
             member.phase = "working"
-            member.answer = self._committed(member)
-        self._record_round(quorum, readies, now)
+            member.answer = self._committed(member, self.round)
+        record = quorum.record(now - self._round_began)
+        self._emit("round", round=self.round, **record, started_from=self.anchor_hash)
         self._round_began = now
 
-    def _committed(self, member: _Member) -> Committed:
-        return Committed(round=self.round, steps=self._steps_for(member), chores=bool(self._chores))
+    def _committed(self, member: Member, round: int) -> Committed:
+        chores = bool(self._chores) and round == self.round
+        return Committed(round=round, steps=self._steps_for(member), chores=chores)
 
-    def _record_round(self, quorum: _Quorum, readies: list[Ready], now: float) -> None:
-        samples = sum(ready.samples for ready in readies)
-        worked = [ready for ready in readies if ready.steps]
-        exchange = max(vote.exchange_seconds for vote in quorum.votes.values())
-        step_seconds = sum(ready.step_seconds for ready in worked) / max(1, len(worked))
-        self.samples += samples
-        self.sync_seconds += quorum.wait_seconds + exchange
-        busy = step_seconds + quorum.wait_seconds + exchange
-        self._emit(
-            "round",
-            round=self.round,
-            slots=[ready.slot for ready in readies],
-            steps=sum(ready.steps for ready in readies),
-            samples=samples,
-            loss=sum(ready.loss * ready.samples for ready in readies) / max(1, samples),
-            learning_rate=max((ready.learning_rate for ready in worked), default=0.0),
-            images_per_second=samples / max(1e-9, now - self._round_began),
-            step_seconds=step_seconds,
-            wait_seconds=quorum.wait_seconds,
-            exchange_seconds=exchange,
-            sync_share=(quorum.wait_seconds + exchange) / max(1e-9, busy),
-            started_from=self.anchor_hash,
-        )
-
-    def _steps_for(self, member: _Member) -> int:
+    def _steps_for(self, member: Member) -> int:
         """Local steps of the next round: equal counts, or as many as fit the median worker's time."""
         paces = [m.seconds_per_step for m in self._live() if m.seconds_per_step]
         if not self.rules.balanced or not paces or not member.seconds_per_step:
@@ -561,7 +497,7 @@ class Coordinator:
             checkpoint=due(self.rules.checkpoint_every),
         )
 
-    def _chore(self, member: _Member, message: NextChore, now: float) -> None:
+    def _chore(self, member: Member, message: NextChore, now: float) -> None:
         member.phase = "chores"
         if message.round != self.round or not self._holds_current_state(member):
             member.answer = Proceed()

@@ -58,7 +58,8 @@ def save_model(directory: Path, weights: Path, description: Description, normali
     try:
         draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".model-"))
         shutil.copyfile(weights, draft / WEIGHTS)
-        arrays = {name: np.ascontiguousarray(array) for name, array in normalise.to_arrays().items()}
+        # not ascontiguousarray, which would make the scale one-dimensional
+        arrays = {name: np.asarray(array, order="C") for name, array in normalise.to_arrays().items()}
         save_file(arrays, draft / "preprocess.safetensors")
         (draft / "model.json").write_text(json.dumps(encode(description), indent=1), encoding="utf-8")
         draft.chmod(0o755)

@@ -15,7 +15,7 @@ from sparknet.training.checkpoint import INNER, OUTER, WEIGHTS
 from sparknet.training.chores import CHECKPOINT
 from sparknet.training.driver import Driver
 from sparknet.training.flat import FlatWeights
-from sparknet.training.local_steps import Replica
+from sparknet.training.local_steps import Replica, StepReport
 from sparknet.training.messages import (
     Aborted,
     Answer,
@@ -127,7 +127,7 @@ class Worker:
             self._loader.close()
         self._loader = self._around.open_loader(welcome.cursor)
         if welcome.heal:
-            self._ready = self._message(steps=0, samples=0, cursor=welcome.cursor)
+            self._ready = self._message(welcome.cursor)
             return self._say_ready()
         self._restore(welcome.checkpoint)
         return self._next_chore(None) if welcome.chores else self._train()
@@ -151,32 +151,27 @@ class Worker:
         report = self._replica.take_steps(self._loader, self._steps, round=self._round, ended=self._around.ended)
         if report is None:
             return self._say_ready()  # the answer tells why the run has ended
-        self._ready = self._message(
-            steps=report.steps,
-            samples=report.samples,
-            cursor=report.cursor,
-            loss=report.loss,
-            learning_rate=report.learning_rate,
-            step_seconds=report.seconds,
-        )
+        self._ready = self._message(report.cursor, report)
         return self._say_ready()
 
-    def _message(self, *, steps: int, samples: int, cursor: Cursor, **measured: float) -> Ready:
+    def _message(self, cursor: Cursor, report: StepReport | None = None) -> Ready:
         return Ready(
             slot=self._who.slot,
             attempt=self._who.attempt,
             round=self._round,
-            steps=steps,
-            samples=samples,
+            steps=report.steps if report else 0,
+            samples=report.samples if report else 0,
             cursor=cursor,
+            loss=report.loss if report else 0.0,
+            learning_rate=report.learning_rate if report else 0.0,
+            step_seconds=report.seconds if report else 0.0,
             anchor_hash=self._sync.anchor_hash,
-            **measured,
         )
 
     def _say_ready(self) -> Answer:
         self.phase = f"waiting for the quorum of round {self._round + 1}"
         if self._ready is None:  # ended before its first step
-            self._ready = self._message(steps=0, samples=0, cursor=Cursor(epoch=0, position=0))
+            self._ready = self._message(Cursor(epoch=0, position=0))
         return self._around.driver.ask(self._ready)
 
     def _exchange(self, exchange: Exchange) -> Answer:

@@ -1,0 +1,326 @@
+"""What must work before a run can: Spark, its Python workers, the driver's port, the routes, the store."""
+
+import contextlib
+import functools
+import platform
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import torch
+from py4j.protocol import Py4JJavaError
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+import sparknet
+from sparknet.config import RunConfig, decode
+from sparknet.errors import ClusterError, DataError, SparkNetError, Unauthorized
+from sparknet.spark.driver_client import DriverAddress, DriverClient
+from sparknet.spark.driver_service import DriverService
+from sparknet.spark.session import driver_host, session_for
+from sparknet.spark.tasks import Report, Task, collect_reports, numbered
+from sparknet.training.checkpoint import Checkpoints
+from sparknet.training.coordinator import Coordinator, Rules
+from sparknet.training.messages import Heartbeat
+from sparknet.training.process_group import Groups
+
+__all__ = ["ClusterChecks"]
+
+_FIRST_JOB_SECONDS = 180.0
+"""An executor may have to start, and every Python worker imports torch."""
+_JOB_SECONDS = 90.0
+_ROUTE_SECONDS = 30.0
+_SMALL_FLOATS = 1_000
+_LARGE_FLOATS = 4_000_000  # 16 MB
+_REPETITIONS = 3
+_EVER = 1e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RoutePlan:
+    """What a worker must know to find the driver and the other workers."""
+
+    driver: DriverAddress
+    workers: int
+
+
+class ClusterChecks:
+    """Checks that need Spark; each uses what the ones before it have opened, and leaving closes all.
+
+    Args:
+        master: Spark master URL; empty for an embedded session.
+        workers: how many workers to ask.
+        run_dir: where runs, and with them the store, will be.
+        log_path: file that takes what Spark prints.
+    """
+
+    def __init__(self, *, master: str, workers: int, run_dir: Path, log_path: Path) -> None:
+        self._config = _config(master, workers)
+        self._workers = workers
+        self._run_dir = run_dir.absolute()
+        self._log_path = log_path
+        self._stack = ExitStack()
+        self._spark: SparkSession | None = None
+        self._address: DriverAddress | None = None
+
+    def __enter__(self) -> "ClusterChecks":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def start_spark(self) -> str:
+        """Open a session.
+
+        Raises:
+            ClusterError: it does not start.
+        """
+        began = time.perf_counter()
+        try:
+            self._spark = self._stack.enter_context(session_for(self._config, log_path=self._log_path))
+        except ClusterError as error:
+            raise ClusterError(
+                f"Spark does not start{self._on_master()}: {_reason(error.__cause__ or error)}; correct --master, "
+                "or look into Spark's own words below"
+            ) from error
+        seconds = time.perf_counter() - began
+        return f"{self._spark.version} started in {seconds:.1f} s{self._on_master()}"
+
+    def look_at_workers(self) -> str:
+        """Hold the workers' Python and packages against the driver's, and time their start.
+
+        Raises:
+            ClusterError: they cannot start, or differ.
+        """
+        began = time.perf_counter()
+        self._ask(describe_worker, "starting workers", limit_seconds=_FIRST_JOB_SECONDS)
+        first = time.perf_counter() - began
+        began = time.perf_counter()
+        reports = self._ask(describe_worker, "starting workers")
+        later = time.perf_counter() - began
+        for report in reports:
+            _compare(report)
+        timing = f"first start {first:.1f} s, then {later:.1f} s"
+        if not all(report.values["preimport"] for report in reports):
+            raise UserWarning(
+                f"{_count(self._workers)} with the driver's versions, {timing}; but the pre-import daemon is not "
+                "active, so a lost worker takes long to come back: set spark.python.daemon.module to "
+                "sparknet.spark.preimport"
+            )
+        return f"{_count(self._workers)} with the driver's versions, {timing}, pre-import daemon active"
+
+    def look_at_ports(self) -> str:
+        """Open the driver service and let every worker call it, with the right token and with a wrong one.
+
+        Raises:
+            ClusterError: it cannot be opened, a worker does not reach it, or a wrong token is let in.
+        """
+        spark = self._session()
+        token = secrets.token_urlsafe(32)
+        # No run goes on here: the coordinator waits for workers that never register, and decides nothing.
+        rules = Rules(slots=self._workers, rounds=1, local_steps=1, start_seconds=_EVER)
+        service = self._stack.enter_context(
+            DriverService(
+                Coordinator(rules, now=time.monotonic()),
+                Checkpoints(self._log_path.parent, 2),
+                host=driver_host(self._config, spark),
+                token=token,
+            )
+        )
+        self._address = DriverAddress(uri=service.address, token=token)
+        plan = _RoutePlan(driver=self._address, workers=self._workers)
+        for report in self._ask(functools.partial(call_driver, plan), "calling the driver service"):
+            if not report.values["refused"]:
+                raise ClusterError(
+                    f"the driver service at {service.address} answered worker {report.slot} on {report.host} in "
+                    "spite of a wrong token; it must refuse: do not run on an open network, and report this"
+                )
+        return f"workers reach the driver service at {service.address} with the token, a wrong one is refused"
+
+    def look_at_routes(self) -> str:
+        """Let all workers meet in one gloo group and sum a small and a large buffer.
+
+        Raises:
+            ClusterError: they do not reach each other.
+        """
+        if self._workers == 1:
+            return "one worker has nobody to meet; try more with --workers"
+        assert self._address is not None, "look_at_ports comes first"
+        plan = _RoutePlan(driver=self._address, workers=self._workers)
+        try:
+            reports = self._ask(functools.partial(meet_peers, plan), "meeting the other workers")
+        except SparkNetError as error:
+            raise ClusterError(
+                f"{error}; all workers must run at the same time and reach each other on every port: give Spark "
+                f"{self._workers} free cores, and open the firewall between its machines"
+            ) from error
+        small = max(report.values["small_seconds"] for report in reports)
+        large = max(report.values["large_seconds"] for report in reports)
+        speed = 4 * _LARGE_FLOATS / 1e6 / large
+        return (
+            f"{_count(self._workers)} meet; all-reduce of {4 * _SMALL_FLOATS / 1e3:g} kB in {1e3 * small:.1f} ms, "
+            f"of {4 * _LARGE_FLOATS / 1e6:g} MB in {1e3 * large:.0f} ms ({speed:,.0f} MB/s)"
+        )
+
+    def look_at_store(self) -> str:
+        """Let every worker read and write a directory where runs will be.
+
+        Raises:
+            DataError: the driver or a worker cannot.
+        """
+        remedy = "choose a --run-dir (or data.store) on a file system that the driver and all workers share"
+        made = [path for path in (self._run_dir, *self._run_dir.parents) if not path.exists()]
+        place: Path | None = None
+        try:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(dir=self._run_dir, prefix=".doctor-"))
+            place.chmod(0o777)  # workers may run as another user
+            secret = secrets.token_hex(8)
+            (place / "driver").write_text(secret, encoding="utf-8")
+            self._ask(functools.partial(touch_store, str(place), secret), f"using {self._run_dir}")
+            unseen = [slot for slot in range(self._workers) if not (place / f"worker-{slot}").exists()]
+            if unseen:
+                raise DataError(f"what worker {unseen[0]} wrote into {place} is not seen here; {remedy}")
+        except OSError as error:
+            raise DataError(f"{self._run_dir} cannot be written: {error.strerror or error}; {remedy}") from error
+        except ClusterError:
+            raise
+        except SparkNetError as error:
+            raise DataError(f"{error}; {remedy}") from error
+        finally:
+            if place is not None:
+                shutil.rmtree(place, ignore_errors=True)
+            for path in made:
+                with contextlib.suppress(OSError):  # somebody else uses it meanwhile
+                    path.rmdir()
+        return f"driver and workers read and write {self._run_dir}"
+
+    def _ask(self, task: Task, doing: str, *, limit_seconds: float = _JOB_SECONDS) -> list[Report]:
+        frame = numbered(self._session(), self._workers, tasks=self._workers)
+        return collect_reports(frame, task, doing=doing, limit_seconds=limit_seconds)
+
+    def _session(self) -> SparkSession:
+        assert self._spark is not None, "start_spark comes first"
+        return self._spark
+
+    def _on_master(self) -> str:
+        master = self._config.cluster.master
+        return f" on {master}" if master else ", embedded"
+
+
+def describe_worker(batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task: what this worker runs."""
+    for _ in batches:
+        pass
+    # a forked worker keeps the main module of the daemon that it was forked from
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    yield {**_versions(), "preimport": main is not None and main.name == "sparknet.spark.preimport"}
+
+
+def call_driver(plan: _RoutePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task: call the driver service with the token and without."""
+    who = _who(batches)
+    with contextlib.closing(DriverClient(plan.driver, beat_seconds=10)) as client:
+        client.tell(who)
+    refused = False
+    with contextlib.closing(DriverClient(replace(plan.driver, token="wrong"), beat_seconds=10)) as stranger:
+        try:
+            stranger.tell(who)
+        except Unauthorized:
+            refused = True
+    yield {"refused": refused}
+
+
+def meet_peers(plan: _RoutePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task: meet the other workers and sum buffers with them."""
+    slot = _who(batches).slot
+    torch.set_num_threads(1)
+    with contextlib.closing(DriverClient(plan.driver)) as client:
+        groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=_ROUTE_SECONDS)
+        try:
+            group = groups.enter(0, slot, plan.workers)
+
+            def seconds_for(floats: int) -> float:
+                best = _EVER
+                for _ in range(_REPETITIONS):
+                    buffer = torch.ones(floats)
+                    began = time.perf_counter()
+                    group.sum(buffer)
+                    best = min(best, time.perf_counter() - began)
+                    if not bool((buffer == plan.workers).all()):
+                        raise ClusterError(f"the sum of {plan.workers} ones is {buffer.min()} to {buffer.max()}")
+                return best
+
+            yield {"small_seconds": seconds_for(_SMALL_FLOATS), "large_seconds": seconds_for(_LARGE_FLOATS)}
+        finally:
+            groups.leave()
+
+
+def touch_store(place: str, secret: str, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task: read what the driver wrote, and write a file beside it."""
+    slot = _who(batches).slot
+    found = (Path(place) / "driver").read_text(encoding="utf-8")
+    if found != secret:
+        raise DataError(f"{place}/driver holds {found!r} here and {secret!r} on the driver")
+    (Path(place) / f"worker-{slot}").write_text(secret, encoding="utf-8")
+    yield {}
+
+
+def _who(batches: Iterator[pa.RecordBatch]) -> Heartbeat:
+    for _ in batches:
+        pass
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    return Heartbeat(slot=context.partitionId(), attempt=context.taskAttemptId())
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "Python": platform.python_version(),
+        "sparknet": sparknet.__version__,
+        "torch": torch.__version__,
+        "pyarrow": pa.__version__,
+    }
+
+
+def _compare(report: Report) -> None:
+    for name, version in _versions().items():
+        if report.values[name] != version:
+            raise ClusterError(
+                f"worker {report.slot} on {report.host} has {name} {report.values[name]} and the driver has "
+                f"{version}; they must be the same: install it there, or set PYSPARK_PYTHON to a Python with it"
+            )
+
+
+def _count(workers: int) -> str:
+    return f"{workers} worker{'s' if workers > 1 else ''}"
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line; of an exception in Java its own first line."""
+    java = error.java_exception if isinstance(error, Py4JJavaError) else None
+    lines = str(error if java is None else java.toString()).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _config(master: str, workers: int) -> RunConfig:
+    return decode(
+        RunConfig,
+        {
+            "run": {"name": "doctor", "workers": workers, "rounds": 1},
+            "data": {"source": "digits", "validation_fraction": 0.2},
+            "net": {"name": "digits_cnn"},
+            "cluster": {"master": master},
+        },
+    )
