@@ -16,6 +16,10 @@ Both sides first take the same number of steps to warm up, then as many as are t
   vote, the way of the messages, applying the average. Start, preparation, and the validation and the checkpoint
   after the last round are not in it.
 
+On Linux the report also says how long, within the timed steps, the training thread waited for a core that something
+else had, and how many pages the kernel had to hand it. The waits are a busy machine's noise (and, on one core, the
+system's own threads): they are not taken off, but they tell what a figure is worth.
+
 Ratios are taken repetition by repetition. The exit code is 0 unless something broke; a bar that is missed is
 printed and recorded.
 """
@@ -41,6 +45,44 @@ CONFIG = Path(__file__).parent.parent / "configs" / "cifar10_quick.toml"
 RATIO_BAR = 0.95
 _PIXELS = 3 * 32 * 32
 _CLASSES = 10
+
+
+# What the kernel knows of a training thread --------------------------------------------------------------------
+
+
+def _kernel_record(pid: int) -> dict[str, float]:
+    """Of a process' main thread since it began: seconds waited for a core, and minor page faults, in thousands."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        waited = int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="utf-8").split()[1])
+    except (OSError, IndexError):  # another system, or the process has ended
+        return {}
+    return {"waited_seconds": waited / 1e9, "kilofaults": int(fields[7]) / 1e3}
+
+
+def _busiest_python_below(root: int) -> int:
+    """The Python process among the descendants of `root` with the most CPU time: the Spark worker in training."""
+    parents, spent = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError:  # it has ended
+            continue
+        name, fields = text.partition("(")[2].rpartition(")")[0], text.rpartition(")")[2].split()
+        pid = int(path.parent.name)
+        parents[pid], spent[pid] = int(fields[1]), (int(fields[11]) if name.startswith("python") else -1)
+
+    def is_below(pid: int) -> bool:
+        while pid := parents.get(pid, 0):
+            if pid == root:
+                return True
+        return False
+
+    return max((pid for pid in spent if is_below(pid)), key=spent.__getitem__, default=0)
+
+
+def _between(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    return {key: after[key] - before[key] for key in after if key in before}
 
 
 # The two sides, each in a process of its own -------------------------------------------------------------------
@@ -72,10 +114,10 @@ def by_hand(config: RunConfig, warm_up: int, steps: int) -> dict[str, float]:
     )
     total = torch.zeros(())
     net.train()
-    began, at, order = 0.0, 0, torch.randperm(len(images))
+    before, began, at, order = {}, 0.0, 0, torch.randperm(len(images))
     for step in range(warm_up + steps):
         if step == warm_up:
-            began = time.perf_counter()
+            before, began = _kernel_record(os.getpid()), time.perf_counter()
         if at + solver.batch_size > len(order):
             at, order = 0, torch.randperm(len(images))
         rows = order[at : at + solver.batch_size]
@@ -87,7 +129,8 @@ def by_hand(config: RunConfig, warm_up: int, steps: int) -> dict[str, float]:
         optimizer.step()
         total += loss.detach()
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "loss": float(total) / (warm_up + steps)}
+    after = _kernel_record(os.getpid())
+    return {"seconds": seconds, "loss": float(total) / (warm_up + steps), **_between(before, after)}
 
 
 def in_system(config: RunConfig, warm_up: int, directory: Path) -> dict[str, float]:
@@ -96,14 +139,17 @@ def in_system(config: RunConfig, warm_up: int, directory: Path) -> dict[str, flo
     from sparknet.training.run_dir import RunDir
 
     rounds: list[dict[str, Any]] = []
+    kernel: list[dict[str, float]] = []
+    warm_rounds = warm_up // config.sync.local_steps
 
     def watch(record: dict[str, object]) -> None:
         if record["event"] == "round":
             rounds.append(record)
+            if record["round"] in (warm_rounds, config.run.rounds):
+                kernel.append(_kernel_record(_busiest_python_below(os.getpid())))
 
     with RunDir.create(directory, config) as run_dir:
         train(config, run_dir, observers=[watch])
-    warm_rounds = warm_up // config.sync.local_steps
     timed = rounds[warm_rounds:]
     seconds = timed[-1]["time"] - rounds[warm_rounds - 1]["time"]
     steps = sum(record["step_seconds"] for record in timed)
@@ -114,6 +160,7 @@ def in_system(config: RunConfig, warm_up: int, directory: Path) -> dict[str, flo
         "exchange_seconds": exchange,
         "other_seconds": seconds - steps - exchange,
         "loss": sum(record["loss"] for record in rounds) / len(rounds),
+        **_between(*kernel),
     }
 
 
@@ -222,6 +269,11 @@ def measure(options: argparse.Namespace) -> tuple[list[Series], list[Bar]]:
             _column(found[side], f"{part}_seconds", f"{side} local steps: {part}", "s")
             for part in ("steps", "exchange", "other")
         ]
+    for side, measured in found.items():
+        name = "by hand" if side is None else f"{side} local steps"
+        if all("waited_seconds" in one for one in measured):
+            series.append(_column(measured, "waited_seconds", f"{name}: waited for a core", "s"))
+            series.append(_column(measured, "kilofaults", f"{name}: page faults", "thousands"))
     return series, bars
 
 

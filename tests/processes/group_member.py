@@ -31,6 +31,8 @@ class Member:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1
         )
+        self.struck = False
+        """Whether a signal was sent to it: it is of no use to another test."""
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -59,13 +61,10 @@ class Member:
 
     def signal(self, number: signal.Signals) -> float:
         """Send a signal; when it was sent, on the clock that all processes share."""
+        self.struck = True
         at = time.monotonic()
         self.process.send_signal(number)
         return at
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
 
     def end(self) -> None:
         """Whatever state it is in."""
@@ -86,9 +85,19 @@ def perform(groups: Groups, command: dict[str, Any]) -> dict[str, Any]:
     if command["do"] == "enter":
         return {}
     kind = torch.int64 if command["do"] == "max" else torch.float32
+    if command.get("announced"):
+        say({"begun": True})
     buffer = torch.full((command.get("count", 1),), command["value"], dtype=kind)
     getattr(group, command["do"])(buffer)
-    return {"value": buffer[0].item(), "same": bool((buffer == buffer[0]).all())}
+    return {"value": buffer[:1].tolist(), "same": bool((buffer == buffer[:1]).all())}
+
+
+def still_runs(thread: threading.Thread) -> bool:
+    """Whether an operation that was left behind does not end within some seconds."""
+    if thread.name != "gloo-left-behind":
+        return False
+    thread.join(10.0)
+    return thread.is_alive()
 
 
 def say(answer: dict[str, Any]) -> None:
@@ -118,9 +127,8 @@ def main() -> None:
     while (command := commands.get()) is not None:
         if command["do"] == "exit":
             return
-        if command["do"] == "leave":
-            groups.leave()
-            say({})
+        if command["do"] == "outlast":
+            say({"left_behind": sum(still_runs(thread) for thread in threading.enumerate())})
             continue
         try:
             answer = perform(groups, command)

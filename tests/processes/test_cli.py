@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -136,9 +138,15 @@ def cold_host(tmp_path_factory, java_trap):
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory):
+def nets(tmp_path_factory):
+    """A directory from which the workers of `warm` import modules."""
+    return tmp_path_factory.mktemp("nets")
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory, nets):
     """Runs commands with a session that is there already."""
-    host = Host(tmp_path_factory.mktemp("warm"), with_spark=True)
+    host = Host(tmp_path_factory.mktemp("warm"), with_spark=True, PYTHONPATH=str(nets))
     yield host
     host.close()
 
@@ -283,14 +291,18 @@ def three_classes(warm, tmp_path_factory):
     config.write_text(
         textwrap.dedent(
             f"""
-            run = {{ name = "three", workers = 2, rounds = 1 }}
-            data = {{ source = "parquet", path = "{write("train.parquet", rows=60, classes=3)}",
-                     validation_fraction = 0.3, shape = [1, 8, 8] }}
+            run = {{ workers = 2, rounds = 1 }}
             net = {{ name = "digits_cnn" }}
             solver = {{ batch_size = 4 }}
             sync = {{ local_steps = 1 }}
+
+            [data]
+            source = "parquet"
+            path = "{write("train.parquet", rows=60, classes=3)}"
+            validation_fraction = 0.3
+            shape = [1, 8, 8]
             """
-        ).replace(",\n" + " " * 21, ", ")
+        )
     )
     done = warm.run("train", config, "--run-dir", place / "run")
     assert done.code == 0, done.err
@@ -534,10 +546,11 @@ def test_a_label_out_of_range(warm, tmp_path):
 
 @spark
 def test_fewer_rows_than_workers(warm, tmp_path):
-    path = write_cifar(tmp_path / "batch.bin", *random_rows(4, (3, 32, 32)))
-    words = ["--set", "data.source=cifar10", "--set", f"data.path={path}", "--set", "net.name=cifar10_quick"]
+    path = write_cifar(tmp_path / "batch.bin", *random_rows(8, (3, 32, 32)))
+    sets = ["data.source=cifar10", f"data.path={path}", "data.validation_fraction=0.5", "net.name=cifar10_quick"]
+    words = [word for setting in sets for word in ("--set", setting)]
     done = warm.run("train", DIGITS, "--run-dir", tmp_path / "run", "--workers", 5, *words)
-    done.refused(1, "training rows for 5 workers; each needs at least one: set run.workers to a smaller number")
+    done.refused(1, "4 training rows for 5 workers; each needs at least one: set run.workers to a smaller number")
 
 
 @spark
@@ -574,7 +587,49 @@ def test_a_net_that_raises(warm, tmp_path):
     done.refused(
         1, r"worker [01] on \S+ failed while taking the local steps of round 1: RuntimeError: no way forward"
     )
-    assert done.seconds < 120
+
+
+@spark
+def test_a_net_that_raises_while_tested(warm, nets, digits_run, tmp_path):
+    (nets / "raising_net.py").write_text(
+        textwrap.dedent(
+            """
+            from sparknet.nets import digits_cnn
+
+
+            def build(input_shape, classes):
+                net = digits_cnn(input_shape=input_shape, classes=classes)
+                net.register_forward_hook(lambda *call: 1 / 0)
+                return net
+            """
+        )
+    )
+    run_dir = shutil.copytree(digits_run, tmp_path / "run")
+    model = run_dir / "model" / "model.json"
+    model.write_text(model.read_text().replace('"digits_cnn"', '"raising_net:build"'))
+    done = warm.run("test", run_dir, cwd=nets)
+    done.refused(1, r"worker [01] on \S+ failed while testing the model: ZeroDivisionError: division by zero")
+
+
+@spark
+def test_a_damaged_model(warm, digits_run, tmp_path):
+    for name in ("weights.safetensors", "preprocess.safetensors", "model.json"):
+        run_dir = shutil.copytree(digits_run, tmp_path / name)
+        (run_dir / "model" / name).write_bytes(b"cut short")
+        warm.run("test", run_dir).refused(1, re.escape(str(run_dir / "model")), "damaged")
+
+
+@spark
+def test_an_interrupt_ends_a_command_at_once(tmp_path):
+    command = [*SPARKNET, "doctor", "--run-dir", str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = iter(process.stdout.readline, "")
+    assert any("Spark" in line for line in lines), "it got as far as the workers' first job"
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    rest, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "sparknet: interrupted\n"), rest
+    assert time.monotonic() - began < 20
 
 
 @contextmanager

@@ -25,7 +25,10 @@ class Crew:
         self._epoch = 0
 
     def take(self, count: int) -> list[Member]:
-        self._members = [member for member in self._members if member.alive]
+        for member in self._members:
+            if member.struck or member.process.poll() is not None:
+                member.end()
+        self._members = [member for member in self._members if member.process.poll() is None]
         fresh = [Member(self._address) for _ in range(count - len(self._members))]
         for member in fresh:
             assert member.heard()["ready"]
@@ -36,10 +39,6 @@ class Crew:
         """A membership epoch that no group has had."""
         self._epoch += 1
         return self._epoch
-
-    def dismiss(self, member: Member) -> None:
-        member.end()
-        self._members.remove(member)
 
     def end(self) -> None:
         for member in self._members:
@@ -63,7 +62,16 @@ def all_do(members, do, *, epoch, values=None, count=1):
     for rank, member in enumerate(members):
         value = values[rank] if values else 0
         member.tell(do, epoch=epoch, rank=rank, size=len(members), value=value, count=count)
-    return [member.heard() for member in members]
+    answers = [member.heard() for member in members]
+    return [{**answer, "value": sum(answer.get("value", []))} for answer in answers]
+
+
+def begin_sum(members, *, epoch, size):
+    """The first members begin a sum that cannot end without the others."""
+    for rank, member in enumerate(members):
+        member.tell("sum", epoch=epoch, rank=rank, size=size, value=1, count=BIG, announced=True)
+    for member in members:
+        assert member.heard()["begun"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -86,8 +94,10 @@ def test_a_new_membership_makes_a_new_group(crew):
 
 def test_a_broadcast_of_nothing_is_nothing(crew):
     members = crew.take(2)
-    answers = all_do(members, "broadcast", epoch=crew.epoch(), values=[1, 2], count=1)
-    assert [answer["value"] for answer in answers] == [1, 1]
+    epoch = crew.epoch()
+    for rank, member in enumerate(members):
+        member.tell("broadcast", epoch=epoch, rank=rank, size=2, value=1, count=0)
+    assert [member.heard()["same"] for member in members] == [True, True]
 
 
 def test_a_killed_peer_frees_everybody_at_once(crew):
@@ -95,14 +105,12 @@ def test_a_killed_peer_frees_everybody_at_once(crew):
     members, epoch = crew.take(4), crew.epoch()
     all_do(members, "enter", epoch=epoch)
     *others, victim = members
-    for rank, member in enumerate(others):
-        member.tell("sum", epoch=epoch, rank=rank, size=4, value=1, count=BIG)
+    begin_sum(others, epoch=epoch, size=4)
     killed = victim.signal(signal.SIGKILL)
     answers = [member.heard() for member in others]
     for answer in answers:
         assert "exchanging weights" in answer["failed"]
         assert answer["at"] - killed < 2.0
-    crew.dismiss(victim)
     again = all_do(others, "sum", epoch=crew.epoch(), values=[1, 2, 3])
     assert [answer["value"] for answer in again] == [6, 6, 6]
 
@@ -112,8 +120,7 @@ def test_abort_frees_those_that_wait_for_a_hung_peer_and_the_rest_go_on(crew):
     all_do(members, "enter", epoch=epoch)
     *others, hung = members
     hung.signal(signal.SIGSTOP)
-    for rank, member in enumerate(others):
-        member.tell("sum", epoch=epoch, rank=rank, size=3, value=1, count=BIG)
+    begin_sum(others, epoch=epoch, size=3)
     aborted = time.monotonic()
     for member in others:
         member.tell("abort", epoch=epoch)
@@ -124,7 +131,6 @@ def test_abort_frees_those_that_wait_for_a_hung_peer_and_the_rest_go_on(crew):
     again = all_do(others, "sum", epoch=crew.epoch(), values=[1, 2], count=BIG)
     assert [answer["value"] for answer in again] == [3, 3]
     assert max(answer["at"] for answer in again) - began < 2.0
-    crew.dismiss(hung)
 
 
 def test_abort_frees_those_that_wait_for_a_peer_that_never_comes(crew):
@@ -167,18 +173,20 @@ def test_a_peer_that_does_not_come_in_time_is_an_error(crew):
         impatient.end()
 
 
-@pytest.mark.parametrize("peer", ["stopped", "killed afterwards"])
+@pytest.mark.parametrize("peer", ["still hangs", "has died"])
 def test_a_process_that_leaves_an_operation_behind_ends_cleanly(crew, peer):
     members, epoch = crew.take(2), crew.epoch()
     all_do(members, "enter", epoch=epoch)
     leaver, hung = members
     hung.signal(signal.SIGSTOP)
-    leaver.tell("sum", epoch=epoch, rank=0, size=2, value=1, count=BIG)
+    begin_sum([leaver], epoch=epoch, size=2)
     leaver.tell("abort", epoch=epoch)
     assert "failed" in leaver.heard()
-    leaver.tell("exit")
-    if peer == "killed afterwards":
+    if peer == "has died":
         hung.signal(signal.SIGKILL)
+        assert leaver.does("outlast")["left_behind"] == 0
+    leaver.struck = True
+    told = time.monotonic()
+    leaver.tell("exit")
     assert leaver.process.wait(10) == 0
-    for member in members:
-        crew.dismiss(member)
+    assert time.monotonic() - told < 3.0

@@ -203,6 +203,61 @@ def test_a_late_vote_of_one_that_was_taken_for_dead_is_told_of_the_commit():
     assert all(not exchange.heal for exchange in play.quorum(0, 1))
 
 
+def test_one_that_fell_silent_after_its_vote_hears_of_the_commit_when_it_wakes():
+    play = Play(slots=3)
+    play.begin(0, 1, 2)
+    exchanges = play.quorum(0, 1, 2)
+    play.vote(0, of=exchanges[0])
+    play.passes(2.5, alive=[1, 2])
+    for slot in (1, 2):
+        play.vote(slot, of=exchanges[slot])
+    assert play.coordinator.round == 1
+    play.passes(0.25, alive=[0, 1, 2])
+    assert play.answer(0) == Committed(round=1, steps=4, chores=False)
+    assert all(not exchange.heal for exchange in play.quorum(0, 1, 2))
+
+
+def test_one_that_fell_silent_after_its_vote_hears_of_the_abort_when_it_wakes():
+    play = Play()
+    play.begin(0, 1)
+    exchanges = play.quorum(0, 1)
+    play.vote(0, of=exchanges[0])
+    play.passes(2.5)
+    play.passes(0.25, alive=[0, 1])
+    assert isinstance(play.answer(0), Aborted)
+    assert isinstance(play.vote(1, of=exchanges[1]), Aborted)
+    play.commit(0, 1)
+
+
+def test_a_late_vote_is_told_the_round_that_its_weights_are_of():
+    """The others have gone on meanwhile: it has to be healed, and must not take itself for current."""
+    play = Play(eval_every=2, evaluation_parts=1)
+    play.begin(0, 1)
+    exchanges = play.quorum(0, 1)
+    play.vote(0, of=exchanges[0])
+    play.passes(2.5, alive=[0])
+    play.commit(0)
+    assert play.coordinator.round == 2
+    assert play.vote(1, of=exchanges[1]) == Committed(round=1, steps=4, chores=False)
+    play.do_chores(0)
+    play.ready(1)
+    play.ready(0)
+    assert play.exchange(1).heal
+    assert not play.exchange(0).heal
+
+
+def test_a_vote_of_an_older_epoch_that_comes_late_does_not_count():
+    play = Play()
+    play.begin(0, 1)
+    older = play.quorum(0, 1)
+    for slot in (0, 1):
+        play.vote(slot, of=older[slot], ok=False)
+    newer = play.quorum(0, 1)
+    play.vote(0, of=older[0])
+    play.vote(1, of=newer[1])
+    assert play.coordinator.round == 0
+
+
 def test_a_late_vote_is_aborted_when_the_round_was():
     play = Play(slots=2)
     play.begin(0, 1)

@@ -73,17 +73,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Make all checks; 0 when none failed, else 1."""
     examination = Examination()
     place = Path(tempfile.mkdtemp(prefix="sparknet-doctor-"))
-    print_checks(_findings(arguments, examination, log_path=place / "spark.log"))
+    log_path = place / "spark.log"
+    keep_log = False
+    try:
+        print_checks(_findings(arguments, examination, log_path=log_path))
+        keep_log = bool(examination.failed) and log_path.exists()
+    finally:
+        if not keep_log:
+            shutil.rmtree(place, ignore_errors=True)
     if not examination.failed:
-        shutil.rmtree(place, ignore_errors=True)
         print("Everything a run needs is there.")
         return 0
     missed = f", {len(examination.missed)} could not be made" if examination.missed else ""
     print(f"Checks failed: {len(examination.failed)}{missed}. Follow the first remedy and run this again.")
-    if (place / "spark.log").exists():
-        print(f"What Spark said is in {place / 'spark.log'}.")
-    else:
-        place.rmdir()
+    if keep_log:
+        print(f"What Spark said is in {log_path}.")
     return 1
 
 

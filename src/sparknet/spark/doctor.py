@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -17,7 +18,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from py4j.protocol import Py4JJavaError
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
@@ -91,8 +91,8 @@ class ClusterChecks:
             self._spark = self._stack.enter_context(session_for(self._config, log_path=self._log_path))
         except ClusterError as error:
             raise ClusterError(
-                f"Spark does not start{self._on_master()}: {_reason(error.__cause__ or error)}; correct --master, "
-                "or look into Spark's own words below"
+                f"Spark does not start{self._on_master()}: {self._reason(error)}; correct --master, or look into "
+                "all that Spark said, below"
             ) from error
         seconds = time.perf_counter() - began
         return f"{self._spark.version} started in {seconds:.1f} s{self._on_master()}"
@@ -214,6 +214,16 @@ class ClusterChecks:
         assert self._spark is not None, "start_spark comes first"
         return self._spark
 
+    def _reason(self, error: BaseException) -> str:
+        """Why Spark does not start: what its Java machine died of says more than what Python saw of it."""
+        said = self._log_path.read_text(encoding="utf-8", errors="replace") if self._log_path.exists() else ""
+        for pattern in (r"^Caused by: (.+)", r'^Exception in thread "\S+" (.+)', r" ERROR (.+)"):
+            found = re.search(pattern, said, re.MULTILINE)
+            if found:
+                return found[1].strip()
+        lines = str(error.__cause__ or error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+
     def _on_master(self) -> str:
         master = self._config.cluster.master
         return f" on {master}" if master else ", embedded"
@@ -305,13 +315,6 @@ def _compare(report: Report) -> None:
 
 def _count(workers: int) -> str:
     return f"{workers} worker{'s' if workers > 1 else ''}"
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, in a line; of an exception in Java its own first line."""
-    java = error.java_exception if isinstance(error, Py4JJavaError) else None
-    lines = str(error if java is None else java.toString()).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _config(master: str, workers: int) -> RunConfig:

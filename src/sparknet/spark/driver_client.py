@@ -184,6 +184,8 @@ class DriverClient:
                 f"the driver service at {self._address.uri} refused the token while {doing}; workers must get "
                 "their plan from the driver that runs now"
             )
+        if isinstance(error, flight.FlightServerError):  # it was reached, and said so
+            return ClusterError(f"the driver service at {self._address.uri} refused while {doing}: {reason}")
         return ClusterError(
             f"the driver service at {self._address.uri} failed while {doing}: {reason}; workers must reach that "
             "address: set cluster.driver_host"

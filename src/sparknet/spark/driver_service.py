@@ -10,15 +10,16 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from sparknet.errors import CheckpointError, ClusterError
+from sparknet.errors import CheckpointError, ClusterError, SparkNetError
 from sparknet.training.checkpoint import Checkpoints
 from sparknet.training.coordinator import Coordinator
 from sparknet.training.messages import Answer, Failed, Heartbeat, Question, Wait, dump_message, load_message
@@ -151,19 +152,23 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
     def do_action(self, context: Any, action: Any) -> list[bytes]:
         """Serve `ask`, `tell`, `publish` and `fetch`."""
         body = action.body.to_pybytes()
-        match action.type:
-            case "ask":
-                return [dump_message(self._ask(cast("Question", load_message(body))))]
-            case "tell":
-                return [dump_message(self._tell(load_message(body)))]
-            case "publish":
-                return self._publish(json.loads(body))
-            case "fetch":
-                return self._fetch(str(json.loads(body)["key"]))
-            case _:
-                raise flight.FlightServerError(f"{action.type!r} is no action of this service")
+        with _errors_for_the_client():
+            match action.type:
+                case "ask":
+                    return [dump_message(self._ask(load_message(body)))]
+                case "tell":
+                    return [dump_message(self._tell(load_message(body)))]
+                case "publish":
+                    key, value = _texts(body, "key", "value")
+                    return self._publish(key, base64.b64decode(value))
+                case "fetch":
+                    return self._fetch(*_texts(body, "key"))
+                case _:
+                    raise ClusterError(f"{action.type!r} is no action of this service")
 
-    def _ask(self, request: Question) -> Answer:
+    def _ask(self, request: object) -> Answer:
+        if not isinstance(request, Question):
+            raise ClusterError(f"{type(request).__name__} is no question of a worker")
         give_up = self._clock() + LONG_POLL_SECONDS
         with self._changed:
             self._coordinator.receive(request, self._clock())
@@ -177,19 +182,18 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def _tell(self, message: object) -> Answer:
         if not isinstance(message, Heartbeat | Failed):
-            raise flight.FlightServerError(f"{type(message).__name__} wants `ask`")
+            raise ClusterError(f"{type(message).__name__} wants `ask`")
         with self._changed:
             self._coordinator.receive(message, self._clock())
             if self._pass_on_events() or self._coordinator.ended:
                 self._changed.notify_all()
             return self._coordinator.pulse_for(message.slot, message.attempt)
 
-    def _publish(self, body: dict[str, str]) -> list[bytes]:
-        value = base64.b64decode(body["value"])
+    def _publish(self, key: str, value: bytes) -> list[bytes]:
         if len(value) > _MAX_ADDRESS_BYTES:
-            raise flight.FlightServerError(f"{len(value)} bytes; an address has at most {_MAX_ADDRESS_BYTES}")
+            raise ClusterError(f"{len(value)} bytes; an address has at most {_MAX_ADDRESS_BYTES}")
         with self._changed:
-            self._addresses[body["key"]] = value
+            self._addresses[key] = value
             while len(self._addresses) > _MAX_ADDRESSES:  # the oldest: groups that will never meet again
                 del self._addresses[next(iter(self._addresses))]
             self._changed.notify_all()
@@ -233,7 +237,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Send the files of a checkpoint."""
-        saved = self._checkpoints.load(int(json.loads(ticket.ticket)["round"]))
+        with _errors_for_the_client():
+            saved = self._checkpoints.load(int(json.loads(ticket.ticket)["round"]))
         directory = self._checkpoints.path(saved.round)
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -243,6 +248,26 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                         yield pa.record_batch([[name], [data]], schema=FILE_SCHEMA)
 
         return flight.GeneratorStream(FILE_SCHEMA, batches())
+
+
+@contextmanager
+def _errors_for_the_client() -> Generator[None]:
+    """Send what is raised on purpose, or by a request that makes no sense, without this process's stack."""
+    try:
+        yield
+    except SparkNetError as error:
+        raise flight.FlightServerError(str(error)) from error
+
+
+def _texts(body: bytes, *keys: str) -> list[str]:
+    """The values of a JSON object that holds exactly these texts."""
+    try:
+        fields = json.loads(body)
+        if not isinstance(fields, dict) or sorted(fields) != sorted(keys):
+            raise ValueError(f"it must hold {', '.join(keys)}")
+        return [str(fields[key]) for key in keys]
+    except ValueError as error:
+        raise ClusterError(f"a request of {len(body)} bytes is not understood ({error})") from error
 
 
 def _pieces(reader: Any) -> Iterator[tuple[str, memoryview]]:

@@ -9,10 +9,9 @@ import json
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -21,10 +20,14 @@ from pyspark.sql import DataFrame, SparkSession
 from sparknet.errors import ClusterError, DataError, SparkNetError, WorkerError
 from sparknet.spark.translate import spark_errors
 
-__all__ = ["Report", "Task", "collect_reports", "numbered"]
+__all__ = ["Report", "Task", "collect_reports", "numbered", "run_job"]
+
+T = TypeVar("T")
 
 Task = Callable[[Iterator[pa.RecordBatch]], Iterable[dict[str, Any]]]
 """What runs on a worker: takes the partition's Arrow batches, gives reports that JSON can hold."""
+_LAST_WORD_SECONDS = 5.0
+"""How long a job that is cancelled may take to end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +62,9 @@ def collect_reports(
         ClusterError: Spark failed, or the time was up.
     """
     guarded = functools.partial(_guarded, task)
-    with spark_errors(doing), _bounded(frame.sparkSession, doing, limit_seconds):
-        rows = frame.mapInArrow(guarded, "slot int, host string, error string, report string").collect()
+    job = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    with spark_errors(doing):
+        rows = run_job(frame.sparkSession, job.collect, doing=doing, limit_seconds=limit_seconds)
     for row in rows:
         if row.error == DataError.__name__:
             raise DataError(row.report)
@@ -91,33 +95,46 @@ def _guarded(task: Task, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     )
 
 
-@contextmanager
-def _bounded(spark: SparkSession, doing: str, limit_seconds: float | None) -> Generator[None]:
-    """End the block's Spark jobs when the user interrupts or the time is up."""
+def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seconds: float | None = None) -> T:
+    """Run what waits for Spark in a thread of its own; end it when the user interrupts or the time is up.
+
+    A thread that is interrupted while it talks to the Java machine loses that connection, with pages of traces:
+    so the main thread, which gets the interrupts, must not be the one that talks.
+
+    Args:
+        spark: the session of the job.
+        job: calls Spark and returns when it is done.
+        doing: what the job does, for messages.
+        limit_seconds: when to give up; not given: never.
+
+    Raises:
+        ClusterError: the time was up.
+        Exception: whatever `job` raised.
+    """
     tag = f"sparknet-{secrets.token_hex(8)}"
-    late = threading.Event()
+    done, results, errors = threading.Event(), list[T](), list[BaseException]()
 
-    def give_up() -> None:
-        late.set()
-        spark.interruptTag(tag)
+    def work() -> None:
+        try:
+            spark.addTag(tag)
+            results.append(job())
+        except BaseException as error:  # raised again by the thread that waits
+            errors.append(error)
+        finally:
+            done.set()
 
-    timer = threading.Timer(limit_seconds, give_up) if limit_seconds else None
-    spark.addTag(tag)
+    thread = threading.Thread(target=work, name="spark-job", daemon=True)
+    thread.start()
     try:
-        if timer:
-            timer.start()
-        yield
-    except KeyboardInterrupt:
-        spark.interruptTag(tag)
-        raise
-    except Exception as error:
-        if late.is_set():
+        if not done.wait(limit_seconds):
             raise ClusterError(
-                f"{doing} took more than {limit_seconds:g} s; Spark must have a free core for every worker: look "
-                "at its web page for what holds them, or lower --workers"
-            ) from error
-        raise
+                f"{doing} took more than {limit_seconds:g} s; Spark must have a free core for every worker: give "
+                "it more, wait until others have left theirs, or lower --workers"
+            )
     finally:
-        if timer:
-            timer.cancel()
-        spark.removeTag(tag)
+        if not done.is_set():
+            spark.interruptTag(tag)
+            thread.join(_LAST_WORD_SECONDS)
+    if errors:
+        raise errors[0]
+    return results[0]

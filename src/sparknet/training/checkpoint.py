@@ -178,6 +178,8 @@ class Checkpoints:
         path = self.path(round)
         try:
             saved = decode(Saved, json.loads((path / _INDEX).read_text(encoding="utf-8")))
+            if saved.round != round or WEIGHTS not in saved.files or not set(saved.files) <= set(_FILES):
+                raise CheckpointError(f"{path / _INDEX} is damaged: it describes another checkpoint")
             for name, file in saved.files.items():
                 with (path / name).open("rb") as stream:
                     found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -45,9 +45,10 @@ def evaluate_part(
         logits = replica.logits(torch.from_numpy(normalise(rows[image])))
         labels = torch.tensor(rows[label])
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        # A tie counts against the net, as in Caffe's accuracy layer: rank 0 must be strictly the best.
+        # A tie counts against the net, as in Caffe's accuracy layer: rank 0 must be strictly the best. So does
+        # a score that is not a number, which compares as false.
         scores = logits.gather(1, labels[:, None])
-        rank = (logits >= scores).sum(1) - 1
+        rank = (~(logits < scores)).sum(1) - 1
         correct += int((rank < 1).sum())
         correct_top5 += int((rank < 5).sum())
     return ChoreReport(part=part, rows=stop - start, correct=correct, correct_top5=correct_top5, loss_sum=loss)

@@ -3,7 +3,9 @@
 docs/events.md lists the kinds and their fields. Units stand in the keys.
 """
 
+import contextlib
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +28,18 @@ class EventLog:
         self._began = began
         try:
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
+            if self._cut_off():
+                self._file.write("\n")
         except OSError as error:
             raise RunDirError(f"{self.path} cannot be written: {error}; choose another --run-dir") from error
+
+    def _cut_off(self) -> bool:
+        """Whether the process before this one was killed in the middle of a line."""
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
 
     def write(self, event: str, **fields: object) -> dict[str, object]:
         """Append one record and return it.
@@ -48,7 +60,8 @@ class EventLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a line that the disk refused; `write` has said so
+            self._file.close()
 
     def __enter__(self) -> "EventLog":
         return self

@@ -273,7 +273,7 @@ def load_message(body: bytes) -> Request | Answer:
     try:
         fields = json.loads(body)
         return decode(_KINDS[fields.pop("kind")], fields)
-    except (ValueError, KeyError, AttributeError, TypeError, ConfigError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ConfigError) as error:
         raise ClusterError(
             f"a message of {len(body)} bytes is not understood ({error}); driver and workers must run the same "
             "version of sparknet"

@@ -8,6 +8,7 @@ is left to a thread of its own together with the memory it may still write to.
 
 import contextlib
 import queue
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -161,7 +162,9 @@ class GlooGroup:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What gloo says, without the place in its source and the advice that follow every message."""
+    text = str(error).strip() or type(error).__name__
+    return re.sub(r"^\[[^\]]*\]\s*", "", text.splitlines()[0]).partition(". This is typically")[0]
 
 
 def _leave_behind(group: Any, work: Any, buffer: Tensor) -> None:

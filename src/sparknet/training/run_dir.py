@@ -1,8 +1,6 @@
 """The run directory: everything about a run, used by one process at a time."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -103,11 +101,19 @@ class RunDir:
         return Path(config.data.store).resolve() if config.data.store else self.path / "store"
 
     def load_result(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None while it is not finished."""
+        """The summary of a finished run, or None while it is not finished.
+
+        Raises:
+            RunDirError: it is damaged.
+        """
         try:
             return json.loads((self.path / _RESULT).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise RunDirError(
+                f"{self.path / _RESULT} is damaged: {error}; delete it, then resume the run"
+            ) from error
 
     def save_result(self, result: Mapping[str, object]) -> None:
         """Write the summary, atomically.
@@ -115,12 +121,12 @@ class RunDir:
         Raises:
             RunDirError: it cannot be written.
         """
+        temporary = self.path / f".{_RESULT}"  # the lock makes this process its only writer
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".result.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(dict(result), file, indent=1)
-            Path(temporary).replace(self.path / _RESULT)
+            temporary.write_text(json.dumps(dict(result), indent=1), encoding="utf-8")
+            temporary.replace(self.path / _RESULT)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             raise RunDirError(
                 f"{self.path / _RESULT} cannot be written: {error.strerror or error}; make room there, then resume"
             ) from error

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -28,13 +29,16 @@ def load_weights(module: nn.Module, data: bytes) -> None:
     """Load what `dump_weights` made, in place: tensors keep their storage.
 
     Raises:
-        CheckpointError: names or shapes are not this module's.
+        CheckpointError: the bytes are damaged, or names or shapes are not this module's.
     """
     try:
         module.load_state_dict(load(data), strict=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"{len(data)} bytes of saved weights are damaged: {error}") from error
     except RuntimeError as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"the saved weights do not fit the net: {error}; use the net that the run was trained with"
+            f"the saved weights do not fit the net: {reason}; use the net that the run was trained with"
         ) from error
 
 
@@ -53,10 +57,17 @@ def dump_optimizer(optimizer: torch.optim.Optimizer) -> bytes:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, data: bytes) -> None:
-    """Load what `dump_optimizer` made into an optimiser of the same kind over the same parameters."""
+    """Load what `dump_optimizer` made into an optimiser of the same kind over the same parameters.
+
+    Raises:
+        CheckpointError: the bytes are damaged.
+    """
     numbers, _, tensors = data.partition(b"\n")
     state: dict[int, dict[str, object]] = {}
-    for name, value in {**json.loads(numbers), **load(tensors)}.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+    try:
+        for name, value in {**json.loads(numbers), **load(tensors)}.items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{len(data)} bytes of an optimiser's state are damaged: {error}") from error
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

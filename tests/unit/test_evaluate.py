@@ -1,0 +1,135 @@
+"""Validation in parts: every row once, ties count against, and the sums are right."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from formats import make_table
+from sparknet.config import Data, Net, Run, RunConfig
+from sparknet.data import Normalise
+from sparknet.training.evaluate import EVALUATION_BATCH, count_parts, evaluate_part
+from sparknet.training.local_steps import Replica
+
+CONFIG = RunConfig(data=Data(source="digits", validation_fraction=0.2), net=Net(name="lenet"), run=Run(rounds=1))
+PLAIN = Normalise(mean=None, scale=1 / 255)
+
+
+class Scores(nn.Module):
+    """Gives every row the same scores; its parameter is not used."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self.register_buffer("scores", torch.tensor(scores))
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return self.scores.expand(len(images), -1)
+
+
+def replica(module):
+    return Replica(module, CONFIG, slot=0, rounds=1)
+
+
+def evaluate(module, table, part=0, parts=1, normalise=PLAIN):
+    return evaluate_part(replica(module), table, normalise, part=part, parts=parts, columns=("image", "label"))
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(1, 1), (7, 3), (100, 7), (257, 2), (1031, 5), (5, 5)])
+def test_the_parts_together_cover_every_row_once(tmp_path, rows, parts):
+    table, images, labels = make_table(tmp_path, [rows - rows // 3, rows // 3])
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 10))
+    reports = [evaluate(module, table, part, parts) for part in range(parts)]
+    with torch.no_grad():
+        logits = module(torch.from_numpy(images).float() / 255).double()
+    truth = torch.from_numpy(labels)
+    order = logits.argsort(1, descending=True)
+    assert [report.part for report in reports] == list(range(parts))
+    assert sum(report.rows for report in reports) == rows
+    assert max(r.rows for r in reports) - min(r.rows for r in reports) <= 1
+    assert sum(report.correct for report in reports) == int((order[:, 0] == truth).sum())
+    assert sum(report.correct_top5 for report in reports) == int((order[:, :5] == truth[:, None]).any(1).sum())
+    loss = float(functional.cross_entropy(logits, truth, reduction="sum"))
+    assert sum(report.loss_sum for report in reports) == pytest.approx(loss, rel=1e-5)
+
+
+def one_row(tmp_path, label):
+    table, _, labels = make_table(tmp_path, [1])
+    seed = 0
+    while labels[0] != label:
+        seed += 1
+        (tmp_path / str(seed)).mkdir()
+        table, _, labels = make_table(tmp_path / str(seed), [1], seed=seed)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("scores", "correct", "top5"),
+    [
+        ((0, 0, 9, 0, 0, 0, 0), 1, 1),
+        ((0, 0, 9, 9, 0, 0, 0), 0, 1),  # a tie for the first place
+        ((5, 5, 5, 5, 5, 5, 5), 0, 0),
+        ((8, 8, 7, 8, 8, 0, 0), 0, 1),  # fifth
+        ((8, 8, 7, 8, 8, 7, 0), 0, 0),  # a tie for the fifth place
+        ((8, 8, 7, 8, 8, 8, 0), 0, 0),
+    ],
+)
+def test_ties_count_against_as_in_caffe(tmp_path, scores, correct, top5):
+    report = evaluate(Scores(*map(float, scores)), one_row(tmp_path, 2))
+    assert (report.correct, report.correct_top5) == (correct, top5)
+
+
+@pytest.mark.parametrize("scores", [[math.nan] * 7, [math.nan, 0, 1, 0, 0, 0, 0], [0, 0, math.nan, 0, 0, 0, 0]])
+def test_scores_that_are_no_numbers_are_never_right(tmp_path, scores):
+    report = evaluate(Scores(*scores), one_row(tmp_path, 2))
+    assert report.correct == 0
+
+
+def test_the_module_is_evaluated_in_evaluation_mode(tmp_path):
+    table, _, _ = make_table(tmp_path, [40])
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), nn.Dropout(0.9), nn.Linear(6, 10))
+    module.train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    first, second = evaluate(module, table), evaluate(module, table)
+    assert first == second
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_the_inputs_go_through_the_same_preprocessing(tmp_path):
+    table, images, _ = make_table(tmp_path, [3])
+    seen = []
+
+    class Watch(Scores):
+        def forward(self, images):
+            seen.append(images.numpy().copy())
+            return super().forward(images)
+
+    normalise = Normalise(mean=np.full((2, 3), 100, np.float32), scale=0.5)
+    evaluate(Watch(*[0.0] * 10), table, normalise=normalise)
+    np.testing.assert_array_equal(np.concatenate(seen), (images.astype(np.float32) - 100) * 0.5)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_there_is_a_part_for_every_worker_and_no_part_without_rows(workers):
+    assert count_parts(3, workers) == min(3, workers)
+    assert count_parts(1, workers) == 1
+    assert count_parts(100 * 4 * EVALUATION_BATCH, workers) == 100
+    assert count_parts(100 * 4 * EVALUATION_BATCH + 1, workers) == 101
+
+
+def test_channels_last_gives_the_same(tmp_path):
+    table, _, _ = make_table(tmp_path, [30], shape=(3, 8, 8))
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    plain = evaluate(module, table)
+    config = replace(CONFIG, net=Net(name="lenet", channels_last=True))
+    last = Replica(module.to(memory_format=torch.channels_last), config, slot=0, rounds=1)
+    other = evaluate_part(last, table, PLAIN, part=0, parts=1, columns=("image", "label"))
+    assert other.correct == plain.correct
+    assert other.loss_sum == pytest.approx(plain.loss_sum, rel=1e-5)
