@@ -1,12 +1,15 @@
 """Stand-ins at the package's own Protocols: a group in memory, a driver in memory with the time given to it."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from sparknet.errors import ClusterError
+from sparknet.training.coordinator import Coordinator
+from sparknet.training.messages import Answer, Failed, Heartbeat, Pulse, Question
 from sparknet.training.process_group import ExchangeFailed
 
 PATIENCE_SECONDS = 60.0
@@ -105,23 +108,86 @@ class MemoryGroups:
         """Closing one member's sockets ends the operations of all."""
 
 
-class MemoryRendezvous:
-    """A `Rendezvous` in one process."""
+class MemoryDriver:
+    """A `Driver` in one process: a coordinator, a lock, and a clock that stands still until it is told to go on.
 
-    def __init__(self) -> None:
-        self._values: dict[str, bytes] = {}
+    Args:
+        coordinator: decides.
+
+    Attributes:
+        checkpoints: what was put, by round.
+        before: called with every question in the thread of the worker that asks; may raise, to kill it there.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.checkpoints: dict[int, dict[str, bytes]] = {}
+        self.before: Callable[[Question], None] = lambda question: None
+        self.events: list[dict[str, object]] = []
+        self.now = 0.0
         self._changed = threading.Condition()
+        self._serial = 0
+        self._published: dict[str, bytes] = {}
+
+    def ask(self, request: Question) -> Answer:
+        self.before(request)
+
+        def answer() -> Answer | None:
+            return self.coordinator.answer_for(request.slot, request.attempt)
+
+        with self._changed:
+            self._serial += 1
+            self.coordinator.receive(replace(request, serial=self._serial), self.now)
+            self._look()
+            assert self._changed.wait_for(lambda: answer() is not None, PATIENCE_SECONDS), f"no answer to {request}"
+            found = answer()
+            assert found is not None
+            return found
+
+    def tell(self, message: Heartbeat | Failed) -> Pulse:
+        with self._changed:
+            self.coordinator.receive(message, self.now)
+            self._look()
+            return self.coordinator.pulse_for(message.slot, message.attempt)
+
+    def passes(self, seconds: float, *, alive: Iterable[tuple[int, int]]) -> None:
+        """Let time pass while these (slot, attempt) beat."""
+        alive = list(alive)
+        for _ in range(round(seconds / 0.25)):
+            with self._changed:
+                self.now += 0.25
+                for slot, attempt in alive:
+                    self.coordinator.receive(Heartbeat(slot=slot, attempt=attempt), self.now)
+                self.coordinator.tick(self.now)
+                self._look()
+
+    def stop(self, reason: str) -> None:
+        with self._changed:
+            self.coordinator.stop(reason)
+            self._look()
+
+    def put_checkpoint(self, round: int, files: Mapping[str, bytes]) -> None:
+        with self._changed:
+            assert round == self.coordinator.round
+            self.checkpoints[round] = dict(files)
+
+    def fetch_checkpoint(self, round: int) -> dict[str, bytes]:
+        return self.checkpoints[round]
 
     def publish(self, key: str, value: bytes) -> None:
         with self._changed:
-            self._values[key] = value
+            self._published[key] = value
             self._changed.notify_all()
 
     def fetch(self, key: str, timeout_seconds: float) -> bytes:
         with self._changed:
-            if not self._changed.wait_for(lambda: key in self._values, timeout_seconds):
+            if not self._changed.wait_for(lambda: key in self._published, timeout_seconds):
                 raise ClusterError(f"no worker left its address as {key} in {timeout_seconds:g} s")
-            return self._values[key]
+            return self._published[key]
+
+    def _look(self) -> None:
+        self.events += self.coordinator.drain_events()
+        self._changed.notify_all()
 
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -146,7 +146,8 @@ def nets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory, nets):
     """Runs commands with a session that is there already."""
-    host = Host(tmp_path_factory.mktemp("warm"), with_spark=True, PYTHONPATH=str(nets))
+    path = os.pathsep.join(filter(None, [str(nets), os.environ.get("PYTHONPATH")]))
+    host = Host(tmp_path_factory.mktemp("warm"), with_spark=True, PYTHONPATH=path)
     yield host
     host.close()
 
@@ -370,6 +371,7 @@ def test_doctor_tells_what_spark_said(tmp_path, java_trap):
     log = re.search(r"What Spark said is in (\S+)\.", done.out)
     assert log
     assert Path(log[1]).exists()
+    shutil.rmtree(Path(log[1]).parent)
     (java_trap / "started").unlink()
 
 

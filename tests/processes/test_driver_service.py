@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 import trustme
@@ -379,9 +380,9 @@ def test_a_worker_that_dies_while_it_puts_leaves_nothing_behind(stage):
     writer, _ = client._client.do_put(
         flight.FlightDescriptor.for_command(command), FILE_SCHEMA, client._options(30.0)
     )
-    piece = service_module.pa.record_batch([[WEIGHTS], [whole[WEIGHTS][:100_000]]], schema=FILE_SCHEMA)
-    writer.write_batch(piece)
-    with pytest.raises(flight.FlightServerError, match="got .* bytes of a checkpoint of"):
+    half = pa.record_batch([[WEIGHTS], [whole[WEIGHTS][:100_000]]], schema=FILE_SCHEMA)
+    writer.write_batch(half)
+    with pytest.raises(flight.FlightServerError, match=r"got .* bytes of a checkpoint of"):
         writer.close()
     assert list(stage.checkpoints.directory.glob("*")) == []
     assert stage.coordinator.status == "starting", "a worker's death is no failure of the run"

@@ -156,10 +156,14 @@ def test_a_net_that_returns_no_logits_is_named(answer, found):
 
 
 def test_a_label_that_has_no_logit_is_a_net_error():
-    """Four labels, three logits."""
-    module = nn.Linear(3, 2)
-    with pytest.raises(NetError, match=r"returned \(6, 2\).*label"):
-        replica(module).take_steps(batches(), 1, round=0, ended=GOES_ON)
+    def labelled():
+        for batch in batches():
+            batch.labels[:] = [0, 1, 2, 3, 0, 1]
+            yield batch
+
+    message = r"net my_nets:small returned \(6, 3\) and a label is 3; it must return a score for every class"
+    with pytest.raises(NetError, match=message):
+        replica(nn.Linear(3, 3)).take_steps(labelled(), 1, round=0, ended=GOES_ON)
 
 
 def test_images_reach_the_net_channels_last_when_told_so():

@@ -113,7 +113,7 @@ def test_no_model_says_how_to_get_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "preprocess.safetensors", "model.json"])
-@pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff" * 100])
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff" * 100], ids=["empty", "garbage", "binary"])
 def test_a_damaged_file_is_a_checkpoint_error(saved, name, damage):
     (saved / name).write_bytes(damage)
     with pytest.raises(CheckpointError, match="damaged"):

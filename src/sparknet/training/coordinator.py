@@ -42,6 +42,8 @@ from sparknet.training.quorum import Member, Quorum
 
 __all__ = ["Coordinator", "Progress", "Rules"]
 
+MAX_SAME_ERRORS = 3
+"""The same error of one slot so often in a row, without a commit of its own, is the net's or the data's fault."""
 MAX_ABORTS = 8
 """Aborts in a row, without anybody dying in between, after which the network is at fault and the run fails."""
 
@@ -131,6 +133,7 @@ class Coordinator:
         self._begun = now
         self._last_tick = now
         self._round_began = now
+        self._errors: dict[int, tuple[str, int]] = {}
         self._lost: list[tuple[int, int]] = []
 
     # What the service asks -------------------------------------------------------------------------------
@@ -247,11 +250,12 @@ class Coordinator:
             member.alive = True
             self._emit("worker_returned", **self._who(member))
 
-    def _lose(self, member: Member, reason: str) -> None:
+    def _lose(self, member: Member, reason: str, *, task_ends: bool = False) -> None:
         member.alive = False
         self.failures += 1
         self._aborts_in_a_row = 0
-        self._lost.append(member.name)
+        if not task_ends:
+            self._lost.append(member.name)
         self._chores.give_back(member.slot)
         self._emit("worker_lost", **self._who(member), reason=reason)
 
@@ -259,13 +263,21 @@ class Coordinator:
         member = self._members.get(message.slot)
         if member is not None and member.attempt > message.attempt:
             return
-        if message.fatal:
+        if message.fatal or self._same_errors(message) >= MAX_SAME_ERRORS:
             self.culprit = self.culprit or message
             where = f"worker {message.slot} on {message.host} failed while {message.phase}"
             self.fail(f"{where}: {message.cause}")
         elif member is not None and member.attempt == message.attempt and member.alive:
-            self._lose(member, f"error while {message.phase}: {message.cause}")
+            # the task raises it, so Spark counts a failure; killing the task before would hide that from Spark
+            self._lose(member, f"error while {message.phase}: {message.cause}", task_ends=True)
         self._advance(now)
+
+    def _same_errors(self, message: Failed) -> int:
+        """How often in a row a slot failed like this, with no commit of its own in between."""
+        cause, times = self._errors.get(message.slot, ("", 0))
+        times = times + 1 if cause == message.cause else 1
+        self._errors[message.slot] = (message.cause, times)
+        return times
 
     def _welcome(self, member: Member) -> None:
         if self.status == "running":
@@ -438,9 +450,8 @@ class Coordinator:
         self._aborted_epoch = quorum.epoch
         self._aborts_in_a_row += 1
         self._emit("round_aborted", round=self.round, epoch=quorum.epoch, reason=reason)
-        for member in quorum.live():
-            if member.slot in quorum.votes:
-                member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
+        for member in quorum.voters():
+            member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
         if self._aborts_in_a_row >= MAX_ABORTS:
             hosts = ", ".join(f"{m.slot} on {m.host}" for m in quorum.members)
             self.fail(
@@ -463,7 +474,8 @@ class Coordinator:
             self.samples += ready.samples
         self.sync_seconds += quorum.wait_seconds + quorum.exchange_seconds()
         self._add_chores()
-        for member in quorum.live():
+        for member in quorum.voters():
+            self._errors.pop(member.slot, None)
             member.state = (self._generation, self.round)
             member.phase = "working"
             member.answer = self._committed(member, self.round)

@@ -109,4 +109,11 @@ class Replica:
         return output
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(self.logits(images), labels)
+        logits = self.logits(images)
+        try:
+            return functional.cross_entropy(logits, labels)
+        except IndexError as error:
+            raise NetError(
+                f"net {self.config.net.name} returned {tuple(logits.shape)} and a label is {int(labels.max())}; it "
+                "must return a score for every class: build it with the `classes` that it is given"
+            ) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
@@ -65,9 +66,10 @@ def save_model(directory: Path, weights: Path, description: Description, normali
         draft.chmod(0o755)
         shutil.rmtree(directory, ignore_errors=True)
         draft.replace(directory)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise CheckpointError(
-            f"the model cannot be written to {directory}: {error.strerror or error}; make room there, then resume"
+            f"the model cannot be written to {directory}: {reason}; make room there, then resume"
         ) from error
     finally:
         if draft is not None:
@@ -95,7 +97,7 @@ def load_model(directory: Path) -> Model:
             f"{directory} holds no finished model ({error.filename} is missing); finish the run with "
             "`sparknet resume`"
         ) from error
-    except (OSError, ValueError, ConfigError) as error:
+    except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
     module = build_net(
         description.net.name,
@@ -104,5 +106,8 @@ def load_model(directory: Path) -> Model:
         classes=description.classes,
         seed=0,
     )
-    load_weights(module, weights)
+    try:
+        load_weights(module, weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory / WEIGHTS}: {error}") from error
     return Model(description=description, module=module.eval(), normalise=normalise)

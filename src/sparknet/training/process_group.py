@@ -118,6 +118,10 @@ class GlooGroup:
         """Wake whoever waits in this group; it may be called from any thread."""
         self._signals.put(_ABANDONED)
 
+    def drop(self) -> None:
+        """Close the sockets, whoever still refers to this object."""
+        self._group = None
+
     def sum(self, buffer: Tensor) -> None:
         """See `AllReduce.sum`."""
         self._run(lambda: self._group.allreduce([buffer]), buffer)
@@ -229,4 +233,6 @@ class Groups:
     def leave(self) -> None:
         """Drop the group at once: its sockets close, which frees peers that still wait for this worker."""
         with self._lock:
+            if self._group is not None:
+                self._group.drop()
             self._group = None

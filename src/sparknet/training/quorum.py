@@ -79,16 +79,16 @@ class Quorum:
                 healing=bool(self.healed),
             )
 
-    def live(self) -> list[Member]:
-        """Participants that are alive."""
-        return [member for member in self.members if member.alive]
+    def voters(self) -> list[Member]:
+        """Participants that voted, also those that fell silent since: they wait for the outcome when they wake."""
+        return [member for member in self.members if member.slot in self.votes]
 
     def verdict(self) -> Verdict | None:
         """Commit when all that are alive voted ok; abort when one did not, or cannot any more; else None."""
         refusals = [vote for vote in self.votes.values() if not vote.ok]
         if refusals:
             return Verdict(False, f"worker {refusals[0].slot}: {refusals[0].reason}")
-        live = self.live()
+        live = [member for member in self.members if member.alive]
         silent = [member for member in self.members if member.slot not in self.votes]
         dead = ", ".join(str(member.slot) for member in silent if not member.alive)
         if not live or (dead and any(member.alive for member in silent)):
