@@ -8,8 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyspark import TaskContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from sparknet.config import Data, decode, encode
 from sparknet.data.columns import Column
@@ -30,6 +29,7 @@ from sparknet.data.statistics import Statistics
 from sparknet.errors import DataError
 from sparknet.spark.frames import describe_file_source, describe_frame, select_columns
 from sparknet.spark.sources import FORMATS, read_source, source_files
+from sparknet.spark.tasks import run_job
 from sparknet.spark.translate import spark_errors
 
 __all__ = ["prepare", "prepare_frame"]
@@ -213,10 +213,14 @@ def _run_job(task: _Task, hidden: Path) -> list[ShardReport]:
         seed=task.seed,
         shard_bytes=int(data.shard_megabytes * 1e6),
     )
-    with spark_errors("preparing the data"), _cancelled_on_interrupt(task.spark, hidden.name):
+
+    def collect() -> list[Row]:
         train, validation = task.frames()
         selected = select_columns(train, data, validation=validation)
-        rows = selected.mapInArrow(partial(_write_shards, plan), "report string").collect()
+        return selected.mapInArrow(partial(_write_shards, plan), "report string").collect()
+
+    with spark_errors("preparing the data"):
+        rows = run_job(task.spark, collect, doing="preparing the data")
     reports = [decode(ShardReport, json.loads(row.report)) for row in rows]
     return sorted(reports, key=lambda report: (report.partition, report.name))
 
@@ -228,19 +232,6 @@ def _write_shards(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Ite
     reports = write_partition(plan, batches, partition=context.partitionId())
     if reports:
         yield pa.record_batch({"report": [json.dumps(encode(report)) for report in reports]})
-
-
-@contextmanager
-def _cancelled_on_interrupt(spark: SparkSession, tag: str) -> Generator[None]:
-    """Ends the block's Spark job when the user interrupts, so that its tasks write no further."""
-    spark.addTag(tag)
-    try:
-        yield
-    except KeyboardInterrupt:
-        spark.interruptTag(tag)
-        raise
-    finally:
-        spark.removeTag(tag)
 
 
 def _assemble(task: _Task, hidden: Path, reports: list[ShardReport], *, digest: str) -> None:

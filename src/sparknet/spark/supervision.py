@@ -98,9 +98,13 @@ class Supervision:
             thread.join(_LAST_WORD_SECONDS)
 
     def _judge(self) -> None:
-        status, reason, culprit = self._service.locked(lambda c: (c.status, c.reason, c.culprit))
+        status, reason, culprit, last = self._service.locked(
+            lambda c: (c.status, c.reason, c.culprit, c.last_error)
+        )
         if status == "finished":
             return
+        if status not in ("stopped", "failed"):
+            culprit = last  # Spark gave up first: what the worker said last is why
         if culprit is not None:
             raise WorkerError(slot=culprit.slot, host=culprit.host, phase=culprit.phase, cause=culprit.cause)
         if reason:

@@ -91,6 +91,7 @@ class Coordinator:
         status: `starting` until the workers are there, then `running`, then one of three ends.
         reason: why it was stopped or failed.
         culprit: the worker whose error failed the run, where it was one.
+        last_error: the last error that a worker told, whether the run survived it or not.
         round: rounds committed so far.
         samples: samples in them.
         cursors: per slot, where its data goes on.
@@ -115,6 +116,7 @@ class Coordinator:
         self.sync_seconds = 0.0
         self.anchor_hash = ""
         self.culprit: Failed | None = None
+        self.last_error: Failed | None = None
         self.began_training = now
         self.evaluation: Evaluation | None = None
         self._fallback = start
@@ -263,6 +265,7 @@ class Coordinator:
         member = self._members.get(message.slot)
         if member is not None and member.attempt > message.attempt:
             return
+        self.last_error = message
         if message.fatal or self._same_errors(message) >= MAX_SAME_ERRORS:
             self.culprit = self.culprit or message
             where = f"worker {message.slot} on {message.host} failed while {message.phase}"
