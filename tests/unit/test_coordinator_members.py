@@ -292,3 +292,22 @@ def test_a_joiner_does_not_take_part_in_chores():
     parts = [play.chore(0).part]
     parts.append(play.chore(0, report=report_on(play.answer(0))).part)
     assert parts == [0, 1]
+
+
+def test_after_a_fall_back_no_membership_epoch_comes_again():
+    """The same worker alone, before and after: a vote from before must not be taken for one of now."""
+    play = Play()
+    play.begin(0, 1)
+    play.passes(2.5, alive=[0])
+    play.ready(0)
+    before = play.exchange(0)
+    play.vote(0, of=before)
+    assert play.coordinator.round == 1
+    play.passes(2.5, alive=[1])
+    assert isinstance(play.ready(1), Welcome)
+    play.passes(2.5, alive=[0])
+    assert isinstance(play.ready(0), Welcome)
+    play.ready(0)
+    assert len(play.events("rollback")) == 2
+    assert play.exchange(0).round == before.round
+    assert play.exchange(0).epoch > before.epoch

@@ -66,6 +66,8 @@ class Meeting:
     came: dict[int, Sim] = field(default_factory=dict)
     result: frozenset[str] | None = None
     broken: bool = False
+    agreed: list[Sim] = field(default_factory=list)
+    """Those that voted ok."""
     outcomes: set[str] = field(default_factory=set)
 
 
@@ -216,7 +218,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
         exchange = worker.exchange
         assert exchange is not None
         worker.exchange = None
-        self.meetings[exchange.round, exchange.epoch].broken |= not ok
+        meeting = self.meetings[exchange.round, exchange.epoch]
+        meeting.broken |= not ok
+        if ok:
+            meeting.agreed.append(worker)
         round, epoch = exchange.round, exchange.epoch
         self.send(
             worker, Vote(slot=worker.slot, attempt=worker.attempt, round=round, epoch=epoch, ok=ok, reason="x")
@@ -350,6 +355,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
                     key = (self.generation, event["round"])
                     assert key not in self.committed, "a round committed twice"
                     self.committed.add(key)
+                    number = event["round"] - 1
+                    meeting = next(m for (r, _), m in reversed(self.meetings.items()) if r == number)
+                    for worker in meeting.came.values():
+                        assert worker in meeting.agreed or worker.was_lost, "committed without a vote"
                 case "worker_lost":
                     for worker in self.workers:
                         worker.was_lost |= worker.attempt == event["attempt"]

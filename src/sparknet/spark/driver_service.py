@@ -131,9 +131,11 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
     def _tick(self) -> None:
         while not self._closing.wait(_TICK_SECONDS):
             with self._changed:
-                self._coordinator.tick(self._clock())
-                if self._pass_on_events() or self._coordinator.ended:
-                    self._changed.notify_all()
+                try:
+                    self._coordinator.tick(self._clock())
+                except Exception as error:  # without a clock nobody would ever be missed: end the run, loudly
+                    self._coordinator.fail(f"the coordinator is broken ({error!r}); please report this")
+                self._announce()
 
     def _announce(self) -> None:
         self._pass_on_events()

@@ -133,6 +133,11 @@ def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: G
         return evaluate_part(replica, validation, normalise, part=part, parts=parts, columns=columns)
 
     around = Surroundings(
-        driver=client, groups=groups, open_loader=open_loader, evaluate=evaluate, ended=beats.ended
+        driver=client,
+        groups=groups,
+        open_loader=open_loader,
+        evaluate=evaluate,
+        ended=beats.ended,
+        driver_lost=lambda: beats.driver_lost,
     )
     return Worker(who, config, replica=replica, around=around)

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -85,23 +85,23 @@ def train(
 
         try:
             return _Run(config, run_dir, tell).train(spark)
-        except KeyboardInterrupt:
-            tell("run_stopped", reason="interrupted")
-            raise
-        except SparkNetError as error:
+        except (KeyboardInterrupt, SparkNetError) as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
             try:
-                tell("run_failed", error=str(error))
+                tell(kind, **{"reason" if interrupted else "error": text})
             except RunDirError as unwritten:  # the disk is full: the error itself still reaches the caller
                 error.add_note(str(unwritten))
             raise
 
 
-def count_rounds(config: RunConfig, training_rows: int) -> int:
-    """Rounds of the whole run: as given, or enough for the epochs asked for."""
+def count_rounds(config: RunConfig, training_rows: int, done: Progress) -> int:
+    """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
     if config.run.rounds is not None:
         return config.run.rounds
     per_round = config.run.workers * config.sync.local_steps * config.solver.batch_size
-    return max(1, math.ceil((config.run.epochs or 0) * training_rows / per_round))
+    missing = (config.run.epochs or 0) * training_rows - done.samples
+    return max(1, done.round + math.ceil(max(0, missing) / per_round))
 
 
 class _Run:
@@ -126,8 +126,9 @@ class _Run:
                 seed=config.run.seed,
                 workers=config.run.workers,
             )
-            rounds = count_rounds(config, manifest.train_rows)
             saved = self._resume_point()
+            done = saved.progress if saved else Progress()
+            rounds = count_rounds(config, manifest.train_rows, done)
             coordinator = self._coordinator(manifest, rounds, saved)
             self._announce(manifest, rounds, coordinator.round)
             with self._service(coordinator, spark) as service:
@@ -165,7 +166,8 @@ class _Run:
             grace_seconds=cluster.grace_seconds,
             start_seconds=cluster.start_seconds,
         )
-        start = _progress_for(saved.progress, run.workers) if saved else Progress()
+        order = f"{run.workers} slots, seed {run.seed}, data {manifest.fingerprint}"
+        start = _progress_for(saved.progress if saved else Progress(), order, run.workers)
         checkpoint = saved.round if saved else None
         return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
 
@@ -242,14 +244,14 @@ class _Run:
         return result
 
 
-def _progress_for(progress: Progress, workers: int) -> Progress:
-    """Where a run with so many workers goes on.
+def _progress_for(progress: Progress, order: str, workers: int) -> Progress:
+    """Where a run goes on in this sampling order.
 
-    With another number of workers the rows are dealt out anew, so every slot begins the next epoch of the data:
-    rows of the broken-off epoch may be skipped once, none is repeated within an epoch.
+    With another number of workers, seed or data the rows are dealt out anew, so every slot begins the next epoch of
+    the data: rows of the broken-off epoch may be skipped once, none is repeated within an epoch.
     """
-    if len(progress.cursors) == workers or not progress.cursors:
-        return progress
+    if not progress.cursors or progress.order == order:
+        return replace(progress, order=order)
     epoch = 1 + max(cursor.epoch for cursor in progress.cursors.values())
     cursors = {slot: Cursor(epoch=epoch, position=0) for slot in range(workers)}
-    return Progress(round=progress.round, samples=progress.samples, cursors=cursors)
+    return replace(progress, order=order, cursors=cursors)

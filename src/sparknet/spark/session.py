@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from sparknet.config import RunConfig
@@ -59,6 +60,7 @@ def open_session(config: RunConfig, log_path: Path) -> SparkSession:
         "spark.log.level": cluster.spark_log_level,
         "spark.task.maxFailures": str(cluster.task_failures),
         "spark.python.daemon.module": "sparknet.spark.preimport",
+        "spark.speculation": "false",  # a copy of a healthy worker would take its slot from it
         "spark.executorEnv.PYTHONHASHSEED": "0",
     }
     if master.startswith("local"):
@@ -100,14 +102,20 @@ def session_for(config: RunConfig, given: SparkSession | None = None, *, log_pat
     A session of our own writes what Spark prints to `log_path`.
     """
     session = given or SparkSession.getActiveSession()
+    # The active session is a thread's; a context that another thread made is the user's all the same.
+    if session is None and SparkContext._active_spark_context is not None:  # pyright: ignore[reportPrivateUsage]
+        session = SparkSession.builder.getOrCreate()
     if session is not None:
         yield session
         return
     session = open_session(config, log_path)
     try:
         yield session
-    finally:
-        session.stop()
+    except BaseException:
+        with suppress(Exception):  # the Java machine may be what failed; that error counts, not this one
+            session.stop()
+        raise
+    session.stop()
 
 
 def driver_host(config: RunConfig, spark: SparkSession) -> str:

@@ -15,8 +15,10 @@ from sparknet.spark.placement import WorkerPlan, run_workers
 
 __all__ = ["Supervision"]
 
-_LAST_WORD_SECONDS = 3.0
+_FINISH_SECONDS = 10.0
 """How long workers may take to end by themselves before their Spark job is cancelled."""
+_STOP_SECONDS = 1.5
+"""The same after an interrupt or an error on the driver."""
 
 
 class Supervision:
@@ -44,10 +46,10 @@ class Supervision:
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
             self._service.locked(lambda coordinator: coordinator.stop(reason))
+            self._end_job(thread, _STOP_SECONDS)
             raise
-        finally:
-            self._end_job(thread)
-            self._tell_events()
+        self._end_job(thread, _FINISH_SECONDS)
+        self._tell_events()
         self._judge()
 
     def _job(self, plan: WorkerPlan) -> None:
@@ -90,12 +92,14 @@ class Supervision:
                 context: Any = self._spark.sparkContext
                 context._jsc.sc().killTaskAttempt(attempt, True, "the worker fell silent")
 
-    def _end_job(self, thread: threading.Thread) -> None:
+    def _end_job(self, thread: threading.Thread, patience_seconds: float) -> None:
         """Give the workers time to hear of the end, then cancel what is left."""
-        thread.join(_LAST_WORD_SECONDS)
-        if thread.is_alive():
-            self._spark.interruptTag(self._tag)
-            thread.join(_LAST_WORD_SECONDS)
+        try:
+            thread.join(patience_seconds)
+        finally:  # a second interrupt cuts the patience short
+            if thread.is_alive():
+                self._spark.interruptTag(self._tag)
+                thread.join(patience_seconds)
 
     def _judge(self) -> None:
         status, reason, culprit, last = self._service.locked(
@@ -106,12 +110,15 @@ class Supervision:
         if status not in ("stopped", "failed"):
             culprit = last  # Spark gave up first: what the worker said last is why
         if culprit is not None:
-            raise WorkerError(slot=culprit.slot, host=culprit.host, phase=culprit.phase, cause=culprit.cause)
+            raise WorkerError(
+                slot=culprit.slot, host=culprit.host, phase=culprit.phase, cause=culprit.cause
+            ) from self._error
         if reason:
             raise ClusterError(reason)
         lines = str(self._error).strip().splitlines() if self._error else []
         raise ClusterError(
             f"Spark ended the workers' job before the run was finished: "
             f"{lines[0] if lines else 'no reason given'}; "
-            "if workers kept failing, the reasons are in events.jsonl; raise cluster.task_failures to tolerate more"
+            "if workers kept failing, the reasons are in events.jsonl; raise cluster.task_failures (in a "
+            "session of your own: spark.task.maxFailures, or F in local[N,F]) to tolerate more"
         ) from self._error

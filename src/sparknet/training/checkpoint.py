@@ -44,13 +44,15 @@ class Saved:
     round: int
     samples: int
     cursors: dict[str, Cursor]
+    order: str = ""
+    """Which sampling order the cursors count in."""
     files: dict[str, _File]
 
     @property
     def progress(self) -> Progress:
         """Where the run goes on from here."""
         cursors = {int(slot): cursor for slot, cursor in self.cursors.items()}
-        return Progress(round=self.round, samples=self.samples, cursors=cursors)
+        return Progress(round=self.round, samples=self.samples, cursors=cursors, order=self.order)
 
 
 class Draft:
@@ -87,7 +89,9 @@ class Draft:
             os.fsync(file.fileno())
         self.close()
         cursors = {str(slot): cursor for slot, cursor in progress.cursors.items()}
-        saved = Saved(round=progress.round, samples=progress.samples, cursors=cursors, files=files)
+        saved = Saved(
+            round=progress.round, samples=progress.samples, cursors=cursors, order=progress.order, files=files
+        )
         with (self.directory / _INDEX).open("w", encoding="utf-8") as index:
             json.dump(encode(saved), index, indent=1)
             index.flush()

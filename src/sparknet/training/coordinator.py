@@ -14,7 +14,7 @@ in the next quorum. When nobody alive has the current weights, the run falls bac
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Literal
 
@@ -76,6 +76,8 @@ class Progress:
     samples: int = 0
     cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
     """Per slot, where its data goes on."""
+    order: str = ""
+    """Which sampling order the cursors count in: they mean nothing in another."""
 
 
 class Coordinator:
@@ -91,7 +93,7 @@ class Coordinator:
         status: `starting` until the workers are there, then `running`, then one of three ends.
         reason: why it was stopped or failed.
         culprit: the worker whose error failed the run, where it was one.
-        last_error: the last error that a worker told, whether the run survived it or not.
+        last_error: the last error that a worker told and has not recovered from.
         round: rounds committed so far.
         samples: samples in them.
         cursors: per slot, where its data goes on.
@@ -108,7 +110,7 @@ class Coordinator:
         self.rules = rules
         self.status: Literal["starting", "running", "finished", "stopped", "failed"] = "starting"
         self.reason = ""
-        start = start or Progress()
+        self._start = start = start or Progress()
         self.round = start.round
         self.samples = start.samples
         self.cursors = dict(start.cursors)
@@ -129,7 +131,7 @@ class Coordinator:
         self._aborted_epoch = -1
         self._aborts_in_a_row = 0
         self._settled: dict[tuple[int, int], bool] = {}
-        self._hashes: dict[tuple[int, int], tuple[str, int]] = {}
+        self._confirmed: tuple[tuple[int, int], str, int] | None = None
         self._chores = Chores()
         self._events: list[dict[str, object]] = []
         self._begun = now
@@ -171,7 +173,9 @@ class Coordinator:
         if self.status in ("stopped", "failed"):
             return Stop(reason=self.reason)
         if self.status == "finished":
-            return Done()
+            # The last commit is still owed to those whose vote made it; then they hear that it is over.
+            voted = member is not None and member.attempt == attempt and isinstance(member.answer, Committed)
+            return member.answer if voted and member is not None else Done()
         if member is None or member.attempt != attempt:
             return Superseded()
         return member.answer
@@ -217,7 +221,7 @@ class Coordinator:
     @property
     def progress(self) -> Progress:
         """What a checkpoint of the current round must record."""
-        return Progress(round=self.round, samples=self.samples, cursors=dict(self.cursors))
+        return replace(self._start, round=self.round, samples=self.samples, cursors=dict(self.cursors))
 
     def live_slots(self) -> list[int]:
         """Slots whose worker is alive."""
@@ -229,7 +233,7 @@ class Coordinator:
         return events
 
     def drain_lost(self) -> list[tuple[int, int]]:
-        """(slot, attempt) of those that fell silent since the last call: their tasks may still hang."""
+        """(slot, attempt) of those that fell silent or were replaced since the last call: their tasks may hang."""
         lost, self._lost = self._lost, []
         return lost
 
@@ -251,6 +255,8 @@ class Coordinator:
         if not member.alive:
             member.alive = True
             self._emit("worker_returned", **self._who(member))
+            if self.status == "running" and member.phase == "waiting":
+                self._welcome(member)  # it was silent when the run began without it
 
     def _lose(self, member: Member, reason: str, *, task_ends: bool = False) -> None:
         member.alive = False
@@ -352,13 +358,17 @@ class Coordinator:
         member.phase, member.ready, member.ready_since = "ready", message, now
         if message.steps:
             member.seconds_per_step = message.step_seconds / message.steps
+        if message.round != self.round or not message.steps:
+            member.state = None  # it does not bring steps from this round's weights: heal it
         self._check_hash(member, message.anchor_hash)
 
     def _check_hash(self, member: Member, anchor_hash: str) -> None:
         if not (self._holds_current_state(member) and anchor_hash and self.rules.replicas_agree):
             return
-        key = (self._generation, self.round)
-        known, slot = self._hashes.setdefault(key, (anchor_hash, member.slot))
+        now_held = (self._generation, self.round)
+        if self._confirmed is None or self._confirmed[0] != now_held:
+            self._confirmed = (now_held, anchor_hash, member.slot)
+        _, known, slot = self._confirmed
         self.anchor_hash = known
         if known != anchor_hash:
             self.fail(
@@ -394,7 +404,8 @@ class Coordinator:
     def _fall_back(self, ready: list[Member], now: float) -> None:
         """Nobody alive holds the current weights: begin again from the last checkpoint."""
         before, self._generation = self.round, self._generation + 1
-        self._settled.clear()  # what was committed then is not part of this generation
+        self._settled.clear()  # what was committed then is not part of this generation,
+        self._group = []  # nor is a vote of then one of now: the next quorum gets a new epoch
         self.round, self.samples = self._fallback.round, self._fallback.samples
         self.cursors = dict(self._fallback.cursors)
         self._emit(
@@ -429,13 +440,17 @@ class Coordinator:
     def _vote(self, member: Member, vote: Vote) -> None:
         quorum = self._quorum
         member.phase = "working"
-        if quorum is not None and quorum.epoch == vote.epoch and member in quorum.members:
+        this_one = quorum is not None and (quorum.round, quorum.epoch) == (vote.round, vote.epoch)
+        if quorum is not None and this_one and member in quorum.members:
             quorum.votes[member.slot] = vote
             member.phase = "exchanging"
         elif vote.ok and self._settled.get((vote.round, vote.epoch)):
             # It was counted dead, but it has the same average that the others committed.
             member.state = (self._generation, vote.round + 1)
             member.answer = self._committed(member, vote.round + 1)
+        elif self._settled.get((vote.round, vote.epoch)):
+            # The others committed an average that has its steps in it: it must not bring them again.
+            member.answer = self._welcome_at_current_round(member, heal=True)
         else:
             member.answer = Aborted(epoch=vote.epoch, reason="the round was settled without this vote")
 
@@ -473,12 +488,15 @@ class Coordinator:
         self._aborts_in_a_row = 0
         self.round += 1
         for ready in quorum.readies():
-            self.cursors[ready.slot] = ready.cursor
             self.samples += ready.samples
+            if ready.steps:
+                self.cursors[ready.slot] = ready.cursor
         self.sync_seconds += quorum.wait_seconds + quorum.exchange_seconds()
         self._add_chores()
         for member in quorum.voters():
             self._errors.pop(member.slot, None)
+            if self.last_error is not None and self.last_error.slot == member.slot:
+                self.last_error = None  # it recovered
             member.state = (self._generation, self.round)
             member.phase = "working"
             member.answer = self._committed(member, self.round)
@@ -509,7 +527,7 @@ class Coordinator:
         self._chores = Chores(
             round=self.round,
             parts=self.rules.evaluation_parts if due(self.rules.eval_every) else 0,
-            checkpoint=due(self.rules.checkpoint_every),
+            checkpoint=due(self.rules.checkpoint_every) and self._checkpoint != self.round,
         )
 
     def _chore(self, member: Member, message: NextChore, now: float) -> None:
@@ -529,7 +547,7 @@ class Coordinator:
     def _hand_out_chores(self, now: float) -> None:
         current = [member for member in self._live() if self._holds_current_state(member)]
         asking = [member for member in current if member.phase == "chores" and member.answer is None]
-        for member in asking:
+        for member in asking if self.rules.replicas_agree else [m for m in asking if m is current[0]]:
             # One worker per round puts checkpoints, the same one while it lives: runs repeat exactly.
             member.answer = self._chores.next_for(member.slot, checkpoints=member is current[0], now=now)
         if self._chores or not asking:

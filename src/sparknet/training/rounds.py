@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from sparknet.config import RunConfig
 from sparknet.data.loader import Loader
 from sparknet.data.order import Cursor
+from sparknet.errors import ClusterError
 from sparknet.training.checkpoint import INNER, OUTER, WEIGHTS
 from sparknet.training.chores import CHECKPOINT
 from sparknet.training.driver import Driver
@@ -55,6 +56,8 @@ class Surroundings:
     """Evaluates the module on one part of the validation rows: (part, parts)."""
     ended: threading.Event
     """Set from outside when there is no use in going on."""
+    driver_lost: Callable[[], bool] = lambda: False
+    """Whether that is because the driver does not answer."""
 
 
 class Worker:
@@ -90,11 +93,17 @@ class Worker:
         try:
             answer: Answer | None = self._around.driver.ask(self._who)
             while answer is not None:
+                self._check_driver()
                 answer = self._follow(answer)
         finally:
             self._around.groups.leave()
             if self._loader is not None:
                 self._loader.close()
+
+    def _check_driver(self) -> None:
+        """The driver may have decided without this worker while it could not be heard: then end here."""
+        if self._around.driver_lost():
+            raise ClusterError("the driver did not answer this worker's heartbeats; a new attempt takes over")
 
     def _follow(self, answer: Answer) -> Answer | None:
         """Do what an answer says; the next answer, or None at the end."""
@@ -114,8 +123,11 @@ class Worker:
                 return self._put_checkpoint(answer)
             case Proceed():
                 return self._train()
-            case Done() | Stop() | Superseded():
+            case Done() | Stop():
                 return None
+            case Superseded():
+                # An error, not an end: Spark would take this slot for done and end the newer attempt.
+                raise ClusterError("a newer attempt holds this slot")
             case _:
                 raise AssertionError(f"the driver answered {answer!r}, which answers no request of this loop")
 
@@ -150,7 +162,10 @@ class Worker:
         assert self._loader is not None
         report = self._replica.take_steps(self._loader, self._steps, round=self._round, ended=self._around.ended)
         if report is None:
-            return self._say_ready()  # the answer tells why the run has ended
+            # Steps that were broken off are never announced; the answer tells why the run has ended.
+            self._check_driver()
+            self._ready = self._message(Cursor(epoch=0, position=0))
+            return self._say_ready()
         self._ready = self._message(report.cursor, report)
         return self._say_ready()
 
@@ -170,8 +185,7 @@ class Worker:
 
     def _say_ready(self) -> Answer:
         self.phase = f"waiting for the quorum of round {self._round + 1}"
-        if self._ready is None:  # ended before its first step
-            self._ready = self._message(Cursor(epoch=0, position=0))
+        assert self._ready is not None
         return self._around.driver.ask(self._ready)
 
     def _exchange(self, exchange: Exchange) -> Answer:
@@ -204,8 +218,11 @@ class Worker:
         assert self._ready is not None
         role: HealRole = "keep"
         if exchange.heal:
-            role = "rebase" if self._ready.steps else "receive"
-        inner = self._sync.heal(group, role, dump_optimizer(self._replica.optimizer))
+            # Where replicas train each by itself, one with steps of its own needs nobody's weights.
+            left_behind = "rebase" if self._sync.average else "keep"
+            role = left_behind if self._ready.steps else "receive"
+        inner_state = dump_optimizer(self._replica.optimizer) if exchange.rank == 0 else b""
+        inner = self._sync.heal(group, role, inner_state)
         if inner is not None:
             load_optimizer(self._replica.optimizer, inner)
         self._round = exchange.round
