@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -50,8 +49,8 @@ def assert_gone(processes: list[psutil.Process], seconds: float) -> None:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "run"
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
 
 
 def test_killed_driver_resumes_and_loses_little(run_dir: Path) -> None:
@@ -99,9 +98,31 @@ def test_interrupted_run_ends_everything_within_five_seconds(run_dir: Path, numb
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     assert_gone(workers, 5)
     assert time.monotonic() - began < 5
-    out, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert f"sparknet resume {run_dir}" in err
     assert "Traceback" not in err
     assert read_events(run_dir)[-1]["event"] == "run_stopped"
     assert_gone(children, 10)
+
+
+def test_a_suspended_driver_costs_no_steps(run_dir: Path) -> None:
+    """A laptop that sleeps: its workers give up meanwhile, new ones go on, and no round counts untrained steps."""
+    process = sparknet("train", CONFIG, "--run-dir", run_dir, "--set", "run.rounds=60")
+    wait_for_round(process, run_dir, 25)
+    process.send_signal(signal.SIGSTOP)
+    wait_until_suspended_for(6.0)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    rounds = [event for event in read_events(run_dir) if event["event"] == "round"]
+    assert {event["steps"] / len(event["slots"]) for event in rounds if event["round"] > 40} == {10}
+    assert rounds[-1]["round"] == 60
+    with RunDir.reopen(run_dir) as opened:
+        result = opened.load_result()
+    assert result is not None
+    assert result["accuracy"] >= BAR
+
+
+def wait_until_suspended_for(seconds: float) -> None:
+    time.sleep(seconds)  # the length of the pause is the fault itself, nothing is waited for

@@ -145,7 +145,7 @@ def certificates(tmp_path_factory):
 
 def test_tls_serves_those_who_trust_its_certificate_and_nobody_else(tmp_path, certificates):
     certificate, key, root = certificates
-    stage = Stage(tmp_path, tls=(certificate, key))
+    stage = Stage(tmp_path, tls=(certificate.read_bytes(), key.read_bytes()))
     try:
         assert stage.service.address.startswith("grpc+tls://")
         assert isinstance(stage.client(roots=root).ask(register()), Welcome)

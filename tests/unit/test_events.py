@@ -1,6 +1,7 @@
 """The event log: one JSON object a line, there as soon as it is written."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,9 +46,13 @@ def test_a_run_directory_that_cannot_be_written_is_an_error(tmp_path):
         EventLog(tmp_path / "gone", began=0.0)
 
 
+@pytest.mark.skipif(
+    not Path("/dev/full").is_char_device(), reason="/dev/full is not the device that is always full"
+)
 def test_a_full_disk_is_an_error_with_the_remedy(tmp_path):
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
-    log = EventLog(tmp_path, began=0.0)
-    with pytest.raises(RunDirError, match=r"No space left on device.*free space there, then resume"):
+    with (
+        EventLog(tmp_path, began=0.0) as log,
+        pytest.raises(RunDirError, match=r"No space left on device.*free space there, then resume"),
+    ):
         log.write("round", round=1)
-    log.close()

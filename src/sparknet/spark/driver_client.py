@@ -45,11 +45,21 @@ class DriverAddress:
     """PEM certificates to trust, with TLS."""
 
     def local_host(self) -> str:
-        """The address of this machine's interface that leads to the driver."""
+        """The address of this machine's interface that leads to the driver.
+
+        Raises:
+            ClusterError: no interface does.
+        """
         parts = urlsplit(self.uri)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((parts.hostname, parts.port))  # a datagram socket sends nothing on connect
-            return str(probe.getsockname()[0])
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((parts.hostname, parts.port))  # a datagram socket sends nothing on connect
+                return str(probe.getsockname()[0])
+        except OSError as error:
+            raise ClusterError(
+                f"there is no way from {socket.gethostname()} to the driver service at {self.uri}: {error}; "
+                "workers must reach that address: set cluster.driver_host"
+            ) from error
 
 
 class DriverClient:
@@ -73,7 +83,7 @@ class DriverClient:
         try:
             roots = {"tls_root_certs": address.tls_roots} if address.tls_roots else {}
             self._client = flight.FlightClient(address.uri, **roots)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise ClusterError(f"the driver service's address {address.uri} is not usable: {error}") from error
 
     def ask(self, request: Question) -> Answer:
@@ -127,7 +137,7 @@ class DriverClient:
                         piece = pa.array([view[at : at + CHUNK_BYTES]], pa.binary())
                         writer.write_batch(pa.record_batch([pa.array([name]), piece], schema=FILE_SCHEMA))
                 writer.done_writing()
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise self._translated(error, "handing over a checkpoint") from error
 
     def fetch_checkpoint(self, round: int) -> dict[str, bytes]:
@@ -142,7 +152,7 @@ class DriverClient:
             for chunk in self._client.do_get(ticket, self._options(_TRANSFER_SECONDS)):
                 name: str = chunk.data.column(0)[0].as_py()
                 files.setdefault(name, bytearray()).extend(memoryview(chunk.data.column(1)[0].as_buffer()))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise self._translated(error, f"fetching the checkpoint of round {round}") from error
         if not files:
             raise CheckpointError(f"the checkpoint of round {round} is empty; resume from the one before")
@@ -171,7 +181,7 @@ class DriverClient:
         try:
             results = self._client.do_action(flight.Action(kind, body), self._options(seconds))
             return [result.body.to_pybytes() for result in results]
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise self._translated(error, f"calling {kind}") from error
 
     def _options(self, seconds: float) -> Any:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -56,10 +55,10 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
     Args:
         coordinator: decides; only this service may touch it from now on, through `locked`.
         checkpoints: where `put` writes.
-        host: address to bind; a free port is taken.
+        host: address that workers reach; a free port is taken.
+        bind: address to listen on, where that is another one (containers, address translation).
         token: what every call must carry.
-        tls: PEM files of certificate and key, for TLS.
-        clock: seconds that only rise.
+        tls: certificate and key as PEM, for TLS.
 
     Attributes:
         events: the coordinator's event records, in order.
@@ -73,12 +72,11 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         *,
         host: str,
         token: str,
-        tls: tuple[Path, Path] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        bind: str = "",
+        tls: tuple[bytes, bytes] | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._checkpoints = checkpoints
-        self._clock = clock
         self._changed = threading.Condition()
         self._addresses: dict[str, bytes] = {}
         self._closing = threading.Event()
@@ -87,14 +85,14 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         scheme = "grpc+tls" if tls else "grpc"
         try:
             super().__init__(
-                f"{scheme}://{host}:0",
-                tls_certificates=[(tls[0].read_bytes(), tls[1].read_bytes())] if tls else None,
+                f"{scheme}://{bind or host}:0",
+                tls_certificates=[tls] if tls else None,
                 middleware={"token": _TokenCheck(token)},
             )
         except (OSError, pa.ArrowException) as error:
             raise ClusterError(
-                f"the driver service cannot listen on {host}: {error}; set cluster.driver_host to an address of "
-                "this machine that workers reach"
+                f"the driver service cannot listen on {bind or host}: {error}; set cluster.driver_host to an "
+                "address of this machine that workers reach"
             ) from error
         self.address = f"{scheme}://{host}:{self.port}"
         self._ticker = threading.Thread(target=self._tick, name="coordinator-clock", daemon=True)
@@ -132,7 +130,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         while not self._closing.wait(_TICK_SECONDS):
             with self._changed:
                 try:
-                    self._coordinator.tick(self._clock())
+                    self._coordinator.tick(time.monotonic())
                 except Exception as error:  # without a clock nobody would ever be missed: end the run, loudly
                     self._coordinator.fail(f"the coordinator is broken ({error!r}); please report this")
                 self._announce()
@@ -171,12 +169,12 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
     def _ask(self, request: object) -> Answer:
         if not isinstance(request, Question):
             raise ClusterError(f"{type(request).__name__} is no question of a worker")
-        give_up = self._clock() + LONG_POLL_SECONDS
+        give_up = time.monotonic() + LONG_POLL_SECONDS
         with self._changed:
-            self._coordinator.receive(request, self._clock())
+            self._coordinator.receive(request, time.monotonic())
             self._announce()
             while (answer := self._coordinator.answer_for(request.slot, request.attempt)) is None:
-                left = give_up - self._clock()
+                left = give_up - time.monotonic()
                 if left <= 0 or self._closing.is_set():
                     return Wait()
                 self._changed.wait(left)
@@ -186,7 +184,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         if not isinstance(message, Heartbeat | Failed):
             raise ClusterError(f"{type(message).__name__} wants `ask`")
         with self._changed:
-            self._coordinator.receive(message, self._clock())
+            self._coordinator.receive(message, time.monotonic())
             if self._pass_on_events() or self._coordinator.ended:
                 self._changed.notify_all()
             return self._coordinator.pulse_for(message.slot, message.attempt)
@@ -211,13 +209,14 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Take a checkpoint of the current round; a full disk fails the run."""
-        request = json.loads(descriptor.command)
-        round, sizes = int(request["round"]), request["sizes"]
+        with _errors_for_the_client():
+            request = json.loads(descriptor.command)
+            round, sizes = int(request["round"]), dict(request["sizes"])
         with self._changed:
             progress = self._coordinator.progress
         if progress.round != round:
             raise flight.FlightServerError(f"a checkpoint of round {round} came in round {progress.round}")
-        began = self._clock()
+        began = time.monotonic()
         try:
             with self._checkpoints.writing(progress) as draft:
                 for name, data in _pieces(reader):
@@ -233,7 +232,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                 "round": round,
                 "path": str(self._checkpoints.path(round)),
                 "bytes": sum(sizes.values()),
-                "seconds": self._clock() - began,
+                "seconds": time.monotonic() - began,
             }
         )
 
@@ -259,6 +258,8 @@ def _errors_for_the_client() -> Generator[None]:
         yield
     except SparkNetError as error:
         raise flight.FlightServerError(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise flight.FlightServerError(f"the request is not understood ({error!r})") from error
 
 
 def _texts(body: bytes, *keys: str) -> list[str]:

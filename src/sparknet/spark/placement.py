@@ -73,6 +73,7 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
     told to the driver and raised, so that Spark starts the task again.
     """
     timeout = plan.config.cluster.heartbeat_timeout_seconds
+    # Two connections: a heartbeat must not queue behind a checkpoint.
     client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
     beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
     groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
 
 from sparknet.config import RunConfig, encode
 from sparknet.data.manifest import Manifest
 from sparknet.data.order import Cursor
 from sparknet.data.preprocess import Normalise
-from sparknet.errors import CheckpointError, ClusterError, RunDirError, SparkNetError
+from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
 from sparknet.nets.find import build_net, find_net
 from sparknet.spark.driver_client import DriverAddress
 from sparknet.spark.driver_service import DriverService
@@ -112,6 +113,8 @@ class _Run:
         self._run_dir = run_dir
         self._tell = tell
         self._checkpoints = Checkpoints(run_dir.path, config.run.keep_checkpoints)
+        self._token = secrets.token_urlsafe(32)
+        self._tls = _read_tls(config)
 
     def train(self, given: SparkSession | None) -> Result:
         find_net(self._config.net.name)  # a misspelt name should not cost a Spark start
@@ -197,21 +200,18 @@ class _Run:
 
     @contextmanager
     def _service(self, coordinator: Coordinator, spark: SparkSession) -> Generator[DriverService]:
-        cluster = self._config.cluster
-        self._token = secrets.token_urlsafe(32)
-        tls = (Path(cluster.tls_certificate), Path(cluster.tls_key)) if cluster.tls_certificate else None
         with DriverService(
             coordinator,
             self._checkpoints,
             host=driver_host(self._config, spark),
             token=self._token,
-            tls=tls,
+            bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
+            tls=self._tls,
         ) as service:
             yield service
 
     def _address(self, service: DriverService) -> DriverAddress:
-        certificate = self._config.cluster.tls_certificate
-        roots = Path(certificate).read_bytes() if certificate else b""
+        roots = self._tls[0] if self._tls else b""
         return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
 
     def _finish(self, coordinator: Coordinator, manifest: Manifest, directory: Path, saved: Saved | None) -> Result:
@@ -242,6 +242,25 @@ class _Run:
         self._run_dir.save_result(encode(result))
         self._tell("run_finished", **encode(result))
         return result
+
+
+def _read_tls(config: RunConfig) -> tuple[bytes, bytes] | None:
+    """Certificate and key, or None where TLS is not asked for."""
+    paths = {
+        "cluster.tls_certificate": config.cluster.tls_certificate,
+        "cluster.tls_key": config.cluster.tls_key,
+    }
+    if not any(paths.values()):
+        return None
+    read: list[bytes] = []
+    for key, path in paths.items():
+        try:
+            read.append(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"{key} is {path!r}, which cannot be read: {error.strerror or error}; give a PEM file"
+            ) from error
+    return read[0], read[1]
 
 
 def _progress_for(progress: Progress, order: str, workers: int) -> Progress:

@@ -41,7 +41,7 @@ class Heartbeats:
         while not self._closing.wait(self._timeout_seconds / 8):
             try:
                 pulse = self._beat()
-            except ClusterError:
+            except ClusterError:  # not reached this time
                 if time.monotonic() - heard > 2 * self._timeout_seconds:
                     self.driver_lost = True
                     self._end()

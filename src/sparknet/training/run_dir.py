@@ -1,6 +1,7 @@
 """The run directory: everything about a run, used by one process at a time."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +68,15 @@ class RunDir:
             RunDirError: it holds no run, or another process uses it.
         """
         cls.check(path)
-        return cls(path.resolve())
+        run_dir = cls(path.resolve())
+        # A driver that was killed while writing leaves its drafts; the lock says that nobody writes them now.
+        for draft in (
+            *path.glob("checkpoints/.writing-*"),
+            *path.glob(".model-*"),
+            *path.glob("store/.preparing-*"),
+        ):
+            shutil.rmtree(draft, ignore_errors=True)
+        return run_dir
 
     @staticmethod
     def check(path: Path) -> None:

@@ -86,7 +86,8 @@ class Synchroniser:
             group.broadcast(momentum)
         size = torch.tensor([len(inner_state)], dtype=torch.int64)
         group.broadcast(size)
-        inner = torch.frombuffer(bytearray(inner_state.ljust(int(size)))[: int(size)], dtype=torch.uint8)
+        own = torch.frombuffer(bytearray(inner_state), dtype=torch.uint8) if inner_state else torch.empty(0)
+        inner = own if own.numel() == int(size) else torch.empty(int(size), dtype=torch.uint8)
         group.broadcast(inner)
         if role == "keep":
             return None
