@@ -186,7 +186,7 @@ def _work(slot: int, address: DriverAddress, pipe: Connection, *, barrier: Any, 
             while True:
                 name, arguments, times = pipe.recv()
                 pipe.send([getattr(worker, name)(*arguments) for _ in range(times)])
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # the parent has ended, or was interrupted
         return
     except Exception:
         pipe.send(traceback.format_exc())

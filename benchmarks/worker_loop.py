@@ -235,7 +235,10 @@ class _Bench:
 
 
 def _report(pipe: Connection, side: Callable[..., dict[str, float]], arguments: tuple[object, ...]) -> None:
-    pipe.send(side(*arguments))
+    try:
+        pipe.send(side(*arguments))
+    except KeyboardInterrupt:  # the parent has it too, and says so
+        sys.exit(1)
 
 
 def _reap(process: BaseProcess) -> None:

@@ -155,6 +155,8 @@ class Coordinator:
         self._heard(member, now)
         if isinstance(message, Heartbeat) or message == member.request:
             return
+        if member.request is not None and message.serial < member.request.serial:
+            return  # a repetition that came late: it has been answered
         member.request, member.answer = message, None
         match message:
             case Register():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sparknet.training.messages import Answer, Exchange, Ready, Request, Vote
+from sparknet.training.messages import Answer, Exchange, Question, Ready, Vote
 
 __all__ = ["Member", "Quorum", "Verdict"]
 
@@ -24,7 +24,7 @@ class Member:
     phase: Phase = "waiting"
     state: tuple[int, int] | None = None
     """(generation, round) of the weights it holds; None before it has any."""
-    request: Request | None = None
+    request: Question | None = None
     answer: Answer | None = None
     ready: Ready | None = None
     """What it said last when its local steps were done."""
