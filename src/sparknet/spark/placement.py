@@ -4,6 +4,8 @@ The job reads `spark.range`, so no shuffle stands in its lineage: when an execut
 task alone, never a stage that would run a slot twice.
 """
 
+import contextlib
+import ctypes
 import functools
 import os
 import socket
@@ -100,9 +102,22 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
         beat_client.close()
 
 
+def _keep_freed_memory() -> None:
+    """Let this process keep what a training step frees, for the next step.
+
+    glibc's malloc otherwise may hand a step's activations back to the kernel and fault them in again, page by page,
+    at the next: up to a fourth of the time of a small net. The price is that a worker's memory stays at its peak.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: it has rules of its own
+        malloc = ctypes.CDLL(None)
+        malloc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
+        malloc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: nor take tensors of less than 1 GiB from outside it
+
+
 def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: Groups, beats: Heartbeats) -> Worker:
     config, directory = plan.config, Path(plan.data_dir)
     torch.set_num_threads(config.cluster.threads_per_worker)
+    _keep_freed_memory()
     manifest = Manifest.load(directory)
     train, validation = manifest.train_table(directory), manifest.validation_table(directory)
     columns = (manifest.input.name, manifest.label.name)
