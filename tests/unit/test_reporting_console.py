@@ -197,7 +197,7 @@ def test_plain_lines_survive_an_ascii_stream():
         (lost(1, 12.0), "worker 1 on h lost in round 5: silent for 2.0 s; 1 of 2 go on"),
         (
             joined(1, 12.0, attempt=1, heal=True),
-            "worker 1 on h joined again, attempt 1, copies the state of a live worker",
+            "worker 1 on h joined, copies the state of a live worker",
         ),
         (
             event("worker_returned", 12.0, slot=1, attempt=0, host="h", round=6),
