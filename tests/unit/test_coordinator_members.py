@@ -8,6 +8,7 @@ from sparknet.training.messages import (
     Checkpoint,
     Committed,
     Evaluate,
+    Heartbeat,
     Proceed,
     Superseded,
     Welcome,
@@ -311,3 +312,42 @@ def test_after_a_fall_back_no_membership_epoch_comes_again():
     assert len(play.events("rollback")) == 2
     assert play.exchange(0).round == before.round
     assert play.exchange(0).epoch > before.epoch
+
+
+# Hangs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_beats_but_hangs_in_a_chore_is_given_up():
+    play = Play(eval_every=1, evaluation_parts=2, hang_seconds=30.0)
+    play.begin(0, 1)
+    play.commit(0, 1)
+    hung, other = play.chore(0), play.chore(1)
+    assert isinstance(hung, Evaluate)
+    assert isinstance(other, Evaluate)
+    play.chore(1, report=report_on(other))
+    play.passes(29, alive=[0, 1])
+    assert play.coordinator.live_slots() == [0, 1]
+    play.passes(2, alive=[0, 1])
+    assert play.coordinator.live_slots() == [1], "who waits for others does not hang"
+    assert "no progress for 30 s" in str(play.events("worker_lost")[0]["reason"])
+    assert (0, 1) in play.coordinator.drain_lost(), "its task must be killed"
+    assert play.answer(1) == hung, "its part goes to another"
+    play.passes(5, alive=[0, 1])
+    assert play.coordinator.live_slots() == [1], "its heartbeat does not bring it back"
+    assert play.pulse(0).end
+    assert isinstance(play.answer(0), Superseded)
+    assert isinstance(play.register(0, attempt=2), Welcome)
+
+
+def test_a_slow_worker_that_gets_on_does_not_hang():
+    play = Play(hang_seconds=30.0)
+    play.begin(0, 1)
+    for tick in range(400):
+        play.now += 0.25
+        for slot in (0, 1):
+            beat = Heartbeat(slot=slot, attempt=1, progress=tick // 100)  # a step takes 25 s
+            play.coordinator.receive(beat, play.now)
+        play.coordinator.tick(play.now)
+    assert play.coordinator.live_slots() == [0, 1]
+    play.passes(31, alive=[0, 1])
+    assert play.coordinator.live_slots() == [], "without a step they do"

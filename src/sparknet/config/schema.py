@@ -272,6 +272,8 @@ class Cluster:
     """Address of this machine that workers can reach; not given: what Spark itself uses."""
     heartbeat_timeout_seconds: float = 2.0
     """Silence after which a worker counts as dead and the others go on."""
+    hang_seconds: float = 600.0
+    """Without progress for so long a worker is replaced although it beats; longer than any step or upload."""
     grace_seconds: float = 30.0
     """How long the others wait for a straggler after the median worker is ready."""
     start_seconds: float = 300.0
@@ -291,7 +293,13 @@ class Cluster:
 
     def __post_init__(self) -> None:
         _all_finite("cluster", self)
-        for key in ("heartbeat_timeout_seconds", "grace_seconds", "start_seconds", "exchange_seconds"):
+        for key in (
+            "heartbeat_timeout_seconds",
+            "hang_seconds",
+            "grace_seconds",
+            "start_seconds",
+            "exchange_seconds",
+        ):
             value: float = getattr(self, key)
             _require(value > 0, f"cluster.{key}", value, "it must be more than 0 seconds")
         _at_least("cluster.task_failures", self.task_failures, 1)

@@ -29,7 +29,7 @@ from sparknet.spark.driver_client import DriverAddress, DriverClient
 from sparknet.training.evaluate import evaluate_part
 from sparknet.training.heartbeat import Heartbeats
 from sparknet.training.local_steps import Replica
-from sparknet.training.messages import ChoreReport, Failed, Heartbeat, Register
+from sparknet.training.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.process_group import Groups
 from sparknet.training.rounds import Surroundings, Worker
 
@@ -79,9 +79,13 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
     client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
     beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
     groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)
-    heartbeat = Heartbeat(slot=who.slot, attempt=who.attempt)
-    beats = Heartbeats(lambda: beat_client.tell(heartbeat), groups.abort, timeout)
     worker: Worker | None = None
+
+    def beat() -> Pulse:
+        progress = worker.progress if worker is not None else 0
+        return beat_client.tell(Heartbeat(slot=who.slot, attempt=who.attempt, progress=progress))
+
+    beats = Heartbeats(beat, groups.abort, timeout)
     try:
         worker = _prepare(plan, who, client=client, groups=groups, beats=beats)
         with beats:

@@ -166,6 +166,7 @@ class _Run:
             evaluation_parts=count_parts(manifest.validation_rows, run.workers),
             replicas_agree=sync.strategy != "none",
             heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds,
+            hang_seconds=cluster.hang_seconds,
             grace_seconds=cluster.grace_seconds,
             start_seconds=cluster.start_seconds,
         )

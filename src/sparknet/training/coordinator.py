@@ -30,6 +30,7 @@ from sparknet.training.messages import (
     NextChore,
     Proceed,
     Pulse,
+    Question,
     Ready,
     Register,
     Request,
@@ -64,6 +65,7 @@ class Rules:
     replicas_agree: bool = True
     """False for strategy none, where replicas differ by design."""
     heartbeat_timeout_seconds: float = 2.0
+    hang_seconds: float = 600.0
     grace_seconds: float = 30.0
     start_seconds: float = 300.0
 
@@ -150,24 +152,31 @@ class Coordinator:
         if isinstance(message, Register):
             self._register(message, now)
         member = self._members.get(message.slot)
-        if member is None or member.attempt != message.attempt:
+        if member is None or member.attempt != message.attempt or member.stuck:
             return  # answer_for says Superseded
         self._heard(member, now)
-        if isinstance(message, Heartbeat) or message == member.request:
+        if isinstance(message, Heartbeat):
+            if message.progress != member.progress:
+                member.progress, member.progress_since = message.progress, now
+            return
+        if message == member.request:
             return
         if member.request is not None and message.serial < member.request.serial:
             return  # a repetition that came late: it has been answered
-        member.request, member.answer = message, None
-        match message:
+        member.request, member.answer, member.progress_since = message, None, now
+        self._take(member, message, now)
+        self._advance(now)
+
+    def _take(self, member: Member, question: Question, now: float) -> None:
+        match question:
             case Register():
                 self._welcome(member)
             case Ready():
-                self._ready(member, message, now)
+                self._ready(member, question, now)
             case Vote():
-                self._vote(member, message)
+                self._vote(member, question)
             case NextChore():
-                self._chore(member, message, now)
-        self._advance(now)
+                self._chore(member, question, now)
 
     def answer_for(self, slot: int, attempt: int) -> Answer | None:
         """The answer to the last request of (slot, attempt), or None while it is not decided."""
@@ -178,18 +187,18 @@ class Coordinator:
             # The last commit is still owed to those whose vote made it; then they hear that it is over.
             voted = member is not None and member.attempt == attempt and isinstance(member.answer, Committed)
             return member.answer if voted and member is not None else Done()
-        if member is None or member.attempt != attempt:
+        if member is None or member.attempt != attempt or member.stuck:
             return Superseded()
         return member.answer
 
     def pulse_for(self, slot: int, attempt: int) -> Pulse:
         """The answer to a heartbeat."""
         member = self._members.get(slot)
-        superseded = member is not None and member.attempt > attempt
+        superseded = member is not None and (member.attempt > attempt or member.stuck)
         return Pulse(aborted_epoch=self._aborted_epoch, end=superseded or self.ended)
 
     def tick(self, now: float) -> None:
-        """Let time pass: deaths by silence, the start deadline, the grace period.
+        """Let time pass: deaths by silence, hangs, the start deadline, the grace period.
 
         When the caller itself was held up (the driver was suspended), nobody could be heard in that time, so it
         is not held against the workers.
@@ -199,10 +208,9 @@ class Coordinator:
         if held_up > 0:
             for member in self._members.values():
                 member.last_heard = min(now, member.last_heard + held_up)
-        for member in list(self._members.values()):
-            silent = now - member.last_heard
-            if member.alive and silent > self.rules.heartbeat_timeout_seconds:
-                self._lose(member, f"silent for {silent:.1f} s")
+                member.progress_since = min(now, member.progress_since + held_up)
+        for member in self._live():
+            self._miss(member, now)
         self._advance(now)
 
     def stop(self, reason: str) -> None:
@@ -259,6 +267,17 @@ class Coordinator:
             self._emit("worker_returned", **self._who(member))
             if self.status == "running" and member.phase == "waiting":
                 self._welcome(member)  # it was silent when the run began without it
+
+    def _miss(self, member: Member, now: float) -> None:
+        """Give up a member that is silent, or that beats but has not got on with what it was told to do."""
+        if member.answer is None:
+            member.progress_since = now  # it waits for us
+        silent, idle = now - member.last_heard, now - member.progress_since
+        if silent > self.rules.heartbeat_timeout_seconds:
+            self._lose(member, f"silent for {silent:.1f} s")
+        elif idle > self.rules.hang_seconds:
+            member.stuck = True
+            self._lose(member, f"no progress for {idle:.0f} s, though its heartbeat goes on")
 
     def _lose(self, member: Member, reason: str, *, task_ends: bool = False) -> None:
         member.alive = False

@@ -49,6 +49,7 @@ class Replica:
         self.slot = slot
         self.total_iterations = rounds * config.sync.local_steps
         self.optimizer = build_optimizer(config.solver, module)
+        self.steps_taken = 0
 
     def take_steps(self, loader: Loader, steps: int, *, round: int, ended: threading.Event) -> StepReport | None:
         """Train for `steps` batches; None when `ended` was set on the way.
@@ -78,6 +79,7 @@ class Replica:
             self.optimizer.step()
             total += loss.detach()
             samples += len(batch.labels)
+            self.steps_taken += 1
             cursor = batch.cursor
         mean = float(total) / steps
         if not np.isfinite(mean):

@@ -118,6 +118,8 @@ class Heartbeat:
 
     slot: int
     attempt: int
+    progress: int = 0
+    """Rises with every local step and every answer followed: a thread beats also where the work hangs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

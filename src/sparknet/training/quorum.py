@@ -21,6 +21,10 @@ class Member:
     last_heard: float
     alive: bool = True
     """Heard within the heartbeat timeout, and not replaced by a newer attempt."""
+    progress: int = -1
+    progress_since: float = 0.0
+    stuck: bool = False
+    """It beats but does not work any more: it is never taken back."""
     phase: Phase = "waiting"
     state: tuple[int, int] | None = None
     """(generation, round) of the weights it holds; None before it has any."""

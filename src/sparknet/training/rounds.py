@@ -87,6 +87,7 @@ class Worker:
         self._round = 0
         self._steps = 0
         self._ready: Ready | None = None
+        self._followed = 0
 
     def run(self) -> None:
         """Take part until the driver says that it is over, for the run or for this attempt."""
@@ -94,11 +95,17 @@ class Worker:
             answer: Answer | None = self._around.driver.ask(self._who)
             while answer is not None:
                 self._check_driver()
+                self._followed += 1
                 answer = self._follow(answer)
         finally:
             self._around.groups.leave()
             if self._loader is not None:
                 self._loader.close()
+
+    @property
+    def progress(self) -> int:
+        """Rises as long as this worker gets on, for its heartbeat."""
+        return self._replica.steps_taken + self._followed
 
     def _check_driver(self) -> None:
         """The driver may have decided without this worker while it could not be heard: then end here."""
