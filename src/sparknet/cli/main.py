@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
     parsed = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    # py4j logs an interrupt that cuts into a call as if it were an error; we say what there is to say.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         # The command's module is named, not imported, so that --help and wrong usage answer at once.
         return importlib.import_module(parsed.module).run(parsed)

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,7 +73,7 @@ def open_session(config: RunConfig, log_path: Path) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder: Any = SparkSession.builder
     try:
-        with _stderr_into(log_path):
+        with _stderr_into(log_path), _own_interrupts():
             return builder.master(master).config(map=settings).getOrCreate()
     except Exception as error:  # py4j and pyspark raise many kinds; all mean that there is no session
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -79,6 +81,21 @@ def open_session(config: RunConfig, log_path: Path) -> SparkSession:
             f"Spark does not start with master {master}: {reason}; its own words are in {log_path}, and "
             "`sparknet doctor` looks for the cause"
         ) from error
+
+
+@contextmanager
+def _own_interrupts() -> Generator[None]:
+    """Keep this process's handler of Ctrl-C: we end our jobs ourselves.
+
+    The one that Spark installs talks to the Java machine from within whatever call the interrupt has just cut into,
+    which breaks the connection that both use.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
