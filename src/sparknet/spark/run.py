@@ -57,7 +57,7 @@ class Result:
     failures: int
     """Workers lost, of this start."""
     weights_hash: str
-    """Hash of the final weights, as all replicas reported it."""
+    """Hash of the final weights, which all replicas reported; empty for strategy none, where they differ."""
     run_dir: str
 
 
