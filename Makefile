@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup java demo test test-slow chaos lint format schema bench clean
+.PHONY: help setup java demo test test-slow chaos fuzz lint format schema bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-slow: setup ## Run the tests that take minutes
 
 chaos: setup ## Kill, stop and restart workers and drivers; alone, since it times them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "chaos and not slow"
+
+fuzz: setup ## A million damaged files for the parsers of Caffe's formats, about five minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_parsers.py --inputs 1000000 --seed $$(date +%Y%m%d)
 
 lint: $(VENV)/.installed ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -88,12 +88,12 @@ def _between(before: dict[str, float], after: dict[str, float]) -> dict[str, flo
 # The two sides, each in a process of its own -------------------------------------------------------------------
 
 
-def by_hand(config: RunConfig, warm_up: int, steps: int) -> dict[str, float]:
+def by_hand_loop(config: RunConfig, warm_up: int, steps: int) -> dict[str, float]:
     """Train as a careful person would write it down."""
     import torch
     from torch.nn import functional
 
-    from sparknet.nets.find import build_net
+    from by_hand import NETS
 
     torch.set_num_threads(config.cluster.threads_per_worker)
     torch.manual_seed(config.run.seed)
@@ -105,9 +105,7 @@ def by_hand(config: RunConfig, warm_up: int, steps: int) -> dict[str, float]:
         "channel": images.float().mean((0, 2, 3), keepdim=True),
         "image": images.float().mean(0),
     }[config.data.mean]
-    net = build_net(
-        config.net.name, config.net.arguments, input_shape=(3, 32, 32), classes=_CLASSES, seed=config.run.seed
-    ).to(memory_format=layout)
+    net = NETS[config.net.name]().to(memory_format=layout)
     solver = config.solver
     optimizer = torch.optim.SGD(
         net.parameters(), lr=solver.learning_rate, momentum=solver.momentum, weight_decay=solver.weight_decay
@@ -219,7 +217,7 @@ class _Bench:
         os.environ["OMP_NUM_THREADS"] = str(config.cluster.threads_per_worker)  # as Spark sets it for a worker
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        work = (by_hand, (config, options.warm_up, options.steps))
+        work = (by_hand_loop, (config, options.warm_up, options.steps))
         if local_steps is not None:
             work = (in_system, (config, options.warm_up, self._directory / f"run{self._runs}"))
         process = spawn.Process(target=_report, args=(theirs, *work))

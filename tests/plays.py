@@ -186,4 +186,4 @@ def report_on(chore: Answer, *, rows: int = 50) -> ChoreReport:
     part = getattr(chore, "part", -1)
     if part < 0:
         return ChoreReport(part=-1)
-    return ChoreReport(part=part, rows=rows, correct=rows * 9 // 10, correct_top5=rows, loss_sum=0.5 * rows)
+    return ChoreReport(part=part, rows=rows, sums={"accuracy": rows * 9 // 10, "top5": rows, "loss": 0.5 * rows})

@@ -16,6 +16,7 @@ import trustme
 import sparknet.spark.driver_service as service_module
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.order import Cursor
+from sparknet.data.preprocess import Normalise
 from sparknet.errors import ClusterError, Unauthorized
 from sparknet.spark.driver_client import DriverAddress, DriverClient
 from sparknet.spark.driver_service import FILE_SCHEMA, DriverService
@@ -34,6 +35,7 @@ from sparknet.training.messages import (
     Welcome,
     dump_message,
 )
+from sparknet.training.preprocessing import Preprocessing
 
 TOKEN = "the-secret-of-this-run"
 START = Cursor(epoch=0, position=0)
@@ -119,7 +121,9 @@ def test_the_token_is_in_no_text(stage):
     config = RunConfig(
         data=Data(source="digits", validation_fraction=0.2), net=Net(name="lenet"), run=Run(rounds=1)
     )
-    plan = WorkerPlan(config=config, driver=address, data_dir="/data", rounds=1)
+    plain = Normalise(mean=None, scale=1.0)
+    preprocessing = Preprocessing(train=plain, test=plain)
+    plan = WorkerPlan(config=config, driver=address, data_dir="/data", rounds=1, preprocessing=preprocessing)
     errors = []
     for client in (stage.client(token=TOKEN + "-other"), stage.client()):
         with pytest.raises(ClusterError) as caught:

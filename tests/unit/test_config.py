@@ -93,7 +93,10 @@ RULES = [
     ("data.classes=1", r"data\.classes is 1; it must be at least 2"),
     ("data.shard_megabytes=0", r"data\.shard_megabytes is 0\.0; it must exceed 0"),
     ("data.scale=0", r"data\.scale is 0\.0; 0 would erase every input"),
-    ("net.name=''", r"net\.name is ''; name a zoo entry or a callable"),
+    ("net.name=''", r"net\.name and net\.prototxt is \('', ''\); exactly one must be given: a zoo entry"),
+    ("net.prototxt='a.prototxt'", r"net\.name and net\.prototxt is \('digits_cnn', 'a\.prototxt'\); exactly one"),
+    ("run.eval_batches=0", r"run\.eval_batches is 0; it must be at least 1"),
+    ("solver.snapshot='a.solverstate'", r"solver\.snapshot is 'a\.solverstate'; it belongs to a Caffe solver"),
     ("solver.batch_size=0", r"solver\.batch_size is 0; it must be at least 1"),
     ("solver.learning_rate=0", r"solver\.learning_rate is 0\.0; it must exceed 0"),
     ("solver.momentum=1.0", r"solver\.momentum is 1\.0; it must be at least 0 and below 1"),
@@ -228,7 +231,7 @@ def test_a_refused_value_names_file_and_key(tmp_path):
 def test_a_missing_section_or_key_is_named(tmp_path):
     with pytest.raises(ConfigError, match="net is missing; it has no default: set net"):
         load_config(file_with(tmp_path, MINIMAL.split("[net]")[0]))
-    with pytest.raises(ConfigError, match=r"net\.name is missing; it has no default: set net\.name"):
+    with pytest.raises(ConfigError, match=r"net\.name and net\.prototxt is \('', ''\); exactly one must be given"):
         load_config(file_with(tmp_path, MINIMAL.replace('name = "digits_cnn"', "")))
 
 

@@ -1,11 +1,17 @@
 """The documentation is held to the code: configuration keys and event kinds."""
 
+import dataclasses
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
+from sparknet.cli import main
 from sparknet.reporting import story, training_log
+from sparknet.training.solver.policies import RatePolicy
+from sparknet.training.solver.settings import SolverSettings
+from sparknet.training.solver.update_rule import UpdateRule
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -41,3 +47,20 @@ def test_every_kind_that_is_written_is_documented():
     written = set(re.findall(r"""(?:\b_?emit\(|\b_?tell\(|"event":)\s*"(\w+)\"""", source))
     assert {"round", "worker_lost", "evaluation", "run_started", "checkpoint"} <= written
     assert written <= documented_kinds()
+
+
+def test_every_command_for_caffe_users_parses():
+    text = (DOCS / "caffe.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^sparknet (.+)$", text, flags=re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        main._parser().parse_args(shlex.split(command))  # pyright: ignore[reportPrivateUsage]
+
+
+def test_every_solver_field_that_is_read_is_documented():
+    text = (DOCS / "caffe.md").read_text(encoding="utf-8")
+    table = text.split("| solver | run |")[1].split("\n\n")[0]
+    told = set(re.findall(r"`([a-z_0-9]+)`", table))
+    read = {field.name for kind in (SolverSettings, RatePolicy, UpdateRule) for field in dataclasses.fields(kind)}
+    settings = read - {"policy", "rule", "gamma", "power", "stepsize", "stepvalue"}  # "its constants"
+    assert settings <= told

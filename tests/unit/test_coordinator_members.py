@@ -4,6 +4,7 @@ import pytest
 
 from plays import Play, report_on
 from sparknet.data.order import Cursor
+from sparknet.training.coordinator import Progress
 from sparknet.training.messages import (
     Checkpoint,
     Committed,
@@ -202,6 +203,26 @@ def test_every_part_is_evaluated_once_and_the_sums_are_right():
     assert evaluation["loss"] == 0.5
     assert evaluation["round"] == 1
     assert play.answer(0) == play.answer(1) == Proceed()
+
+
+def test_the_initial_weights_are_evaluated_when_that_is_asked_for():
+    play = Play(evaluate_first=True, checkpoint_every=1, evaluation_parts=3)
+    play.begin(0, 1)
+    assert play.answer(0).chores
+    assert play.answer(1).chores
+    handed_out = play.do_chores(0, 1, rows=50)
+    assert sorted(chore.part for chore in handed_out) == [0, 1, 2], "no checkpoint: there is nothing to keep yet"
+    (evaluation,) = play.events("evaluation")
+    assert (evaluation["round"], evaluation["rows"]) == (0, 150)
+    assert play.answer(0) == play.answer(1) == Proceed()
+    play.commit(0, 1)
+    assert len(play.events("evaluation")) == 1
+
+
+def test_a_run_that_begins_later_does_not_evaluate_first():
+    play = Play(evaluate_first=True, evaluation_parts=3, start=Progress(round=2), checkpoint=2)
+    play.begin(0, 1)
+    assert not play.answer(0).chores
 
 
 def test_the_next_quorum_waits_for_the_chores():

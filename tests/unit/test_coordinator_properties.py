@@ -295,7 +295,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             case Evaluate():
                 key = (worker.generation, answer.round)
                 assert worker.anchor == self.anchors.get(key, worker.anchor), "old weights evaluated"
-                report = ChoreReport(part=answer.part, rows=7, correct=5, correct_top5=6, loss_sum=1.0)
+                report = ChoreReport(part=answer.part, rows=7, sums={"accuracy": 5.0, "loss": 1.0})
                 self.ask_chore(worker, report)
             case Checkpoint():
                 self.checkpoints[answer.round] = worker.anchor

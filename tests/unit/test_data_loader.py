@@ -89,9 +89,9 @@ def test_timing_does_not_matter(table):
     order = Order(5, rows.shard_rows, 2, 0)
     turn = threading.Semaphore(0)
 
-    def held_up(images):
+    def held_up(images, draws):
         turn.acquire()
-        return PLAIN(images)
+        return PLAIN(images, draws)
 
     with loader(rows, order) as free, loader(rows, order, preprocess=held_up, prefetch=1) as slow:
         for _ in range(6):
@@ -105,10 +105,10 @@ def test_works_ahead_by_prefetch_and_no_further(table):
     made = threading.Semaphore(0)
     count = []
 
-    def counted(images):
+    def counted(images, draws):
         count.append(len(images))
         made.release()
-        return PLAIN(images)
+        return PLAIN(images, draws)
 
     with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=counted, prefetch=2) as source:
         for _ in range(3):  # two in the queue and one that waits for room
@@ -134,10 +134,10 @@ def test_close_wakes_a_waiting_consumer(table):
     rows = table[0]
     entered, go = threading.Event(), threading.Event()
 
-    def stuck(images):
+    def stuck(images, draws):
         entered.set()
         go.wait()
-        return PLAIN(images)
+        return PLAIN(images, draws)
 
     source = loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=stuck)
     outcome = []
@@ -165,7 +165,7 @@ def test_close_wakes_a_waiting_consumer(table):
 def test_an_error_reaches_the_consumer_with_its_cause_each_time(table):
     rows = table[0]
 
-    def broken(images):
+    def broken(images, draws):
         raise ZeroDivisionError("by zero")
 
     with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=broken) as source:
@@ -179,11 +179,11 @@ def test_batches_before_an_error_are_delivered(table):
     rows = table[0]
     calls = []
 
-    def third_fails(images):
+    def third_fails(images, draws):
         calls.append(1)
         if len(calls) == 3:
             raise ZeroDivisionError
-        return PLAIN(images)
+        return PLAIN(images, draws)
 
     with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=third_fails) as source:
         take(source, 2)

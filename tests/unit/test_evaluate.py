@@ -1,7 +1,6 @@
 """Validation in parts: every row once, ties count against, and the sums are right."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from formats import make_table
-from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data import Normalise
-from sparknet.training.evaluate import EVALUATION_BATCH, count_parts, evaluate_part
-from sparknet.training.local_steps import Replica
+from sparknet.training.evaluate import EVALUATION_BATCH, Cuts, evaluate_part
+from sparknet.training.objective import ModuleObjective
 
-CONFIG = RunConfig(data=Data(source="digits", validation_fraction=0.2), net=Net(name="lenet"), run=Run(rounds=1))
 PLAIN = Normalise(mean=None, scale=1 / 255)
 
 
@@ -31,12 +28,14 @@ class Scores(nn.Module):
         return self.scores.expand(len(images), -1)
 
 
-def replica(module):
-    return Replica(module, CONFIG, slot=0, rounds=1)
+def objective(module, **options):
+    return ModuleObjective(module, name="net", **options)
 
 
-def evaluate(module, table, part=0, parts=1, normalise=PLAIN):
-    return evaluate_part(replica(module), table, normalise, part=part, parts=parts, columns=("image", "label"))
+def evaluate(module, table, part=0, parts=1, normalise=PLAIN, **options):
+    judged = objective(module, **options)
+    cuts = Cuts.of(judged, len(table))
+    return evaluate_part(judged, table, normalise, cuts=cuts, part=(part, parts), columns=("image", "label"))
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(1, 1), (7, 3), (100, 7), (257, 2), (1031, 5), (5, 5)])
@@ -52,10 +51,10 @@ def test_the_parts_together_cover_every_row_once(tmp_path, rows, parts):
     assert [report.part for report in reports] == list(range(parts))
     assert sum(report.rows for report in reports) == rows
     assert max(r.rows for r in reports) - min(r.rows for r in reports) <= 1
-    assert sum(report.correct for report in reports) == int((order[:, 0] == truth).sum())
-    assert sum(report.correct_top5 for report in reports) == int((order[:, :5] == truth[:, None]).any(1).sum())
+    assert sum(report.sums["accuracy"] for report in reports) == int((order[:, 0] == truth).sum())
+    assert sum(report.sums["top5"] for report in reports) == int((order[:, :5] == truth[:, None]).any(1).sum())
     loss = float(functional.cross_entropy(logits, truth, reduction="sum"))
-    assert sum(report.loss_sum for report in reports) == pytest.approx(loss, rel=1e-5)
+    assert sum(report.sums["loss"] for report in reports) == pytest.approx(loss, rel=1e-5)
 
 
 def one_row(tmp_path, label):
@@ -81,13 +80,13 @@ def one_row(tmp_path, label):
 )
 def test_ties_count_against_as_in_caffe(tmp_path, scores, correct, top5):
     report = evaluate(Scores(*map(float, scores)), one_row(tmp_path, 2))
-    assert (report.correct, report.correct_top5) == (correct, top5)
+    assert (report.sums["accuracy"], report.sums["top5"]) == (correct, top5)
 
 
 @pytest.mark.parametrize("scores", [[math.nan] * 7, [math.nan, 0, 1, 0, 0, 0, 0], [0, 0, math.nan, 0, 0, 0, 0]])
 def test_scores_that_are_no_numbers_are_never_right(tmp_path, scores):
     report = evaluate(Scores(*scores), one_row(tmp_path, 2))
-    assert report.correct == 0
+    assert report.sums["accuracy"] == 0
 
 
 def test_the_module_is_evaluated_in_evaluation_mode(tmp_path):
@@ -117,10 +116,13 @@ def test_the_inputs_go_through_the_same_preprocessing(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_there_is_a_part_for_every_worker_and_no_part_without_rows(workers):
-    assert count_parts(3, workers) == min(3, workers)
-    assert count_parts(1, workers) == 1
-    assert count_parts(100 * 4 * EVALUATION_BATCH, workers) == 100
-    assert count_parts(100 * 4 * EVALUATION_BATCH + 1, workers) == 101
+    def count_parts(rows):
+        return Cuts(rows=rows, batch=EVALUATION_BATCH).count_parts(workers)
+
+    assert count_parts(3) == min(3, workers)
+    assert count_parts(1) == 1
+    assert count_parts(100 * 4 * EVALUATION_BATCH) == 100
+    assert count_parts(100 * 4 * EVALUATION_BATCH + 1) == 101
 
 
 def test_channels_last_gives_the_same(tmp_path):
@@ -128,8 +130,6 @@ def test_channels_last_gives_the_same(tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     plain = evaluate(module, table)
-    config = replace(CONFIG, net=Net(name="lenet", channels_last=True))
-    last = Replica(module.to(memory_format=torch.channels_last), config, slot=0, rounds=1)
-    other = evaluate_part(last, table, PLAIN, part=0, parts=1, columns=("image", "label"))
-    assert other.correct == plain.correct
-    assert other.loss_sum == pytest.approx(plain.loss_sum, rel=1e-5)
+    other = evaluate(module, table, channels_last=True)
+    assert other.sums["accuracy"] == plain.sums["accuracy"]
+    assert other.sums["loss"] == pytest.approx(plain.sums["loss"], rel=1e-5)

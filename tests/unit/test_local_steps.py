@@ -13,6 +13,7 @@ from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data import Batch, Cursor
 from sparknet.errors import NetError, TrainingDiverged
 from sparknet.training.local_steps import Replica
+from sparknet.training.objective import ModuleObjective
 
 CONFIG = RunConfig(
     data=Data(source="digits", validation_fraction=0.2),
@@ -41,7 +42,8 @@ def net(*, dropout=0.0):
 
 
 def replica(module, config=CONFIG, *, slot=0):
-    return Replica(module, config, slot=slot, rounds=10)
+    objective = ModuleObjective(module, name=config.net.name, channels_last=config.net.channels_last)
+    return Replica(objective, config, slot=slot, rounds=10)
 
 
 def weights(module):

@@ -11,6 +11,8 @@ import rich.console
 from sparknet.reporting import LiveConsole, PlainConsole, open_console
 from sparknet.reporting.area import draw_area, sparkline
 from sparknet.reporting.progress import Progress
+from sparknet.reporting.result import result_rows
+from sparknet.reporting.table import caffe_scores
 
 STARTED = {
     "event": "run_started",
@@ -158,6 +160,33 @@ def test_plain_lines_tell_the_run():
     ]
     assert "    15.2 s  round 20/40: accuracy 98.61 %, top-5 99.72 %, loss 0.0512 on 359 held-out rows" in lines
     assert lines[-1] == "    19.4 s  finished: accuracy 98.61 % after 40 rounds in 30.0 s"
+
+
+def test_a_nets_own_outputs_stand_where_the_accuracy_would():
+    measured = {"loss": 1.5, "outputs": {"loss1/top-5": 0.25, "iou": 0.5}}
+    records = [
+        *(record for record in whole_run() if record["event"] in ("run_started", "worker_joined")),
+        event("evaluation", 15.0, round=20, rows=359, seconds=0.1, **measured),
+    ]
+    lines = plain_lines(*records, event("run_finished", 19.0, rounds=40, seconds=30.0, **measured))
+    assert lines[-2].endswith("round 20/40: loss 1.5000, loss1/top-5 0.2500, iou 0.5000 on 359 held-out rows")
+    assert lines[-1].endswith("finished: loss 1.5000 after 40 rounds in 30.0 s")
+    assert "loss 1.5000" in area_of(*records)
+    assert result_rows({**measured, "rounds": 40}, "")[:3] == [
+        ("loss", "1.5000"),
+        ("loss1/top-5", "0.2500"),
+        ("iou", "0.5000"),
+    ]
+
+
+def test_scores_are_printed_as_caffe_prints_them():
+    measured = {"loss": 0.9, "loss1": 0.5, "accuracy": 0.75}
+    assert caffe_scores(measured, {"loss": 1.0, "loss1": 0.3}) == [
+        "Loss: 1.05",
+        "accuracy = 0.75",
+        "loss = 0.9 (* 1 = 0.9 loss)",
+        "loss1 = 0.5 (* 0.3 = 0.15 loss)",
+    ]
 
 
 def test_plain_round_lines_come_every_tenth_of_the_run():

@@ -41,6 +41,20 @@ def test_a_round_and_an_evaluation_are_told_as_in_the_original(tmp_path):
     ]
 
 
+def test_a_net_without_an_accuracy_is_told_by_its_outputs(tmp_path):
+    lines = log_of(
+        tmp_path,
+        event("evaluation", 1.0, round=4, loss=0.25, outputs={"loss1/top-5": 0.5}, seconds=0.5),
+        event("snapshot", 1.5, round=4, iteration=40, weights="a.caffemodel", state="a.solverstate"),
+        event("run_finished", 2.0, rounds=4, loss=0.125),
+    )
+    assert lines[1:] == [
+        "1.0, i = 4: loss = 0.25, loss1/top-5 = 0.5",
+        "1.5, i = 4: wrote a.caffemodel and a.solverstate",
+        "2.0, i = 4: finished: loss = 0.125",
+    ]
+
+
 def test_every_line_parses_and_times_never_go_back(tmp_path):
     lines = log_of(
         tmp_path,

@@ -15,10 +15,11 @@ from sparknet.data import Cursor, Loader, Normalise, Order
 from sparknet.errors import TrainingDiverged
 from sparknet.training.checkpoint import INNER, OUTER, WEIGHTS
 from sparknet.training.coordinator import Coordinator, Progress, Rules
-from sparknet.training.evaluate import evaluate_part
+from sparknet.training.evaluate import Cuts, evaluate_part
 from sparknet.training.flat import WeightsHash
 from sparknet.training.local_steps import Replica
 from sparknet.training.messages import NextChore, Ready, Register, Vote
+from sparknet.training.objective import ModuleObjective
 from sparknet.training.rounds import Surroundings, Worker
 from sparknet.training.state import dump_optimizer
 
@@ -50,7 +51,8 @@ class Attempt:
         self.who = Register(slot=slot, attempt=number, host=f"host{slot}")
         self.ended = threading.Event()
         self.groups = MemoryGroups(crew.network, crew.lock)
-        self.replica = Replica(small_net(), crew.config, slot=slot, rounds=crew.rounds)
+        objective = ModuleObjective(small_net(), name="small")
+        self.replica = Replica(objective, crew.config, slot=slot, rounds=crew.rounds)
         self.cursors = []
         order = Order(0, crew.table.shard_rows, crew.workers, slot)
 
@@ -68,7 +70,8 @@ class Attempt:
 
         def evaluate(part, parts):
             columns = ("image", "label")
-            return evaluate_part(self.replica, crew.table, NORMALISE, part=part, parts=parts, columns=columns)
+            cuts = Cuts.of(objective, len(crew.table))
+            return evaluate_part(objective, crew.table, NORMALISE, cuts=cuts, part=(part, parts), columns=columns)
 
         around = Surroundings(
             driver=crew.driver, groups=self.groups, open_loader=open_loader, evaluate=evaluate, ended=self.ended
@@ -225,7 +228,9 @@ def test_a_healed_replica_takes_over_the_inner_state_of_rank_0(tmp_path):
     for attempt in (survivor.join(), crew.replacement.join()):
         assert attempt.error is None
     assert seen[0] == seen[1]
-    assert seen[0] != dump_optimizer(Replica(small_net(), CONFIG, slot=0, rounds=1).optimizer)
+    assert seen[0] != dump_optimizer(
+        Replica(ModuleObjective(small_net(), name="small"), CONFIG, slot=0, rounds=1).optimizer
+    )
 
 
 def test_a_replacement_that_dies_while_it_is_healed_costs_nothing(tmp_path):
@@ -364,7 +369,7 @@ def test_replicas_of_strategy_none_go_their_own_ways(tmp_path):
 
 def test_the_inner_state_can_start_anew_each_round(tmp_path):
     config = replace(CONFIG, sync=Sync(local_steps=3, inner_state="reset"))
-    empty = dump_optimizer(Replica(small_net(), CONFIG, slot=0, rounds=1).optimizer)
+    empty = dump_optimizer(Replica(ModuleObjective(small_net(), name="small"), CONFIG, slot=0, rounds=1).optimizer)
     crew = Crew(tmp_path, config, workers=1)
     crew.run()
     assert crew.driver.checkpoints[ROUNDS][INNER] == empty

@@ -1,18 +1,26 @@
-"""`sparknet test`: what a finished run's model is worth on its validation rows, or on others."""
+"""`sparknet test`: what a finished run's model, or a Caffe net with weights, is worth on rows."""
 
 import argparse
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pyspark.sql import SparkSession
+
 from sparknet.cli.train import find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
+from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
-from sparknet.reporting.table import measured_facts, print_facts
+from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
 from sparknet.spark.session import check_java, session_for
-from sparknet.spark.sources import check_source
+from sparknet.spark.sources import check_source, expected_rows
+from sparknet.training.caffe_run import scoring_config, self_contained
+from sparknet.training.caffe_test import caffe_model
 from sparknet.training.model import Model, load_model
 from sparknet.training.run_dir import RunDir
 
@@ -21,6 +29,28 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; everything that can be wrong without Spark is found before it starts."""
+    _check_usage(arguments)
+    return _test_files(arguments) if arguments.model is not None else _test_run(arguments)
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    given = {"--model": arguments.model, "--weights": arguments.weights, "--iterations": arguments.iterations}
+    caffe = [option for option, value in given.items() if value is not None]
+    if arguments.run_dir is not None and caffe:
+        raise UsageError(
+            f"{arguments.run_dir} and {', '.join(caffe)} are given; a run's model or Caffe's files are tested: "
+            "leave one of them out"
+        )
+    if arguments.run_dir is None:
+        needed = {**given, "--data": arguments.data}
+        missing = [option for option in ("--model", "--weights", "--data") if needed[option] is None]
+        if missing:
+            raise UsageError(
+                f"{', '.join(missing)} missing; sparknet test takes RUN_DIR, or --model, --weights and --data"
+            )
+
+
+def _test_run(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir.resolve()
     RunDir.check(run_dir)
     # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
@@ -31,14 +61,42 @@ def run(arguments: argparse.Namespace) -> int:
         config = replace(config, data=data_at(config.data, arguments.data))
         check_source(config.data, validation=True)
     check_java()
-    measured = _measure(config, model, run_dir, others=arguments.data is not None)
+    store = Path(config.data.store).resolve() if config.data.store else run_dir / "store"
+
+    def measure(spark: SparkSession) -> Measurement:
+        if arguments.data is not None:
+            return measure_source(spark, model, config)
+        return measure_validation(spark, model, config, store=store)
+
+    measured = _measured(config, measure, log=run_dir / "spark.log")
     kind = f"from {arguments.data}" if arguments.data is not None else "held out"
     facts = {**encode(measured), "kind": kind, "rows_per_second": measured.rows_per_second}
     print_facts(measured_facts(facts))
     return 0
 
 
-def _measure(config: RunConfig, model: Model, run_dir: Path, *, others: bool) -> Measurement:
+def _test_files(arguments: argparse.Namespace) -> int:
+    config = scoring_config(arguments.model, arguments.data, overrides_from(arguments))
+    check_source(config.data, validation=bool(config.data.validation_path))
+    tested = caffe_model(config, expected_rows(config.data), weights=arguments.weights)
+    config = self_contained(config)
+    check_java()
+    batches: int | None = arguments.iterations
+    most_rows = None if batches is None else batches * tested.batch
+    model: Model = tested.model
+
+    def measure(spark: SparkSession) -> Measurement:
+        return measure_source(spark, model, config, most_rows=most_rows, test_net_only=True)
+
+    place = Path(tempfile.mkdtemp(prefix="sparknet-test-"))
+    measured = _measured(config, measure, log=place / "spark.log")
+    shutil.rmtree(place, ignore_errors=True)  # after a failure it tells what Spark said
+    for line in caffe_scores(measured.measures, tested.loss_weights):
+        print(line)
+    return 0
+
+
+def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement], *, log: Path) -> Measurement:
     began = time.monotonic()
 
     def note(message: str) -> None:
@@ -47,9 +105,6 @@ def _measure(config: RunConfig, model: Model, run_dir: Path, *, others: bool) ->
 
     screen = PlainConsole(sys.stdout)
     note("starting Spark")
-    with session_for(config, log_path=run_dir / "spark.log") as spark:
+    with session_for(config, log_path=log) as spark:
         note("testing")
-        if others:
-            return measure_source(spark, model, config)
-        store = Path(config.data.store).resolve() if config.data.store else run_dir / "store"
-        return measure_validation(spark, model, config, store=store)
+        return measure(spark)

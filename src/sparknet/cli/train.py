@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 from sparknet.config import RunConfig, load_config
-from sparknet.nets.find import find_net
+from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
 from sparknet.spark.run import train
 from sparknet.spark.session import check_java
-from sparknet.spark.sources import check_source
+from sparknet.spark.sources import check_source, expected_rows
+from sparknet.training.caffe_run import CaffeFiles, check_net, self_contained, train_config
+from sparknet.training.caffe_start import check_caffe
 from sparknet.training.run_dir import RunDir
 
 __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
@@ -20,11 +22,46 @@ __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_i
 
 def run(arguments: argparse.Namespace) -> int:
     """Start a new run."""
-    config = load_config(arguments.config, overrides_from(arguments))
+    config = _config_from(arguments)
     check_start(config)
+    check_caffe(config, expected_rows(config.data))
+    config = self_contained(config)
     path: Path = arguments.run_dir or Path("runs") / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with RunDir.create(path, config) as run_dir:
         return train_in(run_dir, config)
+
+
+def _config_from(arguments: argparse.Namespace) -> RunConfig:
+    overrides = overrides_from(arguments)
+    given = {
+        "--solver": arguments.solver,
+        "--net": arguments.net,
+        "--data": arguments.data,
+        "--weights": arguments.weights,
+        "--snapshot": arguments.snapshot,
+    }
+    if arguments.config is not None:
+        beside = [option for option, value in given.items() if value]
+        if beside:
+            raise UsageError(
+                f"{arguments.config} and {', '.join(beside)} are given; a run is told by a configuration file or "
+                "by Caffe's files: leave one of them out"
+            )
+        return load_config(arguments.config, overrides)
+    for option, what in (("--solver", "a solver prototxt, or a configuration file"), ("--data", "KIND:PATH")):
+        if not given[option]:
+            raise UsageError(
+                f"{option} is missing; sparknet train takes CONFIG, or --solver and --data: give {what}"
+            )
+    if arguments.weights and arguments.snapshot:
+        raise UsageError(
+            f"--weights {arguments.weights} and --snapshot {arguments.snapshot} are given; a snapshot brings its "
+            "own weights: give one of the two"
+        )
+    files = CaffeFiles(
+        solver=arguments.solver, net=arguments.net, weights=arguments.weights, snapshot=arguments.snapshot
+    )
+    return train_config(files, arguments.data, overrides)
 
 
 def overrides_from(arguments: argparse.Namespace) -> list[str]:
@@ -46,7 +83,7 @@ def check_start(config: RunConfig) -> None:
         MissingDependency: there is no Java.
     """
     find_modules_here()
-    find_net(config.net.name)
+    check_net(config.net)
     check_source(config.data, validation=False)
     if config.data.validation_path:
         check_source(config.data, validation=True)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from sparknet.config.codec import decode, encode
 from sparknet.config.schema import RunConfig
 from sparknet.errors import ConfigError
 
-__all__ = ["load_config", "override", "write_config"]
+__all__ = ["config_from", "load_config", "override", "write_config"]
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -47,13 +47,24 @@ def override(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
     Raises:
         ConfigError: the setting has another form, or names an unknown key, or its value breaks a rule.
     """
-    tables: dict[str, Any] = encode(config)
+    return config_from(encode(config), overrides)
+
+
+def config_from(tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+    """Build a configuration from tables, with settings as `override` takes them.
+
+    Raises:
+        ConfigError: the setting has another form, or names an unknown key, or a value breaks a rule.
+    """
+    changed: dict[str, Any] = {
+        name: {**table} if isinstance(table, Mapping) else table for name, table in tables.items()
+    }
     for setting in overrides:
         path, equals, text = setting.partition("=")
         keys = [key.strip() for key in path.split(".")]
         if not equals or len(keys) < 2 or not all(keys):
             raise ConfigError(f"--set {setting!r}: the form is section.key=value, as in sync.local_steps=10")
-        table = tables
+        table = changed
         for key in keys[:-1]:
             inner: Any = table.setdefault(key, {})
             if not isinstance(inner, dict):
@@ -64,9 +75,9 @@ def override(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
         else:
             table.pop(keys[-1], None)
     try:
-        return decode(RunConfig, tables)
+        return decode(RunConfig, changed)
     except ConfigError as error:
-        raise ConfigError(f"--set: {error}") from error
+        raise ConfigError(f"--set: {error}" if overrides else str(error)) from error
 
 
 def _toml_value(text: str) -> object:
@@ -81,7 +92,8 @@ def write_config(config: RunConfig, path: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            tomli_w.dump(encode(config), file)
+            # Caffe's files stand in it as they were written, line by line.
+            tomli_w.dump(encode(config), file, multiline_strings=True)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

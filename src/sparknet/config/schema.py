@@ -51,6 +51,10 @@ class Run:
     """Passes over the training rows, rounded up to whole rounds; give this or `rounds`."""
     eval_every: int = 10
     """Rounds between validations; the last round is always validated. 0: only the last."""
+    eval_first: bool = False
+    """Validate the initial weights too, before the first round."""
+    eval_batches: int | None = None
+    """Batches of a validation, over the rows from the first on and round again; not given: every row once."""
     checkpoint_every: int = 10
     """Rounds between checkpoints; the last round always gets one. 0: only the last."""
     keep_checkpoints: int = 3
@@ -78,6 +82,8 @@ class Run:
         if self.epochs is not None:
             _require(self.epochs > 0, "run.epochs", self.epochs, "it must be more than 0")
         _at_least("run.eval_every", self.eval_every, 0)
+        if self.eval_batches is not None:
+            _at_least("run.eval_batches", self.eval_batches, 1)
         _at_least("run.checkpoint_every", self.checkpoint_every, 0)
         _at_least("run.keep_checkpoints", self.keep_checkpoints, 2)
         safe = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
@@ -106,8 +112,9 @@ class Data:
     """Shape of one input row, (channels, height, width) for images; () takes what the source says."""
     classes: int | None = None
     """Labels must be below this; not given: one more than the largest label seen."""
-    mean: Literal["none", "channel", "image"] = "channel"
-    """Subtracted from the input: nothing, one value per channel, or the mean image (training rows')."""
+    mean: Literal["none", "channel", "image"] | None = None
+    """Subtracted from the input: nothing, or the training rows' mean per channel or per pixel. Not given: channel,
+    and with `net.prototxt` what the net's data layers say."""
     scale: float = 1.0
     """The input is multiplied by this after the mean is taken off; 0.00390625 maps bytes to 0..1."""
     store: str = ""
@@ -146,10 +153,14 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Net:
-    """Which module to train."""
+    """Which module to train: `name` or `prototxt`."""
 
-    name: str
+    name: str = ""
     """An entry of the zoo (`lenet`), or `package.module:callable` returning an `nn.Module`."""
+    prototxt: str = ""
+    """A Caffe net: path of a prototxt file, or its text."""
+    weights: str = ""
+    """Caffe weights to start from, into layers of the same names: caffemodel files, separated by commas."""
     arguments: dict[str, bool | int | float | str] = field(default_factory=dict[str, bool | int | float | str])
     """Keyword arguments of the callable."""
     channels_last: bool = False
@@ -157,17 +168,27 @@ class Net:
 
     def __post_init__(self) -> None:
         _require(
-            bool(self.name),
-            "net.name",
-            self.name,
-            "name a zoo entry or a callable, as in 'lenet'",
+            bool(self.name) != bool(self.prototxt),
+            "net.name and net.prototxt",
+            (self.name, _shortened(self.prototxt)),
+            "exactly one must be given: a zoo entry or callable, as in net.name='lenet', or a Caffe file",
+        )
+        _require(
+            not self.arguments or not self.prototxt,
+            "net.arguments",
+            self.arguments,
+            "a prototxt takes none: leave them out",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solver:
-    """The inner optimiser: SGD, with a rate that is a function of the iteration."""
+    """The inner optimiser: SGD with a rate that is a function of the iteration, or a Caffe solver."""
 
+    prototxt: str = ""
+    """A Caffe solver: path of a prototxt file, or its text. Besides it set only `batch_size` and `snapshot`."""
+    snapshot: str = ""
+    """A .solverstate (or .solverstate.h5) of that solver to go on from, at its iteration."""
     batch_size: int = 64
     """Rows per step and worker."""
     learning_rate: float = 0.01
@@ -185,6 +206,14 @@ class Solver:
 
     def __post_init__(self) -> None:
         _all_finite("solver", self)
+        if self.prototxt:
+            _leave_to_prototxt(self)
+        _require(
+            not self.snapshot or bool(self.prototxt),
+            "solver.snapshot",
+            self.snapshot,
+            "it belongs to a Caffe solver: set solver.prototxt",
+        )
         _at_least("solver.batch_size", self.batch_size, 1)
         _require(self.learning_rate > 0, "solver.learning_rate", self.learning_rate, "it must exceed 0")
         _require(0 <= self.momentum < 1, "solver.momentum", self.momentum, "it must be at least 0 and below 1")
@@ -196,6 +225,22 @@ class Solver:
                 self.step_size,
                 "policy step needs it, at least 1: set solver.step_size",
             )
+
+
+def _leave_to_prototxt(solver: Solver) -> None:
+    for setting in dataclasses.fields(solver):
+        value = getattr(solver, setting.name)
+        if setting.name not in ("prototxt", "snapshot", "batch_size") and value != setting.default:
+            raise ConfigError(
+                f"solver.{setting.name} is {value!r}; solver.prototxt says how to optimise: set it in that file, "
+                "or leave solver.prototxt out"
+            )
+
+
+def _shortened(text: str) -> str:
+    """The first line of what may be a whole file."""
+    lines = text.strip().splitlines()
+    return f"{lines[0]} ..." if len(lines) > 1 else text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -322,3 +367,11 @@ class RunConfig:
     solver: Solver = field(default_factory=Solver)
     sync: Sync = field(default_factory=Sync)
     cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        _require(
+            not (self.net.weights and self.solver.snapshot),
+            "net.weights and solver.snapshot",
+            (self.net.weights, self.solver.snapshot),
+            "a snapshot brings its own weights: give one of the two",
+        )

@@ -42,7 +42,8 @@ class Loader(Iterator[Batch]):
         cursor: where to start.
         image: name of the input column.
         label: name of the label column.
-        preprocess: turns the input column's values [n, *shape] into the net's float32 [n, *shape].
+        preprocess: turns the input column's values [n, *shape] and each row's own random numbers,
+            uint64 [n, 4], into the net's float32 [n, *shape].
         prefetch: batches made ahead, at least 1.
 
     Raises:
@@ -58,7 +59,7 @@ class Loader(Iterator[Batch]):
         cursor: Cursor,
         image: str,
         label: str,
-        preprocess: Callable[[np.ndarray], np.ndarray],
+        preprocess: Callable[[np.ndarray, np.ndarray], np.ndarray],
         prefetch: int = 4,
     ) -> None:
         _check(table, order, cursor)
@@ -133,22 +134,26 @@ class Loader(Iterator[Batch]):
             self._queue.put(_Failure(_described(error)))
 
     def _make(self, cursor: Cursor) -> Batch:
-        columns = self._table.take(self._rows(cursor))
+        rows, draws = self._rows(cursor)
+        columns = self._table.take(rows)
         return Batch(
-            images=self._preprocess(columns[self._image]),
+            images=self._preprocess(columns[self._image], draws),
             labels=columns[self._label],
             cursor=cursor.advance(self._batch_size, rows_per_epoch=len(self._order)),
         )
 
-    def _rows(self, cursor: Cursor) -> np.ndarray:
+    def _rows(self, cursor: Cursor) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the batch's rows, int64 [batch_size], and their random draws."""
         epoch, at, missing = cursor.epoch, cursor.position, self._batch_size
-        pieces: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
+        draws: list[np.ndarray] = []
         while missing:
             stop = min(at + missing, len(self._order))
-            pieces.append(self._order.rows(epoch, at, stop))
+            rows.append(self._order.rows(epoch, at, stop))
+            draws.append(self._order.draws(epoch, at, stop))
             missing -= stop - at
             epoch, at = epoch + 1, 0
-        return np.concatenate(pieces)
+        return np.concatenate(rows), np.concatenate(draws)
 
 
 @dataclass(frozen=True, slots=True)

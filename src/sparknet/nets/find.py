@@ -1,4 +1,8 @@
-"""From a name in the configuration to an `nn.Module` with reproducible initial weights."""
+"""From a name in the configuration to an `nn.Module` with reproducible initial weights.
+
+A net is either a description (`NetSpec`), as the zoo's are, and becomes a `CaffeNet`, from blobs to blobs; or it
+is a module of the user's, from images to logits.
+"""
 
 import difflib
 import importlib
@@ -12,16 +16,19 @@ from torch import nn
 from sparknet.config.schema import Scalar
 from sparknet.errors import NetError
 from sparknet.nets import zoo
+from sparknet.nets.caffe_net import CaffeNet
+from sparknet.nets.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
+from sparknet.nets.spec import NetSpec
 
 __all__ = ["build_net", "find_net"]
 
 
-def find_net(name: str) -> Callable[..., nn.Module]:
+def find_net(name: str) -> Callable[..., nn.Module | NetSpec]:
     """Return the callable that a net's name stands for.
 
     Args:
-        name: an entry of the zoo (`lenet`), or `package.module:callable` for a function or module class of
-            yours.
+        name: an entry of the zoo (`lenet`), or `package.module:callable` for a module class of yours or a function
+            that returns a module or a description.
 
     Raises:
         NetError: no such entry, the module cannot be imported, or it holds no such callable; the message
@@ -51,7 +58,7 @@ def find_net(name: str) -> Callable[..., nn.Module]:
         raise NetError(
             f"net.name is {name!r}; {module_name} {fault}; it must be a callable: {_nearest(attribute, known)}"
         )
-    return cast("Callable[..., nn.Module]", found)
+    return cast("Callable[..., nn.Module | NetSpec]", found)
 
 
 def build_net(
@@ -63,6 +70,9 @@ def build_net(
     seed: int,
 ) -> nn.Module:
     """Build a net on the CPU; the same name, arguments and seed give bit-identical weights.
+
+    A description is built in phase TRAIN. Data layers whose files alone know the shape of an image take it from
+    `input_shape`.
 
     The callable is given `input_shape` and `classes` if its signature names them, and `arguments` besides,
     which win where both name a parameter. The caller's random state stays as it is.
@@ -76,7 +86,7 @@ def build_net(
 
     Raises:
         NetError: the net cannot be found, does not take these arguments or this input, fails while it is
-            built, or is not an `nn.Module` with at least one trainable parameter.
+            built, or is neither a description nor an `nn.Module`, or has no trainable parameter.
     """
     factory = find_net(name)
     given = _arguments(name, factory, arguments, {"input_shape": input_shape, "classes": classes})
@@ -86,6 +96,8 @@ def build_net(
         try:
             # typed as object: what a callable of the user's really returns is checked below
             module = cast("object", factory(**given))
+            if isinstance(module, NetSpec):
+                module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, input_shape))
         except NetError:
             raise
         except Exception as error:  # the callable is the user's: it may fail in any way
@@ -96,7 +108,7 @@ def build_net(
     if not isinstance(module, nn.Module):
         raise NetError(
             f"net {name}: it returned a {type(module).__name__}; "
-            f"it must return a torch.nn.Module: correct the callable"
+            f"it must return a torch.nn.Module or a NetSpec: correct the callable"
         )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise NetError(
@@ -106,9 +118,24 @@ def build_net(
     return module
 
 
+def _missing_shapes(spec: NetSpec, row: Shape) -> dict[str, Shape]:
+    """Shapes of the inputs for which the file gives none: a layer's first blob is images, the others are labels."""
+    layers: dict[str, list[InputBlob]] = {}
+    for layer in spec.select("TRAIN").parameters.layer:
+        if layer.type in INPUT_LAYERS:
+            layers[layer.name] = input_blobs(layer)
+    missing: dict[str, Shape] = {}
+    for blobs in layers.values():
+        batch = next((blob.shape[0] for blob in blobs if blob.shape), 1)
+        for blob in blobs:
+            if blob.shape is None:
+                missing[blob.name] = (batch, *row) if blob.place == 0 else (batch,)
+    return missing
+
+
 def _arguments(
     name: str,
-    factory: Callable[..., nn.Module],
+    factory: Callable[..., nn.Module | NetSpec],
     arguments: Mapping[str, Scalar],
     offered: Mapping[str, object],
 ) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _bar(progress: Progress, elapsed_seconds: float) -> RenderableType:
 def _numbers(progress: Progress) -> Text:
     known = bool(progress.losses)
     pieces = [
-        Text.assemble(("accuracy ", "dim"), (percent(progress.accuracy), "bold green")),
+        Text.assemble((f"{progress.measured[0]} ", "dim"), (progress.measured[1], "bold green")),
         Text.assemble(
             ("loss ", "dim"),
             (f"{progress.loss:.4f} " if known else "-", "bold"),

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sparknet.reporting.record import Record, number, numbers, text, whole
+from sparknet.reporting.record import Record, headline, measures, number, numbers, text, whole
 
 __all__ = ["Progress"]
 
@@ -26,8 +26,8 @@ class Progress:
     """Workers asked for."""
     live: set[int] = field(default_factory=set[int])
     """Slots whose workers are alive."""
-    accuracy: float = math.nan
-    """Of the last validation, 0..1."""
+    measured: tuple[str, str] = ("accuracy", "-")
+    """Name and value of what the last validation came to."""
     losses: list[float] = field(default_factory=list[float])
     """Training loss of every round committed."""
     elapsed_seconds: float = 0.0
@@ -110,7 +110,7 @@ class Progress:
         self.live = set(numbers(record, "slots"))
 
     def _evaluate(self, record: Record) -> None:
-        self.accuracy = number(record, "accuracy")
+        self.measured = headline(record)
 
     def _return_to(self, round_number: int) -> None:
         del self.losses[max(0, len(self.losses) - (self.done - round_number)) :]
@@ -124,8 +124,8 @@ class Progress:
 
     def _end(self, record: Record) -> None:
         self.ended = True
-        if "accuracy" in record:
-            self.accuracy = number(record, "accuracy")
+        if measures(record):
+            self.measured = headline(record)
 
 
 def _mean(values: deque[float]) -> float:

@@ -8,7 +8,20 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
-__all__ = ["Record", "flag", "number", "numbers", "percent", "seconds", "text", "texts", "whole"]
+__all__ = [
+    "Record",
+    "flag",
+    "headline",
+    "measures",
+    "number",
+    "numbers",
+    "percent",
+    "seconds",
+    "shown_measures",
+    "text",
+    "texts",
+    "whole",
+]
 
 Record = Mapping[str, object]
 
@@ -47,6 +60,34 @@ def texts(record: Record, key: str) -> list[str]:
 def numbers(record: Record, key: str) -> list[int]:
     """The field as a list of whole numbers; empty if it is missing or no list."""
     return [item for item in _items(record, key) if isinstance(item, int)]
+
+
+def measures(record: Record) -> dict[str, float]:
+    """What was measured, by name: accuracy, top5 and loss where they are known, then the net's other outputs."""
+    found = {name: number(record, name) for name in ("accuracy", "top5", "loss") if name in record}
+    others = record.get("outputs")
+    if isinstance(others, Mapping):
+        outputs = cast("Record", others)
+        found |= {_printable(str(name)): number(outputs, name) for name in outputs}
+    return found
+
+
+def shown_measures(record: Record) -> list[tuple[str, str]]:
+    """What was measured, as name and value for people: shares in per cent, anything else as a number."""
+    return [_shown(name, value) for name, value in measures(record).items()]
+
+
+def headline(record: Record) -> tuple[str, str]:
+    """Name and value of what was measured if only one has a place: the accuracy, else the first; else a dash."""
+    found = measures(record) or {"accuracy": math.nan}
+    name = "accuracy" if "accuracy" in found else next(iter(found))
+    return _shown(name, found[name])
+
+
+def _shown(name: str, value: float) -> tuple[str, str]:
+    if name == "top5" or name.startswith("accuracy"):
+        return "top-5" if name == "top5" else name, percent(value)
+    return name, f"{value:.4f}" if math.isfinite(value) else str(value)
 
 
 def _items(record: Record, key: str) -> list[object]:

@@ -1,6 +1,6 @@
 """A run's closing summary: `result.json` for people."""
 
-from sparknet.reporting.record import Record, number, percent, seconds, whole
+from sparknet.reporting.record import Record, number, percent, seconds, shown_measures, whole
 
 __all__ = ["result_rows"]
 
@@ -15,9 +15,7 @@ def result_rows(result: Record, run_dir: str) -> list[tuple[str, str]]:
     duration, sync = number(result, "seconds"), number(result, "sync_seconds")
     share = sync / duration if duration > 0 else float("nan")
     rows = [
-        ("accuracy", percent(number(result, "accuracy"))),
-        ("top-5", percent(number(result, "top5"))),
-        ("loss", f"{number(result, 'loss'):.4f}"),
+        *(shown_measures(result) or [("accuracy", "-")]),
         ("rounds", f"{whole(result, 'rounds'):,} with {whole(result, 'workers')} workers"),
         ("samples", f"{whole(result, 'samples'):,}"),
         ("time", seconds(duration)),

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparknet.reporting.progress import Progress
-from sparknet.reporting.record import Record, flag, number, percent, seconds, text, texts, whole
+from sparknet.reporting.record import (
+    Record,
+    flag,
+    headline,
+    number,
+    percent,
+    seconds,
+    shown_measures,
+    text,
+    texts,
+    whole,
+)
 
 __all__ = ["Line", "round_line", "tell"]
 
@@ -97,11 +108,10 @@ def _aborted(record: Record, progress: Progress) -> Told:
 
 
 def _evaluation(record: Record, progress: Progress) -> Told:
+    found = ", ".join(f"{name} {value}" for name, value in shown_measures(record))
     yield (
         "good",
-        f"round {_of(whole(record, 'round'), progress)}: accuracy {percent(number(record, 'accuracy'))}, "
-        f"top-5 {percent(number(record, 'top5'))}, loss {number(record, 'loss'):.4f} "
-        f"on {whole(record, 'rows'):,} held-out rows",
+        f"round {_of(whole(record, 'round'), progress)}: {found} on {whole(record, 'rows'):,} held-out rows",
     )
 
 
@@ -115,8 +125,8 @@ def _rolled_back(record: Record, progress: Progress) -> Told:
 def _finished(record: Record, progress: Progress) -> Told:
     yield (
         "good",
-        f"finished: accuracy {percent(number(record, 'accuracy'))} after {whole(record, 'rounds')} rounds "
-        f"in {seconds(number(record, 'seconds'))}",
+        f"finished: {' '.join(headline(record))} after {whole(record, 'rounds')} rounds in "
+        f"{seconds(number(record, 'seconds'))}",
     )
 
 

@@ -8,9 +8,9 @@ import rich.console
 from rich.table import Table
 from rich.text import Text
 
-from sparknet.reporting.record import Record, number, percent, seconds, text, whole
+from sparknet.reporting.record import Record, number, seconds, shown_measures, text, whole
 
-__all__ = ["Mark", "measured_facts", "print_checks", "print_facts"]
+__all__ = ["Mark", "caffe_scores", "measured_facts", "print_checks", "print_facts"]
 
 Mark = Literal["ok", "warning", "failed", "skipped"]
 
@@ -27,16 +27,29 @@ def measured_facts(record: Record) -> list[tuple[str, str]]:
     """Name and value of each line that tells what a model was worth on some rows.
 
     Args:
-        record: rows, accuracy, top5, loss, seconds and rows_per_second.
+        record: rows, what was measured, seconds and rows_per_second.
     """
     return [
         ("rows", f"{whole(record, 'rows'):,} {text(record, 'kind')}".rstrip()),
-        ("accuracy", percent(number(record, "accuracy"))),
-        ("top-5", percent(number(record, "top5"))),
-        ("loss", f"{number(record, 'loss'):.4f}"),
+        *shown_measures(record),
         ("time", seconds(number(record, "seconds"))),
         ("speed", f"{number(record, 'rows_per_second'):,.0f} rows/s"),
     ]
+
+
+def caffe_scores(measured: Mapping[str, float], loss_weights: Mapping[str, float]) -> list[str]:
+    """The lines with which `caffe test` ends: the whole loss, then each output in the order of its name.
+
+    Args:
+        measured: mean of each output.
+        loss_weights: of the outputs that are in the net's loss.
+    """
+    loss = sum(weight * measured[name] for name, weight in loss_weights.items() if name in measured)
+    lines = [f"Loss: {loss:g}"]
+    for name, value in sorted(measured.items()):
+        weight = loss_weights.get(name)
+        lines.append(f"{name} = {value:g}" + (f" (* {weight:g} = {weight * value:g} loss)" if weight else ""))
+    return lines
 
 
 def print_facts(facts: Iterable[tuple[str, str]], stream: TextIO | None = None) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from sparknet.errors import RunDirError
-from sparknet.reporting.record import Record, number, text, texts, whole
+from sparknet.reporting.record import Record, measures, number, text, texts, whole
 
 __all__ = ["TrainingLog"]
 
@@ -103,8 +103,7 @@ def _round(record: Record) -> list[Line]:
 
 def _evaluation(record: Record) -> list[Line]:
     began = _now(record) - _known(number(record, "seconds"))
-    accuracy = f"{100 * number(record, 'accuracy'):.2f} percent accuracy"
-    return [(began, whole(record, "round"), "testing"), (_now(record), whole(record, "round"), accuracy)]
+    return [(began, whole(record, "round"), "testing"), (_now(record), whole(record, "round"), _measured(record))]
 
 
 def _resumed(record: Record) -> list[Line]:
@@ -115,8 +114,15 @@ def _resumed(record: Record) -> list[Line]:
 
 
 def _finished(record: Record) -> list[Line]:
-    message = f"finished: {100 * number(record, 'accuracy'):.2f} percent accuracy"
-    return [(_now(record), whole(record, "rounds"), message)]
+    return [(_now(record), whole(record, "rounds"), f"finished: {_measured(record)}")]
+
+
+def _measured(record: Record) -> str:
+    """The original's words where the net has an accuracy, else the net's outputs by name."""
+    found = measures(record)
+    if "accuracy" in found or not found:
+        return f"{100 * number(record, 'accuracy'):.2f} percent accuracy"
+    return ", ".join(f"{name} = {value:.6g}" for name, value in found.items())
 
 
 def _in_round(message: str, key: str = "round") -> Callable[[Record], list[Line]]:
@@ -156,6 +162,7 @@ _LINES: dict[str, Callable[[Record], list[Line]]] = {
     "round": _round,
     "evaluation": _evaluation,
     "checkpoint": _in_round("wrote checkpoint {path}"),
+    "snapshot": _in_round("wrote {weights} and {state}"),
     "rollback": _in_round("rolled back from round {from_round}: {reason}", key="to_round"),
     "run_finished": _finished,
     "run_stopped": _outside("stopped: {reason}"),

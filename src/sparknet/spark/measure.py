@@ -1,4 +1,4 @@
-"""Measuring a trained model on the workers: top-1, top-5 and loss over every row exactly once.
+"""Measuring a trained model on the workers: accuracy and loss, or a net's own outputs, over every row exactly once.
 
 The weights travel in the plan, and Spark broadcasts a plan of more than 1 MB: so workers need to reach the store
 or the source, as in training, but not the run directory. Other rows than the run's own are not prepared first:
@@ -8,9 +8,9 @@ they go from the source straight through the net.
 import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,16 +23,16 @@ from sparknet.data.columns import Column
 from sparknet.data.manifest import Manifest
 from sparknet.data.preprocess import Normalise
 from sparknet.data.rows import Rows, input_column, input_values, label_values
-from sparknet.data.shards import ShardTable
 from sparknet.errors import DataError
-from sparknet.nets.find import build_net
 from sparknet.spark.frames import select_columns
 from sparknet.spark.prepare import prepare
 from sparknet.spark.sources import read_source
-from sparknet.spark.tasks import Report, collect_reports, numbered
-from sparknet.training.evaluate import count_parts, evaluate_part
-from sparknet.training.local_steps import Replica
+from sparknet.spark.tasks import collect_reports, numbered
+from sparknet.training.build_objective import build_objective, build_test_objective
+from sparknet.training.chores import as_fields
+from sparknet.training.evaluate import Cuts, evaluate_part
 from sparknet.training.model import Description, Model
+from sparknet.training.objective import Objective
 from sparknet.training.state import dump_weights, load_weights
 
 __all__ = ["Measurement", "data_at", "measure_source", "measure_validation"]
@@ -45,12 +45,14 @@ class Measurement:
     """What a model is worth on some rows."""
 
     rows: int
-    accuracy: float
+    accuracy: float | None = None
     """Top-1, 0..1."""
-    top5: float
+    top5: float | None = None
     """The label is among the five highest scores, 0..1."""
-    loss: float
-    """Mean cross-entropy."""
+    loss: float | None = None
+    """Mean cross-entropy, or the net's own output of that name."""
+    outputs: dict[str, float] = field(default_factory=dict[str, float])
+    """Means of the net's other outputs by name."""
     seconds: float
     """What the slowest worker took for its rows, reading included, the start of Spark and Python not."""
 
@@ -58,6 +60,12 @@ class Measurement:
     def rows_per_second(self) -> float:
         """Over `seconds`."""
         return self.rows / self.seconds
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """All means by name."""
+        named = {"accuracy": self.accuracy, "top5": self.top5, "loss": self.loss}
+        return {name: value for name, value in named.items() if value is not None} | self.outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,24 +79,15 @@ class MeasurePlan:
     normalise: Normalise
     data_dir: str = ""
     """Directory of the manifest, the same path on every worker; empty where rows come by Spark."""
-    parts: int = 0
-    """Parts that the manifest's validation rows are cut into."""
+    test_net_only: bool = False
+    """The weights are those of a Caffe file's TEST net, which is all that is built."""
 
-    def replica(self) -> Replica:
-        """Rebuild the module on a worker."""
-        net = self.description.net
+    def objective(self) -> Objective:
+        """Rebuild what is measured on a worker."""
         torch.set_num_threads(self.config.cluster.threads_per_worker)
-        module = build_net(
-            net.name,
-            net.arguments,
-            input_shape=self.description.input.shape,
-            classes=self.description.classes,
-            seed=0,
-        )
-        if net.channels_last:
-            module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        load_weights(module, self.weights)
-        return Replica(module, replace(self.config, net=net), slot=0, rounds=1)
+        objective = _build(self.description, test_net_only=self.test_net_only)
+        load_weights(objective.module, self.weights)
+        return objective
 
 
 def data_at(data: Data, path: str) -> Data:
@@ -117,17 +116,28 @@ def measure_validation(spark: SparkSession, model: Model, config: RunConfig, *, 
     directory, manifest = prepare(spark, config.data, store=store, seed=config.run.seed)
     _check_fit(model.description, manifest)
     workers = config.run.workers
-    plan = replace(
-        _plan(model, config),
-        data_dir=str(directory.absolute()),
-        parts=count_parts(manifest.validation_rows, workers),
-    )
-    frame = numbered(spark, plan.parts, tasks=workers)
+    plan = replace(_plan(model, config), data_dir=str(directory.absolute()))
+    cuts = _cuts(_build(model.description), manifest, config)
+    frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
     return _measured(frame, functools.partial(measure_shards, plan), where=str(directory))
 
 
-def measure_source(spark: SparkSession, model: Model, config: RunConfig) -> Measurement:
+def measure_source(
+    spark: SparkSession,
+    model: Model,
+    config: RunConfig,
+    *,
+    most_rows: int | None = None,
+    test_net_only: bool = False,
+) -> Measurement:
     """Measure on every row of `config.data.validation_path`, made by `data_at`, without preparing it.
+
+    Args:
+        spark: the session.
+        model: what is measured.
+        config: source and workers.
+        most_rows: measure the first of them only.
+        test_net_only: `model.module` is a Caffe file's TEST net.
 
     Raises:
         DataError: the rows cannot be read or do not fit the model.
@@ -135,9 +145,11 @@ def measure_source(spark: SparkSession, model: Model, config: RunConfig) -> Meas
         ClusterError: Spark failed.
     """
     data = config.data
-    frame = select_columns(read_source(spark, data, validation=True), data, validation=None)
-    tasks = frame.coalesce(config.run.workers)
-    return _measured(tasks, functools.partial(measure_rows, _plan(model, config)), where=data.validation_path)
+    frame = select_columns(read_source(spark, data, validation=bool(data.validation_path)), data, validation=None)
+    tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
+    plan = replace(_plan(model, config), test_net_only=test_net_only)
+    where = data.validation_path or data.source
+    return _measured(tasks, functools.partial(measure_rows, plan), where=where)
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -146,11 +158,14 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
     manifest = Manifest.load(directory)
     table = manifest.validation_table(directory)
     columns = (manifest.input.name, manifest.label.name)
-    replica = plan.replica()
+    objective = plan.objective()
+    cuts = _cuts(objective, manifest, plan.config)
+    parts = cuts.count_parts(plan.config.run.workers)
     began = time.perf_counter()
     for batch in batches:
-        for part in batch.column(0).to_pylist():
-            found = evaluate_part(replica, table, plan.normalise, part=part, parts=plan.parts, columns=columns)
+        for number in batch.column(0).to_pylist():
+            part = (number, parts)
+            found = evaluate_part(objective, table, plan.normalise, cuts=cuts, part=part, columns=columns)
             yield {**encode(found), "until_seconds": time.perf_counter() - began}
 
 
@@ -158,12 +173,13 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
     """The task on rows as they come: `batches` have the columns input and label."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
-    rows, replica = Rows(partition=context.partitionId(), first=0), plan.replica()
+    rows, objective = Rows(partition=context.partitionId(), first=0), plan.objective()
+    columns = ("input", "label")
     began = time.perf_counter()
     for batch in batches:
         if batch.num_rows:
-            table = cast("ShardTable", _Rows(plan, batch, rows))  # evaluate_part asks no more of a table
-            found = evaluate_part(replica, table, plan.normalise, part=0, parts=1, columns=("input", "label"))
+            table, cuts = _Rows(plan, batch, rows), Cuts.of(objective, batch.num_rows)
+            found = evaluate_part(objective, table, plan.normalise, cuts=cuts, part=(0, 1), columns=columns)
             yield {**encode(found), "until_seconds": time.perf_counter() - began}
         rows = replace(rows, first=rows.first + batch.num_rows)
 
@@ -174,7 +190,8 @@ class _Rows:
     def __init__(self, plan: MeasurePlan, batch: pa.RecordBatch, rows: Rows) -> None:
         data, expected = plan.config.data, plan.description.input
         found = input_column(batch.column(0), name=data.image, shape=expected.shape, rows=rows)
-        _check_input(found, expected)
+        # A net's file says nothing of the type: any that can be read becomes float32.
+        _check_input(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
         self._columns: dict[str, np.ndarray] = {
             "input": input_values(batch.column(0), column=found, rows=rows),
             "label": label_values(batch.column(1), name=data.label, classes=plan.description.classes, rows=rows),
@@ -186,6 +203,16 @@ class _Rows:
     def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` (exclusive) of each column."""
         return {name: values[start:stop] for name, values in self._columns.items()}
+
+
+def _build(description: Description, *, test_net_only: bool = False) -> Objective:
+    if test_net_only:
+        return build_test_objective(description.net, description)
+    return build_objective(description.net, description, batch_size=1, seed=0)
+
+
+def _cuts(objective: Objective, manifest: Manifest, config: RunConfig) -> Cuts:
+    return Cuts.of(objective, manifest.validation_rows, batches=config.run.eval_batches)
 
 
 def _plan(model: Model, config: RunConfig) -> MeasurePlan:
@@ -201,20 +228,13 @@ def _measured(frame: DataFrame, task: Any, *, where: str) -> Measurement:
     reports = collect_reports(frame, task, doing=_DOING)
     # summed in the order of the parts: floats would tell the difference
     reports.sort(key=lambda report: (report.values["part"], report.slot))
-    rows = _sum(reports, "rows")
+    rows = sum(report.values["rows"] for report in reports)
     if not rows:
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
-    return Measurement(
-        rows=int(rows),
-        accuracy=_sum(reports, "correct") / rows,
-        top5=_sum(reports, "correct_top5") / rows,
-        loss=_sum(reports, "loss_sum") / rows,
-        seconds=max(report.values["until_seconds"] for report in reports),
-    )
-
-
-def _sum(reports: list[Report], key: str) -> float:
-    return sum(report.values[key] for report in reports)
+    names = dict.fromkeys(name for report in reports for name in report.values["sums"])
+    means = {name: sum(report.values["sums"].get(name, 0.0) for report in reports) / rows for name in names}
+    fields: Any = as_fields(means)
+    return Measurement(rows=int(rows), seconds=max(report.values["until_seconds"] for report in reports), **fields)
 
 
 def _check_fit(description: Description, manifest: Manifest) -> None:

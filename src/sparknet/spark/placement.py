@@ -22,14 +22,14 @@ from sparknet.config import RunConfig
 from sparknet.data.loader import Loader
 from sparknet.data.manifest import Manifest
 from sparknet.data.order import Cursor, Order
-from sparknet.data.preprocess import Normalise
 from sparknet.errors import ClusterError, SparkNetError
-from sparknet.nets.find import build_net
 from sparknet.spark.driver_client import DriverAddress, DriverClient
-from sparknet.training.evaluate import evaluate_part
+from sparknet.training.build_objective import build_objective
+from sparknet.training.evaluate import Cuts, evaluate_part
 from sparknet.training.heartbeat import Heartbeats
 from sparknet.training.local_steps import Replica
 from sparknet.training.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
+from sparknet.training.preprocessing import Preprocessing
 from sparknet.training.process_group import Groups
 from sparknet.training.rounds import Surroundings, Worker
 
@@ -45,6 +45,8 @@ class WorkerPlan:
     data_dir: str
     """Directory of the manifest, the same path on every worker."""
     rounds: int
+    preprocessing: Preprocessing
+    """What rows go through on their way to the net."""
 
 
 def run_workers(spark: SparkSession, plan: WorkerPlan) -> None:
@@ -125,18 +127,10 @@ def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: G
     manifest = Manifest.load(directory)
     train, validation = manifest.train_table(directory), manifest.validation_table(directory)
     columns = (manifest.input.name, manifest.label.name)
-    normalise = Normalise.from_manifest(manifest, directory, mean=config.data.mean, scale=config.data.scale)
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
-    module = build_net(
-        config.net.name,
-        config.net.arguments,
-        input_shape=manifest.input.shape,
-        classes=manifest.classes,
-        seed=config.run.seed,
-    )
-    if config.net.channels_last:
-        module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    replica = Replica(module, config, slot=who.slot, rounds=plan.rounds)
+    objective = build_objective(config.net, manifest, batch_size=config.solver.batch_size, seed=config.run.seed)
+    cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
+    replica = Replica(objective, config, slot=who.slot, rounds=plan.rounds)
 
     def open_loader(cursor: Cursor) -> Loader:
         return Loader(
@@ -146,11 +140,12 @@ def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: G
             cursor=cursor,
             image=columns[0],
             label=columns[1],
-            preprocess=normalise,
+            preprocess=plan.preprocessing.train,
         )
 
     def evaluate(part: int, parts: int) -> ChoreReport:
-        return evaluate_part(replica, validation, normalise, part=part, parts=parts, columns=columns)
+        normalise = plan.preprocessing.test
+        return evaluate_part(objective, validation, normalise, cuts=cuts, part=(part, parts), columns=columns)
 
     around = Surroundings(
         driver=client,

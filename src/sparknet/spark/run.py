@@ -5,8 +5,9 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -16,18 +17,25 @@ from sparknet.data.manifest import Manifest
 from sparknet.data.order import Cursor
 from sparknet.data.preprocess import Normalise
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
-from sparknet.nets.find import build_net, find_net
 from sparknet.spark.driver_client import DriverAddress
 from sparknet.spark.driver_service import DriverService
 from sparknet.spark.placement import WorkerPlan
 from sparknet.spark.prepare import prepare
 from sparknet.spark.session import driver_host, session_for
 from sparknet.spark.supervision import Supervision
+from sparknet.training.build_objective import build_objective
+from sparknet.training.caffe_objective import CaffeObjective
+from sparknet.training.caffe_run import check_net, rounding_notes, self_contained
+from sparknet.training.caffe_snapshots import CaffeSnapshots, begin, make_snapshots
 from sparknet.training.checkpoint import WEIGHTS, Checkpoints, Saved
+from sparknet.training.chores import as_fields
 from sparknet.training.coordinator import Coordinator, Progress, Rules
-from sparknet.training.evaluate import count_parts
+from sparknet.training.evaluate import Cuts
 from sparknet.training.events import EventLog
+from sparknet.training.inner_solver import batches_per_step
 from sparknet.training.model import describe, save_model
+from sparknet.training.objective import Objective
+from sparknet.training.preprocessing import make_preprocessing
 from sparknet.training.run_dir import RunDir
 
 __all__ = ["Observer", "Result", "count_rounds", "train"]
@@ -40,10 +48,12 @@ Observer = Callable[[dict[str, object]], None]
 class Result:
     """What `result.json` holds."""
 
-    accuracy: float
+    accuracy: float | None = None
     """Top-1 on the validation rows after the last round, 0..1."""
-    top5: float
-    loss: float
+    top5: float | None = None
+    loss: float | None = None
+    outputs: dict[str, float] = field(default_factory=dict[str, float])
+    """What else the net measures, by name."""
     rounds: int
     workers: int
     samples: int
@@ -85,7 +95,10 @@ def train(
                 observer(record)
 
         try:
-            return _Run(config, run_dir, tell).train(spark)
+            resolved = self_contained(config)
+            if resolved != config:
+                run_dir.save_config(resolved)
+            return _Run(resolved, run_dir, tell).train(spark)
         except (KeyboardInterrupt, SparkNetError) as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
@@ -100,7 +113,8 @@ def count_rounds(config: RunConfig, training_rows: int, done: Progress) -> int:
     """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
     if config.run.rounds is not None:
         return config.run.rounds
-    per_round = config.run.workers * config.sync.local_steps * config.solver.batch_size
+    per_step = config.solver.batch_size * batches_per_step(config.solver)
+    per_round = config.run.workers * config.sync.local_steps * per_step
     missing = (config.run.epochs or 0) * training_rows - done.samples
     return max(1, done.round + math.ceil(max(0, missing) / per_round))
 
@@ -113,11 +127,13 @@ class _Run:
         self._run_dir = run_dir
         self._tell = tell
         self._checkpoints = Checkpoints(run_dir.path, config.run.keep_checkpoints)
+        self._snapshots: CaffeSnapshots | None = None
+        self._rounds = 0
         self._token = secrets.token_urlsafe(32)
         self._tls = _read_tls(config)
 
     def train(self, given: SparkSession | None) -> Result:
-        find_net(self._config.net.name)  # a misspelt name should not cost a Spark start
+        check_net(self._config.net)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
         with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
             self._tell("note", message="preparing data")
@@ -129,18 +145,57 @@ class _Run:
                 seed=config.run.seed,
                 workers=config.run.workers,
             )
-            saved = self._resume_point()
+            objective = build_objective(
+                config.net, manifest, batch_size=config.solver.batch_size, seed=config.run.seed
+            )
+            preprocessing = make_preprocessing(config, objective, manifest, directory, run_dir=self._run_dir.path)
+            saved = self._resume_point() or self._beginning(objective)
+            if isinstance(objective, CaffeObjective):
+                self._snapshots = make_snapshots(config, objective, self._run_dir.path)
             done = saved.progress if saved else Progress()
-            rounds = count_rounds(config, manifest.train_rows, done)
-            coordinator = self._coordinator(manifest, rounds, saved)
-            self._announce(manifest, rounds, coordinator.round)
+            self._rounds = rounds = count_rounds(config, manifest.train_rows, done)
+            coordinator = self._coordinator(manifest, objective, rounds, saved)
+            self._announce(manifest, objective, rounds, coordinator.round)
             with self._service(coordinator, spark) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
-                    config=config, driver=self._address(service), data_dir=str(directory), rounds=rounds
+                    config=config,
+                    driver=self._address(service),
+                    data_dir=str(directory),
+                    rounds=rounds,
+                    preprocessing=preprocessing,
                 )
-                Supervision(spark, service, self._tell).run(plan)
-        return self._finish(coordinator, manifest, directory, saved)
+                Supervision(spark, service, self._tell_and_snapshot).run(plan)
+        return self._finish(coordinator, manifest, preprocessing.test, saved)
+
+    def _tell_and_snapshot(self, event: str, **fields: object) -> None:
+        """Tell an event; a checkpoint that is complete is written once more as Caffe's snapshot."""
+        self._tell(event, **fields)
+        if event != "checkpoint" or self._snapshots is None:
+            return
+        snapshots, round = self._snapshots, int(str(fields["round"]))
+        if snapshots.due(round, last=round == self._rounds):
+            written = snapshots.write(round, self._checkpoints.path(round))
+            if written is None:
+                missed = f"no snapshot of round {round}: writing the ones before took longer than the rounds since"
+                self._tell("note", level="warning", message=f"{missed}; raise run.checkpoint_every")
+                return
+            iteration, model, state = written
+            self._tell("snapshot", round=round, iteration=iteration, weights=str(model), state=str(state))
+
+    def _beginning(self, objective: Objective) -> Saved | None:
+        """The checkpoint that a new run with weights or a snapshot of Caffe's begins from."""
+        given = self._config.solver.snapshot or self._config.net.weights
+        if not given:
+            return None
+        if not isinstance(objective, CaffeObjective):
+            raise ConfigError(
+                f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
+                "has no layers of Caffe's names: leave it out, or set net.prototxt"
+            )
+        saved = begin(self._config, objective, self._checkpoints)
+        self._tell("note", message=f"begins with {given}")
+        return saved
 
     def _resume_point(self) -> Saved | None:
         saved, skipped = self._checkpoints.newest_good()
@@ -153,8 +208,11 @@ class _Run:
             )
         return saved
 
-    def _coordinator(self, manifest: Manifest, rounds: int, saved: Saved | None) -> Coordinator:
+    def _coordinator(
+        self, manifest: Manifest, objective: Objective, rounds: int, saved: Saved | None
+    ) -> Coordinator:
         run, sync, cluster = self._config.run, self._config.sync, self._config.cluster
+        cuts = Cuts.of(objective, manifest.validation_rows, batches=run.eval_batches)
         rules = Rules(
             slots=run.workers,
             rounds=rounds,
@@ -163,7 +221,8 @@ class _Run:
             balanced=sync.pace == "balanced",
             eval_every=run.eval_every,
             checkpoint_every=run.checkpoint_every,
-            evaluation_parts=count_parts(manifest.validation_rows, run.workers),
+            evaluation_parts=cuts.count_parts(run.workers),
+            evaluate_first=run.eval_first,
             replicas_agree=sync.strategy != "none",
             heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds,
             hang_seconds=cluster.hang_seconds,
@@ -175,21 +234,16 @@ class _Run:
         checkpoint = saved.round if saved else None
         return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
 
-    def _announce(self, manifest: Manifest, rounds: int, first_round: int) -> None:
+    def _announce(self, manifest: Manifest, objective: Objective, rounds: int, first_round: int) -> None:
         config = self._config
-        module = build_net(
-            config.net.name,
-            config.net.arguments,
-            input_shape=manifest.input.shape,
-            classes=manifest.classes,
-            seed=config.run.seed,
-        )
+        for note in rounding_notes(config, rounds):
+            self._tell("note", message=note)
         self._tell(
             "run_started",
             name=config.run.name,
             run_dir=str(self._run_dir.path),
-            net=config.net.name,
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            net=config.net.name or objective.name,
+            parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
             workers=config.run.workers,
             rounds=rounds,
             first_round=first_round + 1,
@@ -215,21 +269,21 @@ class _Run:
         roots = self._tls[0] if self._tls else b""
         return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
 
-    def _finish(self, coordinator: Coordinator, manifest: Manifest, directory: Path, saved: Saved | None) -> Result:
+    def _finish(
+        self, coordinator: Coordinator, manifest: Manifest, normalise: Normalise, saved: Saved | None
+    ) -> Result:
         config, evaluation = self._config, coordinator.evaluation
         if evaluation is None:
             raise ClusterError("the run finished without a validation result; this is a defect, please report it")
         weights = self._checkpoints.path(coordinator.round) / WEIGHTS
         if not weights.exists():
             raise CheckpointError(f"{weights} is gone; do not delete checkpoints of a run that is going on")
-        normalise = Normalise.from_manifest(manifest, directory, mean=config.data.mean, scale=config.data.scale)
         save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
         seconds = time.monotonic() - coordinator.began_training
         samples = coordinator.samples - (saved.samples if saved else 0)
+        measured: Any = as_fields(evaluation.outputs)
         result = Result(
-            accuracy=evaluation.accuracy,
-            top5=evaluation.top5,
-            loss=evaluation.loss,
+            **measured,
             rounds=coordinator.round,
             workers=config.run.workers,
             samples=coordinator.samples,

@@ -18,11 +18,20 @@ from pyspark.sql.types import StructType
 
 from sparknet.config import Data
 from sparknet.data import cifar, digits, mnist
-from sparknet.data.columns import Column
+from sparknet.data.columns import MOST_CLASSES, Column
 from sparknet.data.units import Split, Unit, local_path
 from sparknet.errors import DataError
 
-__all__ = ["FORMATS", "Format", "check_source", "read_source", "register", "source_files"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "SourceRows",
+    "check_source",
+    "expected_rows",
+    "read_source",
+    "register",
+    "source_files",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +172,28 @@ def source_files(data: Data, *, validation: bool) -> list[Path]:
     """
     path, split = _path_and_split(data, validation=validation)
     return FORMATS[data.source].files(path, split)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRows:
+    """What a source's rows are, as far as it can be said without reading them."""
+
+    input: Column
+    label: Column
+    classes: int
+
+
+def expected_rows(data: Data) -> SourceRows | None:
+    """What the rows of a source will be; None where only reading them tells."""
+    form = FORMATS.get(data.source)
+    shape = data.shape or (form.columns[0].shape if form else ())
+    if not shape:
+        return None
+    return SourceRows(
+        input=Column(name=data.image, dtype=form.columns[0].dtype if form else "float32", shape=shape),
+        label=Column(name=data.label, dtype="int64", shape=()),
+        classes=data.classes or (form.classes if form else MOST_CLASSES),
+    )
 
 
 def check_source(data: Data, *, validation: bool) -> None:

@@ -4,40 +4,39 @@ Each chore is handed to one worker at a time and goes back when that worker dies
 whoever lives. Evaluation parts are summed in part order: the result does not depend on who computed what.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparknet.training.messages import Checkpoint, ChoreReport, Evaluate
 
-__all__ = ["CHECKPOINT", "Chores", "Evaluation"]
+__all__ = ["CHECKPOINT", "STANDARD", "Chores", "Evaluation", "as_fields"]
 
 CHECKPOINT = -1
 """The part number that stands for the checkpoint."""
+STANDARD = ("accuracy", "top5", "loss")
+"""Measures that have a field of their own in events and results: shares of 0..1, and the mean loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Validation result of one round, over every validation row exactly once."""
+    """Validation result of one round."""
 
     round: int
     rows: int
-    accuracy: float
-    """Top-1, 0..1."""
-    top5: float
-    """The label is among the five highest scores, 0..1; 1.0 by definition with five classes or fewer."""
-    loss: float
-    """Mean cross-entropy."""
+    outputs: dict[str, float]
+    """Mean of each measure over these rows."""
     seconds: float
 
     def as_record(self) -> dict[str, object]:
         """The fields of an `evaluation` event."""
-        return {
-            "round": self.round,
-            "accuracy": self.accuracy,
-            "top5": self.top5,
-            "loss": self.loss,
-            "rows": self.rows,
-            "seconds": self.seconds,
-        }
+        return {"round": self.round, **as_fields(self.outputs), "rows": self.rows, "seconds": self.seconds}
+
+
+def as_fields(outputs: Mapping[str, float]) -> dict[str, object]:
+    """Measures as fields of a record: the standard ones by their names, the others together as `outputs`."""
+    fields: dict[str, object] = {name: outputs[name] for name in STANDARD if name in outputs}
+    others = {name: value for name, value in outputs.items() if name not in STANDARD}
+    return {**fields, "outputs": others} if others else fields
 
 
 class Chores:
@@ -89,11 +88,10 @@ class Chores:
     def _sum(self, now: float) -> None:
         reports = [self._reports[part] for part in range(self.parts)]
         rows = sum(report.rows for report in reports)
+        names = dict.fromkeys(name for report in reports for name in report.sums)
         self.evaluation = Evaluation(
             round=self.round,
             rows=rows,
-            accuracy=sum(report.correct for report in reports) / rows,
-            top5=sum(report.correct_top5 for report in reports) / rows,
-            loss=sum(report.loss_sum for report in reports) / rows,
+            outputs={name: sum(report.sums.get(name, 0.0) for report in reports) / rows for name in names},
             seconds=now - (now if self._began is None else self._began),
         )

@@ -62,6 +62,8 @@ class Rules:
     checkpoint_every: int = 0
     evaluation_parts: int = 0
     """Parts that the validation rows are handed out in."""
+    evaluate_first: bool = False
+    """Evaluate the initial weights before the first round."""
     replicas_agree: bool = True
     """False for strategy none, where replicas differ by design."""
     heartbeat_timeout_seconds: float = 2.0
@@ -367,7 +369,7 @@ class Coordinator:
     def _begin_generation(self, members: list[Member], now: float) -> None:
         """Let `members` begin from the checkpoint (or the initial weights) at the current round."""
         self._chores = Chores()
-        if self.round >= self.rules.rounds:
+        if self.round >= self.rules.rounds or (self.rules.evaluate_first and not self.round):
             self._add_chores()
         self._round_began = now
         for member in members:
@@ -540,15 +542,15 @@ class Coordinator:
     # Chores ----------------------------------------------------------------------------------------------
 
     def _add_chores(self) -> None:
-        last = self.round >= self.rules.rounds
+        last, first = self.round >= self.rules.rounds, not self.round
 
         def due(every: int) -> bool:
             return last or (every > 0 and self.round % every == 0)
 
         self._chores = Chores(
             round=self.round,
-            parts=self.rules.evaluation_parts if due(self.rules.eval_every) else 0,
-            checkpoint=due(self.rules.checkpoint_every) and self._checkpoint != self.round,
+            parts=self.rules.evaluation_parts if first or due(self.rules.eval_every) else 0,
+            checkpoint=not first and due(self.rules.checkpoint_every) and self._checkpoint != self.round,
         )
 
     def _chore(self, member: Member, message: NextChore, now: float) -> None:

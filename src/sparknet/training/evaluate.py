@@ -1,54 +1,101 @@
-"""Validation: every row exactly once, over whichever workers are there."""
+"""Validation: every row exactly once, or a number of batches, over whichever workers are there."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
-from torch.nn import functional
 
+from sparknet.data.order import row_draws
 from sparknet.data.preprocess import Normalise
-from sparknet.data.shards import ShardTable
-from sparknet.training.local_steps import Replica
 from sparknet.training.messages import ChoreReport
+from sparknet.training.objective import EVALUATION_BATCH, Objective
 
-__all__ = ["EVALUATION_BATCH", "count_parts", "evaluate_part"]
+__all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
 
-EVALUATION_BATCH = 256
-"""Rows per forward pass."""
-_ROWS_PER_PART = 4 * EVALUATION_BATCH
-
-
-def count_parts(rows: int, workers: int) -> int:
-    """Parts to cut the validation rows into: at least one per worker, so that all of them help."""
-    return max(1, min(rows, max(workers, math.ceil(rows / _ROWS_PER_PART))))
+_BATCHES_PER_PART = 4
+_DRAWS = (0, 4)
+"""Key of the random numbers of evaluated rows: the same ones in every evaluation."""
 
 
-@torch.no_grad()
+class Table(Protocol):
+    """Rows that can be read in slices."""
+
+    def __len__(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive) of each column."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cuts:
+    """How the rows of an evaluation are cut into parts, and those into batches."""
+
+    rows: int
+    """Rows to evaluate; more than the table has: it starts over."""
+    batch: int
+    """Rows of a forward pass."""
+    unit: int = 1
+    """Parts begin at multiples of it."""
+
+    @classmethod
+    def of(cls, objective: Objective, rows: int, *, batches: int | None = None) -> "Cuts":
+        """The cuts of an evaluation of every row, or of so many batches."""
+        batch = objective.evaluation_batch
+        return cls(rows=rows if batches is None else batches * batch, batch=batch, unit=objective.unit)
+
+    def count_parts(self, workers: int) -> int:
+        """Parts to hand out: at least one per worker, so that all of them help."""
+        wanted = max(workers, math.ceil(self.rows / (_BATCHES_PER_PART * self.batch)))
+        return max(1, min(math.ceil(self.rows / self.unit), wanted))
+
+    def batches(self, part: int, parts: int) -> Iterator[tuple[int, int]]:
+        """The batches of a part, as rows `start` to `stop` (exclusive); all parts together cover each row once."""
+        units = math.ceil(self.rows / self.unit)
+        start, stop = (min(self.rows, at * units // parts * self.unit) for at in (part, part + 1))
+        for at in range(start, stop, self.batch):
+            yield at, min(at + self.batch, stop)
+
+
 def evaluate_part(
-    replica: Replica, table: ShardTable, normalise: Normalise, *, part: int, parts: int, columns: tuple[str, str]
+    objective: Objective,
+    table: Table,
+    normalise: Normalise,
+    *,
+    cuts: Cuts,
+    part: tuple[int, int],
+    columns: tuple[str, str],
 ) -> ChoreReport:
-    """Count hits and sum the cross-entropy over rows [part · rows / parts, (part + 1) · rows / parts).
+    """Measure the rows of one part.
 
     Args:
-        replica: whose module is evaluated, in evaluation mode.
+        objective: whose measures are taken, in evaluation mode.
         table: the validation rows.
-        normalise: the same preprocessing as in training.
-        part: which part, from 0.
-        parts: how many there are; together they cover every row exactly once.
+        normalise: turns stored rows into inputs.
+        cuts: which rows, in which batches.
+        part: which part, from 0, and how many there are.
         columns: names of the image and the label column.
     """
-    start, stop = part * len(table) // parts, (part + 1) * len(table) // parts
-    image, label = columns
-    correct, correct_top5, loss = 0, 0, 0.0
-    replica.module.eval()
-    for at in range(start, stop, EVALUATION_BATCH):
-        rows = table.slice(at, min(at + EVALUATION_BATCH, stop))
-        logits = replica.logits(torch.from_numpy(normalise(rows[image])))
-        labels = torch.tensor(rows[label])
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        # A tie counts against the net, as in Caffe's accuracy layer: rank 0 must be strictly the best. So does
-        # a score that is not a number, which compares as false.
-        scores = logits.gather(1, labels[:, None])
-        rank = (~(logits < scores)).sum(1) - 1
-        correct += int((rank < 1).sum())
-        correct_top5 += int((rank < 5).sum())
-    return ChoreReport(part=part, rows=stop - start, correct=correct, correct_top5=correct_top5, loss_sum=loss)
+    rows, sums = 0, dict[str, float]()
+    for start, stop in cuts.batches(*part):
+        images, labels = _read(table, columns, start, stop)
+        inputs = normalise(images, row_draws(_DRAWS, start, stop))
+        for name, value in objective.measure(torch.from_numpy(inputs), torch.tensor(labels)).items():
+            sums[name] = sums.get(name, 0.0) + value
+        rows += stop - start
+    return ChoreReport(part=part[0], rows=rows, sums=sums)
+
+
+def _read(table: Table, columns: tuple[str, str], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a table that starts over at its end."""
+    pieces: list[dict[str, np.ndarray]] = []
+    while start < stop:
+        at = start % len(table)
+        count = min(stop - start, len(table) - at)
+        pieces.append(table.slice(at, at + count))
+        start += count
+    images, labels = ([piece[column] for piece in pieces] for column in columns)
+    return (images[0], labels[0]) if len(pieces) == 1 else (np.concatenate(images), np.concatenate(labels))

@@ -7,14 +7,14 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from sparknet.config import RunConfig
 from sparknet.data.loader import Loader
 from sparknet.data.order import Cursor
-from sparknet.errors import NetError, TrainingDiverged
-from sparknet.training.solver import build_optimizer, learning_rate, set_learning_rate
+from sparknet.errors import TrainingDiverged
+from sparknet.training.inner_solver import build_inner_solver
+from sparknet.training.objective import Objective
 
 __all__ = ["Replica", "StepReport"]
 
@@ -34,31 +34,41 @@ class StepReport:
 
 
 class Replica:
-    """A module with its optimiser, trained by this worker alone between synchronisations.
+    """An objective with its optimiser, trained by this worker alone between synchronisations.
 
     Args:
-        module: maps float32 inputs [batch, *shape] to logits [batch, classes].
+        objective: what is trained, with initial weights.
         config: solver, seeds and the length of a round.
         slot: whose random draws (dropout) these are.
         rounds: rounds of the whole run, which the learning-rate policies need.
     """
 
-    def __init__(self, module: nn.Module, config: RunConfig, *, slot: int, rounds: int) -> None:
-        self.module = module
+    def __init__(self, objective: Objective, config: RunConfig, *, slot: int, rounds: int) -> None:
+        self.objective = objective
         self.config = config
         self.slot = slot
-        self.total_iterations = rounds * config.sync.local_steps
-        self.optimizer = build_optimizer(config.solver, module)
+        total = rounds * config.sync.local_steps
+        self._solver = build_inner_solver(config.solver, objective, total_iterations=total)
         self.steps_taken = 0
 
+    @property
+    def module(self) -> nn.Module:
+        """What is averaged and saved."""
+        return self.objective.module
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The inner optimiser."""
+        return self._solver.optimizer
+
     def take_steps(self, loader: Loader, steps: int, *, round: int, ended: threading.Event) -> StepReport | None:
-        """Train for `steps` batches; None when `ended` was set on the way.
+        """Take so many steps; None when `ended` was set on the way.
 
         Raises:
             TrainingDiverged: the mean loss is not finite.
-            NetError: the module does not return logits of the right form.
+            NetError: the net does not return what it must.
         """
-        local_steps, solver = self.config.sync.local_steps, self.config.solver
+        local_steps = self.config.sync.local_steps
         # A seed per (run, slot, round): dropout repeats exactly whatever died or resumed before.
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0])
@@ -69,22 +79,24 @@ class Replica:
         for step in range(steps):
             if ended.is_set():
                 return None
-            batch = next(loader)
             # Where paces differ, iterations are counted in shares of the round: all schedules agree.
-            rate = learning_rate(solver, (round + step / steps) * local_steps, self.total_iterations)
-            set_learning_rate(self.optimizer, rate)
+            rate = self._solver.rate(round * local_steps + step * local_steps / steps)
+            self._solver.set_rate(rate)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(torch.from_numpy(batch.images), torch.from_numpy(batch.labels))
-            loss.backward()
+            for _ in range(self._solver.batches_per_step):
+                batch = next(loader)
+                loss = self.objective.loss(torch.from_numpy(batch.images), torch.from_numpy(batch.labels))
+                loss.backward()
+                total += loss.detach()
+                samples += len(batch.labels)
+                cursor = batch.cursor
             self.optimizer.step()
-            total += loss.detach()
-            samples += len(batch.labels)
             self.steps_taken += 1
-            cursor = batch.cursor
-        mean = float(total) / steps
+        mean = float(total) / (steps * self._solver.batches_per_step)
         if not np.isfinite(mean):
+            knob = "base_lr in the solver file" if self.config.solver.prototxt else "solver.learning_rate"
             raise TrainingDiverged(
-                f"the training loss of round {round + 1} is {mean}; it must be finite: lower solver.learning_rate "
+                f"the training loss of round {round + 1} is {mean}; it must be finite: lower {knob} "
                 f"(now {rate:g}) or look for bad values in the data"
             )
         return StepReport(
@@ -95,27 +107,3 @@ class Replica:
             seconds=time.perf_counter() - began,
             cursor=cast("Cursor", cursor),
         )
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Run the module on float32 [batch, *shape].
-
-        Raises:
-            NetError: what comes back is not [batch, classes].
-        """
-        if self.config.net.channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        output: object = self.module(images)
-        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise NetError(f"net {self.config.net.name} returned {found}; it must return [{len(images)}, classes]")
-        return output
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits = self.logits(images)
-        try:
-            return functional.cross_entropy(logits, labels)
-        except IndexError as error:
-            raise NetError(
-                f"net {self.config.net.name} returned {tuple(logits.shape)} and a label is {int(labels.max())}; it "
-                "must return a score for every class: build it with the `classes` that it is given"
-            ) from error

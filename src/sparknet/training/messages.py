@@ -6,7 +6,7 @@ same serial number again is harmless: it waits for the same answer.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparknet.config import decode, encode
 from sparknet.data.order import Cursor
@@ -95,9 +95,8 @@ class ChoreReport:
     part: int
     """Which part of the validation rows; -1 for the checkpoint, which went by `put`."""
     rows: int = 0
-    correct: int = 0
-    correct_top5: int = 0
-    loss_sum: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict[str, float])
+    """Each measure by name, summed over these rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,13 +1,14 @@
 """The product of a run: `model/`, with the weights and what is needed to rebuild the module.
 
-`weights.safetensors` is the net's state_dict, `preprocess.safetensors` the mean and scale that inputs go through,
-`model.json` the net's name, arguments, input and classes. All of it loads without this library.
+`weights.safetensors` is the net's state_dict (of a Caffe net phase TRAIN's), `preprocess.safetensors` the mean,
+scale and cut that inputs go through, `model.json` the net's name and arguments, or its whole prototxt, its input
+and classes. All of it loads without this library.
 """
 
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from sparknet.data.columns import Column
 from sparknet.data.manifest import Manifest
 from sparknet.data.preprocess import Normalise
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.nets.find import build_net
+from sparknet.training.build_objective import build_objective
 from sparknet.training.checkpoint import WEIGHTS
 from sparknet.training.state import load_weights
 
@@ -78,6 +79,7 @@ def save_model(directory: Path, weights: Path, description: Description, normali
 
 def describe(net: Net, data: Data, manifest: Manifest) -> Description:
     """The description of a model trained on prepared data."""
+    net = replace(net, weights="")  # they were only the beginning
     return Description(net=net, input=manifest.input, label=manifest.label, classes=manifest.classes, data=data)
 
 
@@ -99,13 +101,7 @@ def load_model(directory: Path) -> Model:
         ) from error
     except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
-    module = build_net(
-        description.net.name,
-        description.net.arguments,
-        input_shape=description.input.shape,
-        classes=description.classes,
-        seed=0,
-    )
+    module = build_objective(description.net, description, batch_size=1, seed=0).module
     try:
         load_weights(module, weights)
     except CheckpointError as error:

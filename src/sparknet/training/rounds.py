@@ -53,7 +53,7 @@ class Surroundings:
     open_loader: Callable[[Cursor], Loader]
     """Opens the training rows of this slot at a cursor."""
     evaluate: Callable[[int, int], ChoreReport]
-    """Evaluates the module on one part of the validation rows: (part, parts)."""
+    """Evaluates the objective on one part of the validation rows: (part, parts)."""
     ended: threading.Event
     """Set from outside when there is no use in going on."""
     driver_lost: Callable[[], bool] = lambda: False
@@ -66,7 +66,7 @@ class Worker:
     Args:
         register: who this is.
         config: the run's configuration.
-        replica: the module and its optimiser, with initial weights.
+        replica: the objective and its optimiser, with initial weights.
         around: driver, peers and data.
 
     Attributes:

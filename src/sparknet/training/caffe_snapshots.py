@@ -1,0 +1,158 @@
+"""Caffe's snapshots beside a run's checkpoints, and a run's beginning from Caffe's weights or snapshot.
+
+So training moves between Caffe and this system in both directions: `P_iter_N.caffemodel` and `.solverstate` are
+what Caffe itself would have written after N iterations.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparknet.config import RunConfig
+from sparknet.errors import CheckpointError, ConfigError
+from sparknet.training.caffe_objective import CaffeObjective
+from sparknet.training.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
+from sparknet.training.coordinator import Progress
+from sparknet.training.inner_solver import solver_settings
+from sparknet.training.solver import CaffeOptimizer, parameter_groups, settled_step
+from sparknet.training.solver.caffe_solver import CaffeSolver
+from sparknet.training.solver.settings import SolverSettings
+from sparknet.training.solver.solverstate import SavedState, read_state, write_state
+from sparknet.training.state import dump_optimizer, dump_weights, load_optimizer, load_weights
+
+__all__ = ["CaffeSnapshots", "begin", "make_snapshots", "starting_round"]
+
+
+class CaffeSnapshots:
+    """Writes a checkpoint once more, as Caffe's files.
+
+    Args:
+        objective: a net of the run's kind, to read checkpoints into.
+        settings: the solver's.
+        local_steps: iterations of a round.
+        stem: what the names begin with, directory included.
+    """
+
+    def __init__(
+        self, objective: CaffeObjective, settings: SolverSettings, *, local_steps: int, stem: Path
+    ) -> None:
+        self._net = objective.train
+        self._settings = settings
+        self._local_steps = local_steps
+        self._stem = stem
+        self._optimizer = CaffeOptimizer(
+            parameter_groups(self._net.learnable), lr=settings.policy.base_lr, rule=settings.rule
+        )
+
+    def due(self, round: int, *, last: bool) -> bool:
+        """Whether the settings want this checkpoint as a snapshot: of the last round only some do."""
+        every = self._settings.snapshot
+        wanted = self._settings.snapshot_after_train or (every > 0 and round * self._local_steps % every == 0)
+        return wanted or not last
+
+    def write(self, round: int, checkpoint: Path) -> tuple[int, Path, Path] | None:
+        """Write weights and solver state of a checkpoint, each whole or not at all.
+
+        Returns:
+            The iteration, and the two files; None where the checkpoint has made room for newer ones by now.
+
+        Raises:
+            CheckpointError: they cannot be written, or the checkpoint cannot be read.
+            NetError: the weights cannot be written.
+        """
+        try:
+            weights, inner = ((checkpoint / name).read_bytes() for name in (WEIGHTS, INNER))
+        except FileNotFoundError:
+            return None
+        try:
+            load_weights(self._net, weights)
+            load_optimizer(self._optimizer, inner)
+            self._stem.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"no snapshot of {checkpoint} can be made: {error}; see to that file") from error
+        iteration = round * self._local_steps
+        ending = ".h5" if self._settings.snapshot_format == "HDF5" else ""
+        model, state = (
+            self._stem.with_name(f"{self._stem.name}_iter_{iteration}.{kind}{ending}")
+            for kind in ("caffemodel", "solverstate")
+        )
+        tensors = [blob.tensor for blob in self._net.learnable]
+        history = tuple(blob.detach().float().numpy() for blob in self._optimizer.histories(tensors))
+        # The weights first, so that no state names weights that are not there.
+        self._net.save_weights(model, as_loaded=False)
+        # Caffe counts the step at the beginning of an iteration: the last one that did is the one before.
+        step = settled_step(self._settings.policy, max(0, iteration - 1))
+        write_state(
+            SavedState(iteration=iteration, current_step=step, learned_net=str(model), history=history), state
+        )
+        return iteration, model, state
+
+
+def make_snapshots(config: RunConfig, objective: CaffeObjective, run_dir: Path) -> CaffeSnapshots | None:
+    """The writer of a run's snapshots; None where no Caffe solver asks for any.
+
+    Raises:
+        CheckpointError: the directory that snapshot_prefix names cannot be made.
+    """
+    if not config.solver.prototxt:
+        return None
+    settings = solver_settings(config.solver.prototxt)
+    prefix = settings.snapshot_prefix
+    stem = Path(prefix) if prefix else run_dir / "snapshots" / (objective.name.replace("/", "_") or "net")
+    if prefix and (prefix.endswith("/") or stem.is_dir()):
+        stem = stem / objective.name.replace("/", "_")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"snapshot_prefix is {prefix!r} and {stem.parent} cannot be made: {error.strerror or error}; correct "
+            "it in the solver file, or give a directory that can be written"
+        ) from error
+    return CaffeSnapshots(objective, settings, local_steps=config.sync.local_steps, stem=stem)
+
+
+def starting_round(config: RunConfig) -> int:
+    """The round after which a run begins; more than 0 only with `solver.snapshot`.
+
+    Raises:
+        CheckpointError: the snapshot is missing or damaged.
+        ConfigError: its iteration is not the end of a round.
+    """
+    if not config.solver.snapshot:
+        return 0
+    iteration, local_steps = read_state(config.solver.snapshot).iteration, config.sync.local_steps
+    if iteration % local_steps:
+        fits = [str(steps) for steps in range(1, min(iteration, 1000) + 1) if iteration % steps == 0]
+        raise ConfigError(
+            f"solver.snapshot {config.solver.snapshot} is of iteration {iteration} and sync.local_steps is "
+            f"{local_steps}; a run goes on after a whole round: set sync.local_steps to one of {', '.join(fits)}"
+        )
+    return iteration // local_steps
+
+
+def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints) -> Saved:
+    """Write the checkpoint that a run with `net.weights` or `solver.snapshot` begins from.
+
+    Raises:
+        CheckpointError: the snapshot is missing, damaged or of another net, or the checkpoint cannot be written.
+        NetError: the weights are missing, damaged or of another net.
+        ConfigError: the snapshot's iteration is not the end of a round.
+    """
+    round = starting_round(config)
+    net, files = objective.train, dict[str, bytes]()
+    for name in _listed(config.net.weights):
+        net.load_weights(name)
+    if config.solver.snapshot:
+        settings = dataclasses.replace(solver_settings(config.solver.prototxt), weights=(), random_seed=-1)
+        solver = CaffeSolver(settings, net)
+        solver.restore(config.solver.snapshot)
+        files[INNER] = dump_optimizer(solver.optimizer)
+    files[WEIGHTS] = dump_weights(net)
+    with checkpoints.writing(Progress(round=round)) as draft:
+        for name, data in files.items():
+            draft.write(name, data)
+    return checkpoints.load(round)
+
+
+def _listed(weights: str) -> Sequence[str]:
+    return [name.strip() for name in weights.split(",") if name.strip()]

@@ -1,0 +1,39 @@
+"""What can be wrong with Caffe's files, found before Spark starts."""
+
+from sparknet.config import RunConfig
+from sparknet.errors import ConfigError
+from sparknet.training.build_objective import build_objective
+from sparknet.training.caffe_objective import CaffeObjective
+from sparknet.training.caffe_snapshots import starting_round
+from sparknet.training.inner_solver import solver_settings
+from sparknet.training.intake import RowKind
+from sparknet.training.preprocessing import mean_in_file
+
+__all__ = ["check_caffe"]
+
+
+def check_caffe(config: RunConfig, rows: RowKind | None) -> None:
+    """Hold nets, solver, means, weights and snapshot against each other and against the rows.
+
+    Args:
+        config: of a new run.
+        rows: what the source's rows are, as far as that is known without reading them; None: not at all.
+
+    Raises:
+        NetError: the net cannot be built, does not take the rows, or weights do not fit it.
+        ConfigError: a value of the solver breaks a rule, or a mean file is missing.
+        CheckpointError: the snapshot is missing or damaged.
+    """
+    if config.solver.prototxt:
+        solver_settings(config.solver.prototxt)
+        starting_round(config)
+    if not config.net.prototxt or rows is None:
+        return
+    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
+    if not isinstance(objective, CaffeObjective):
+        raise ConfigError(f"net.prototxt gave a {type(objective).__name__}; this is a defect, please report it")
+    if config.data.mean is None:
+        for intake in objective.intakes:
+            mean_in_file(intake.image, rows.input.shape)
+    for name in filter(None, map(str.strip, config.net.weights.split(","))):
+        objective.train.load_weights(name)

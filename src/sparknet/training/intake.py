@@ -1,0 +1,191 @@
+"""How rows reach a Caffe net: which input is given which column, in which shape."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from sparknet.data.columns import Column
+from sparknet.data.preprocess import Normalise
+from sparknet.errors import DataError, NetError
+from sparknet.nets.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
+from sparknet.nets.schema import LayerParameter
+from sparknet.nets.spec import NetSpec, PhaseName
+
+__all__ = ["Intake", "RowKind", "batch_in_file", "input_rows", "inputs_of", "intake_of", "plain_normalise"]
+
+_DATABASES = ("Data", "ImageData", "WindowData")
+"""Kinds whose rows have whatever shape the data have."""
+_BATCHES = {
+    "Data": "data_param",
+    "ImageData": "image_data_param",
+    "WindowData": "window_data_param",
+    "MemoryData": "memory_data_param",
+    "HDF5Data": "hdf5_data_param",
+}
+
+
+class RowKind(Protocol):
+    """What the rows of a data set are."""
+
+    @property
+    def input(self) -> Column:
+        """The net's input."""
+        ...
+
+    @property
+    def label(self) -> Column:
+        """The class."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Labels are below this."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intake:
+    """What one state of a net is given for a batch of rows."""
+
+    image: InputBlob
+    """The input that takes the image column."""
+    label: InputBlob | None
+    """The input that takes the label column, if the net has one."""
+    shapes: dict[str, Shape]
+    """Of each input, with the batch axis."""
+
+    def inputs(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The net's inputs, for float32 [batch, *shape] and int64 [batch]."""
+        given = {self.image.name: images}
+        if self.label is not None:
+            given[self.label.name] = labels.reshape(-1, *self.shapes[self.label.name][1:])
+        return given
+
+
+def inputs_of(spec: NetSpec) -> list[InputBlob]:
+    """The inputs of one state of a net.
+
+    Raises:
+        NetError: a layer that stands for inputs contradicts itself.
+    """
+    blobs: list[InputBlob] = []
+    for index, layer in enumerate(spec.parameters.layer):
+        if layer.type in INPUT_LAYERS:
+            try:
+                blobs += input_blobs(layer)
+            except NetError as error:
+                raise NetError(f"{spec.place(index)}: {error}") from error
+    return blobs
+
+
+def batch_in_file(spec: NetSpec) -> int | None:
+    """Rows of a batch as the input layers of one state give it; None where they do not."""
+    for layer in spec.parameters.layer:
+        if layer.type in _BATCHES:
+            return _batch_of(layer)
+        if layer.type == "Input" and layer.input_param.shape:
+            return int(layer.input_param.shape[0].dim[0])
+    return None
+
+
+def input_rows(spec: NetSpec) -> Shape | None:
+    """Shape of one row of the image input where the file gives it, before anything is cut out; else None."""
+    blobs = [blob for blob in inputs_of(spec) if blob.place == 0 and blob.name != "label"]
+    if len(blobs) != 1 or blobs[0].shape is None or blobs[0].transform.crop_size:
+        return None
+    return blobs[0].shape[1:]
+
+
+def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> Intake:
+    """Decide which input of one state of a net is given which column.
+
+    The first top of a data layer is the image and its second the label. Of other inputs the one that is named as a
+    column takes it; `label` is the label too, and what is then left is the image.
+
+    Args:
+        spec: one state of the net.
+        rows: what the data are.
+        batch: rows of a batch.
+        phase: which state, for messages.
+
+    Raises:
+        NetError: an input is left over, or the rows do not fit one.
+    """
+    blobs = inputs_of(spec)
+    label = _choose_label(blobs, rows)
+    left = [blob for blob in blobs if blob is not label]
+    named = [blob for blob in left if blob.name == rows.input.name]
+    image = named[0] if named else left[0] if len(left) == 1 else None
+    if image is None or len(left) > 1:
+        names = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs) or "none"
+        raise NetError(
+            f"{spec.source}: phase {phase} has the inputs {names}; the data have the columns {rows.input.name!r} "
+            f"and {rows.label.name!r}, so one image and at most one label can be given: name the inputs as the "
+            "columns"
+        )
+    shapes: dict[str, Shape] = {image.name: (batch, *_row_shape(spec, image, rows.input.shape))}
+    if label is not None:
+        shapes[label.name] = _label_shape(spec, label, batch)
+    return Intake(image=image, label=label, shapes=shapes)
+
+
+def plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
+    """What a data layer does to an image but for the mean."""
+    transform = blob.transform
+    return Normalise(
+        mean=None,
+        scale=transform.scale,
+        crop=transform.crop_size,
+        cut="random" if phase == "TRAIN" else "centre",
+        mirror=transform.mirror,
+    )
+
+
+def _batch_of(layer: LayerParameter) -> int | None:
+    return int(getattr(layer, _BATCHES[layer.type]).batch_size) or None
+
+
+def _choose_label(blobs: list[InputBlob], rows: RowKind) -> InputBlob | None:
+    for fits in (
+        lambda blob: blob.name == rows.label.name,
+        lambda blob: blob.place == 1 and blob.kind in (*_DATABASES, "MemoryData"),
+        lambda blob: blob.name == "label",
+    ):
+        found = [blob for blob in blobs if fits(blob)]
+        if found:
+            return found[0]
+    return None
+
+
+def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
+    """Shape of one row as the net sees it, for a stored row of shape `found`."""
+    where = f"{spec.source}: layer {blob.layer!r} ({blob.kind})"
+    transform = blob.transform
+    if (transform.force_color and found[0] != 3) or (transform.force_gray and found[0] != 1):
+        wanted = "force_color" if transform.force_color else "force_gray"
+        raise NetError(
+            f"{where}: {wanted} is set and the images have {found[0]} channels; colours are not converted here: "
+            "prepare the images so, or remove it"
+        )
+    try:
+        seen = plain_normalise(blob, "TEST").row_shape(found)
+    except DataError as error:
+        raise NetError(f"{where}: {error}") from error
+    expected = blob.shape[1:] if blob.shape is not None and blob.kind not in _DATABASES else seen
+    if seen != expected:
+        raise NetError(
+            f"{where}: expected rows of shape {expected}, got {seen}; give the data that the net is made for, or "
+            "correct the shape in that layer"
+        )
+    return seen
+
+
+def _label_shape(spec: NetSpec, blob: InputBlob, batch: int) -> Shape:
+    rest = blob.shape[1:] if blob.shape is not None else ()
+    if any(size != 1 for size in rest):
+        raise NetError(
+            f"{spec.source}: layer {blob.layer!r} ({blob.kind}): expected labels of shape {rest} a row, got one "
+            "number; nets with several labels a row are not fed here"
+        )
+    return (batch, *rest)

@@ -1,0 +1,51 @@
+"""Where the files are that a solver file or a snapshot names."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sparknet.errors import CheckpointError
+
+__all__ = ["find_file", "find_learned_net", "listed_files", "snapshot_prefix"]
+
+
+def find_file(name: str, directory: Path | None) -> str:
+    """A file that another one names: as Caffe seen from the current directory, else from that file's directory."""
+    if directory is not None and not Path(name).exists() and (directory / name).exists():
+        return os.fspath(directory / name)
+    return name
+
+
+def listed_files(names: Iterable[str], directory: Path | None) -> Iterator[str]:
+    """Files to start from; one string may hold several with commas between them (solver.cpp, LoadNetWeights)."""
+    for several in names:
+        yield from (find_file(name.strip(), directory) for name in several.split(",") if name.strip())
+
+
+def find_learned_net(name: str, state: Path) -> Path:
+    """The weights that a solver state names.
+
+    Looked for from the current directory, as in Caffe, from the state's directory, and beside the state.
+
+    Raises:
+        CheckpointError: they are at none of these places.
+    """
+    places = dict.fromkeys((Path(name), state.parent / name, state.parent / Path(name).name))
+    for place in places:
+        if place.is_file():
+            return place
+    raise CheckpointError(
+        f"{state}: the weights that it names are at none of {', '.join(map(str, places))}; put them there"
+    )
+
+
+def snapshot_prefix(given: str, solver_file: Path | None) -> str:
+    """What snapshots' names begin with: where it is missing or a directory, the solver file's name counts.
+
+    Caffe's upgrade_proto.cpp, UpgradeSnapshotPrefixProperty.
+    """
+    if solver_file is None:
+        return given
+    if not given:
+        return os.fspath(solver_file.with_suffix(""))
+    return os.fspath(Path(given) / solver_file.stem) if Path(given).is_dir() else given

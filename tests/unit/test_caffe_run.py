@@ -1,0 +1,190 @@
+"""What Caffe's files come to as a run: every field of the mapping, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from caffe_example import SOLVER, TRAIN_TEST, Example, write_example
+from sparknet.config import Data, Net, Run, RunConfig, Solver, load_config, override, write_config
+from sparknet.errors import ConfigError, NetError
+from sparknet.nets import NetSpec
+from sparknet.training.caffe_run import (
+    CaffeFiles,
+    data_source,
+    rounding_notes,
+    scoring_config,
+    self_contained,
+    train_config,
+)
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Example:
+    return write_example(tmp_path / "example")
+
+
+def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> RunConfig:
+    example.solver.write_text(solver)
+    return self_contained(train_config(CaffeFiles(solver=example.solver, **files), example.data, settings))
+
+
+def test_the_example(example: Example) -> None:
+    config = run_of(example)
+    assert config.run == Run(
+        name="cifar10_quick", seed=3, rounds=3, eval_every=1, eval_first=True, eval_batches=4, checkpoint_every=1
+    )
+    assert config.solver == Solver(prototxt=SOLVER, batch_size=20)
+    assert config.net == Net(prototxt=example.net.read_text())
+    path = str(example.directory / "data")
+    assert config.data == Data(source="cifar10", path=path, validation_path=path)
+    assert config.sync.local_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("max_iter: 24", "rounds", 6),
+        ("max_iter: 25", "rounds", 7),
+        ("max_iter: 1", "rounds", 1),
+        ("test_interval: 8", "eval_every", 2),
+        ("test_interval: 9", "eval_every", 2),
+        ("test_interval: 1", "eval_every", 1),
+        ("snapshot: 8", "checkpoint_every", 2),
+        ("snapshot: 0", "checkpoint_every", 0),
+        ("random_seed: -1", "seed", 0),
+        ("test_iter: 4\ntest_initialization: false", "eval_first", False),
+    ],
+)
+def test_iterations_become_rounds(example: Example, text: str, key: str, value: object) -> None:
+    field = text.partition(":")[0]
+    lines = [text if line.startswith(f"{field}:") else line for line in SOLVER.splitlines()]
+    config = run_of(example, "\n".join(lines), "sync.local_steps=4")
+    assert getattr(config.run, key) == value
+
+
+def test_without_test_iter_the_last_round_alone_is_tested_on_every_row(example: Example) -> None:
+    config = run_of(example, SOLVER.replace("test_iter: 4", "").replace("test_interval: 8", ""))
+    assert (config.run.eval_every, config.run.eval_first, config.run.eval_batches) == (0, False, None)
+
+
+def test_settings_win(example: Example) -> None:
+    config = run_of(example, SOLVER, "run.rounds=5", "run.seed=9", "data.mean=image", "solver.batch_size=7")
+    assert (config.run.rounds, config.run.seed, config.data.mean, config.solver.batch_size) == (5, 9, "image", 7)
+    epochs = run_of(example, SOLVER, "run.epochs=2.0")
+    assert (epochs.run.rounds, epochs.run.epochs) == (None, 2.0)
+
+
+def test_what_rounds_move_is_told(example: Example) -> None:
+    config = run_of(example, SOLVER, "sync.local_steps=10")
+    told = rounding_notes(config, 3)
+    assert told[0] == "max_iter is 24 and a round has 10 iterations: the run ends at iteration 30"
+    assert told[1].endswith("tests come every 10")
+    assert rounding_notes(run_of(example, SOLVER, "sync.local_steps=4"), 6) == []
+
+
+def test_nets_are_found_from_here_then_beside_the_solver(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_of(example).net.prototxt.lstrip().startswith('name: "CIFAR10_quick"')
+    (tmp_path / example.net.name).write_text(TRAIN_TEST.replace("CIFAR10_quick", "here"))
+    assert run_of(example).run.name == "here"
+    other = tmp_path / "other.prototxt"
+    other.write_text(TRAIN_TEST.replace("CIFAR10_quick", "other"))
+    assert run_of(example, net=other).run.name == "other"
+
+
+def test_nets_of_two_files_and_states_become_one(example: Example) -> None:
+    net = example.net.read_text()
+    (example.directory / "test.prototxt").write_text(net.replace("batch_size: 10", "batch_size: 5"))
+    staged = net.replace('name: "loss"\n', 'name: "loss"\n  include { stage: "special" }\n')
+    example.net.write_text(staged)
+    solver = SOLVER.replace("net:", "train_net:") + 'test_net: "test.prototxt"\ntrain_state { stage: "special" }\n'
+    spec = NetSpec.from_prototxt(run_of(example, solver).net.prototxt)
+    train, test = spec.select("TRAIN").parameters.layer, spec.select("TEST").parameters.layer
+    assert [layer.name for layer in train][-1] == "loss"
+    assert [layer.name for layer in test][-2:] == ["accuracy", "loss"]
+    assert (train[0].data_param.batch_size, test[0].data_param.batch_size) == (20, 5)
+
+
+def test_weights_of_the_solver_and_of_the_command(example: Example) -> None:
+    solver = SOLVER + 'weights: "a.caffemodel,b.caffemodel"\n'
+    here = Path.cwd()
+    assert run_of(example, solver).net.weights == f"{here}/a.caffemodel,{here}/b.caffemodel"
+    assert run_of(example, solver, weights="c.caffemodel").net.weights == f"{here}/c.caffemodel"
+    resumed = run_of(example, solver, snapshot="x_iter_8.solverstate")
+    assert (resumed.net.weights, resumed.solver.snapshot) == ("", f"{here}/x_iter_8.solverstate")
+
+
+def test_a_configuration_holds_the_files_text(example: Example, tmp_path: Path) -> None:
+    tables = f"""
+        run = {{ rounds = 1 }}
+        data = {{ source = "digits", validation_fraction = 0.2 }}
+        net = {{ prototxt = "{example.net}", weights = "a.caffemodel" }}
+        solver = {{ prototxt = "{example.solver}" }}
+    """
+    (tmp_path / "run.toml").write_text(tables)
+    config = self_contained(load_config(tmp_path / "run.toml"))
+    assert config.net.prototxt == example.net.read_text()
+    assert config.solver.prototxt == SOLVER
+    assert config.net.weights == str(Path("a.caffemodel").absolute())
+    assert self_contained(config) == config
+    write_config(config, tmp_path / "copy.toml")
+    assert load_config(tmp_path / "copy.toml") == config
+    assert "\\n" not in (tmp_path / "copy.toml").read_text(), "the files' lines are lines"
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"), [("solver.momentum=0.5", "momentum"), ("solver.policy=cosine", "policy")]
+)
+def test_the_solver_file_alone_says_how(example: Example, setting: str, key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"solver\.{key} is .*; solver\.prototxt says how to optimise: set it in"
+    ):
+        override(run_of(example), [setting])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("max_iter: 24", ""), r"cifar10_quick_solver\.prototxt: max_iter is missing; .*set max_iter"),
+        (("base_lr: 0.001", ""), r"base_lr is missing"),
+        (("test_iter: 4", "test_iter: 4\ntest_iter: 5"), r"test_iter is given 2 times; one net is tested here"),
+        (("net:", "# net:"), r"there are 0 test nets of their own"),
+        (("cifar10_quick_train_test", "none"), r"none\.prototxt: no such file"),
+        (("momentum:", "momentun:"), r"momentun.*did you mean 'momentum'"),
+    ],
+)
+def test_a_solver_at_fault(example: Example, change: tuple[str, str], message: str) -> None:
+    with pytest.raises((ConfigError, NetError), match=message):
+        run_of(example, SOLVER.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("cifar:data", r"'cifar' is no kind of data: did you mean cifar10\? There are digits, cifar10:PATH"),
+        ("lmdb:/data", r"'lmdb' is no kind of data: .*There are digits, cifar10:PATH, mnist:PATH, parquet:PATH"),
+        ("/data/cifar10", r"is no kind of data: the form is KIND:PATH"),
+        ("cifar10", r"--data is 'cifar10'; give its path, as in cifar10:PATH"),
+        ("digits:x", r"digits comes without files: leave the path out"),
+        ("parquet:x", r"say which rows are held out.*data\.validation_fraction=0\.1"),
+        ("cifar10:/no/such/directory", r"say which rows are held out"),
+    ],
+)
+def test_a_source_at_fault(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        data_source(source)
+
+
+def test_sources(tmp_path: Path) -> None:
+    assert data_source("digits") == {"source": "digits", "path": "", "validation_fraction": 0.2}
+    assert data_source(f"mnist:{tmp_path}")["validation_path"] == str(tmp_path)
+    assert "validation_path" not in data_source(f"mnist:{tmp_path}", ["data.validation_fraction=0.1"])
+    assert data_source("parquet:/x", testing=True)["validation_path"] == "/x"
+
+
+def test_testing_needs_no_solver(example: Example) -> None:
+    config = self_contained(scoring_config(example.net, example.data, ["run.workers=3"]))
+    assert config.net.prototxt == example.net.read_text()
+    assert (config.run.workers, config.data.validation_path) == (3, str(example.directory / "data"))

@@ -1,0 +1,91 @@
+"""Which input of a net is given which column, and rows that do not fit."""
+
+import pytest
+import torch
+
+from sparknet.data import Column
+from sparknet.errors import NetError
+from sparknet.nets import NetSpec
+from sparknet.spark.sources import SourceRows
+from sparknet.training.intake import batch_in_file, input_rows, intake_of
+
+
+def rows(shape=(3, 8, 8), *, image="image", label="label"):
+    return SourceRows(
+        input=Column(name=image, dtype="uint8", shape=shape),
+        label=Column(name=label, dtype="int64", shape=()),
+        classes=10,
+    )
+
+
+def inputs(text):
+    """A net of input layers alone, as one state of it."""
+    return NetSpec.from_prototxt(f'name: "n"\n{text}\n').select("TRAIN")
+
+
+def taken(text, **options):
+    intake = intake_of(inputs(text), rows(**options), batch=4, phase="TRAIN")
+    return intake.image.name, intake.label and intake.label.name, intake.shapes
+
+
+DATA = 'layer { name: "d" type: "Data" top: "x" top: "y" data_param { batch_size: 7 } transform_param { %s } }'
+
+
+def test_a_data_layers_tops_are_image_and_label():
+    assert taken(DATA % "") == ("x", "y", {"x": (4, 3, 8, 8), "y": (4,)})
+    assert taken(DATA % "crop_size: 5")[2]["x"] == (4, 3, 5, 5)
+    alone = DATA.replace('top: "y"', "")
+    assert taken(alone % "") == ("x", None, {"x": (4, 3, 8, 8)})
+    assert batch_in_file(inputs(DATA % "")) == 7
+
+
+def named(*blobs):
+    layers = [
+        f'layer {{ name: "in_{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}'
+        for name, dims in blobs
+    ]
+    return "\n".join(layers)
+
+
+IMAGE, LABEL = "dim: 9 dim: 3 dim: 8 dim: 8", "dim: 9"
+
+
+def test_other_inputs_are_told_by_their_names():
+    assert taken(named(("data", IMAGE), ("label", LABEL)))[:2] == ("data", "label")
+    assert taken(named(("label", LABEL), ("anything", IMAGE)))[:2] == ("anything", "label")
+    assert taken(named(("a", IMAGE), ("b", LABEL)), image="a", label="b")[:2] == ("a", "b")
+    assert batch_in_file(inputs(named(("data", IMAGE)))) == 9
+    assert input_rows(inputs(named(("data", IMAGE), ("label", LABEL)))) == (3, 8, 8)
+
+
+def test_labels_take_the_inputs_shape():
+    intake = intake_of(
+        inputs(named(("data", IMAGE), ("label", "dim: 9 dim: 1 dim: 1 dim: 1"))), rows(), batch=4, phase="TRAIN"
+    )
+    given = intake.inputs(torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]))
+    assert given["label"].shape == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            named(("a", IMAGE), ("b", IMAGE)),
+            r"inputs a \(Input\), b \(Input\); .*columns 'image' and 'label'.*name",
+        ),
+        ("", r"phase TRAIN has the inputs none"),
+        (
+            named(("data", "dim: 9 dim: 1 dim: 28 dim: 28")),
+            r"'in_data' \(Input\): expected rows of shape \(1, 28, 28\)",
+        ),
+        (
+            named(("data", IMAGE), ("label", "dim: 9 dim: 5")),
+            r"expected labels of shape \(5,\) a row, got one number",
+        ),
+        (DATA % "crop_size: 9", r"'d' \(Data\): crop_size is 9 and the images are 8x8"),
+        (DATA % "force_gray: true", r"force_gray is set and the images have 3 channels; .*not converted"),
+    ],
+)
+def test_what_does_not_fit_is_named(text, message):
+    with pytest.raises(NetError, match=message):
+        taken(text)
