@@ -1,4 +1,4 @@
-"""One layer of a net, built from text and run on arrays, for tests of the layers."""
+"""One layer on its own, built from text and run on arrays, for tests of the layers."""
 
 from collections.abc import Sequence
 
@@ -26,6 +26,12 @@ def layer(text: str, *shapes: Shape) -> Layer:
     """The layer over bottoms of these shapes, in float64."""
     message = description(text, len(shapes))
     return LAYERS[message.type](message, shapes).double()
+
+
+def layer_of_type(kind: str, text: str, *shapes: Shape, tops: int = 1) -> Layer:
+    """The layer in float32; `text` is what stands beside its type in a net file: `pooling_param { ... }`."""
+    parameters = text_format.Parse(text, LayerParameter(type=kind, top=[f"top{at}" for at in range(tops)]))
+    return LAYERS[kind](parameters, shapes)
 
 
 def run(text: str, *arrays: np.ndarray) -> list[np.ndarray]:

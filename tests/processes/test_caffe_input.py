@@ -8,6 +8,8 @@ import pytest
 
 from caffe_example import Example, write_example
 from sparknet.cli.main import main
+from sparknet.nets import CaffeNet
+from sparknet.nets.schema import NetParameter
 from sparknet.nets.weights.mean_image import write_mean
 from sparknet.spark import session
 from sparknet.training.solver.solverstate import SavedState, write_state
@@ -96,6 +98,22 @@ def test_files_that_are_not_there(commands: Commands, example: Example) -> None:
         2, r"layer 'cifar' \(Data\): mean_file: .*cannot be read.*--set data\.mean=image takes the training rows'"
     )
     commands.test_refused(2, r"mean_file: .*cannot be read")
+
+
+def test_weights_that_lack_a_layer_are_not_tested(commands: Commands, example: Example, tmp_path: Path) -> None:
+    """A file that was cut between two layers is a whole one of fewer layers."""
+    shapes = {"data": (10, 3, 32, 32), "label": (10,)}
+    net = CaffeNet.from_prototxt(example.net, "TEST", input_shapes=shapes)
+    path = tmp_path / "cut.caffemodel"
+    net.save_weights(path)
+    written = NetParameter.FromString(path.read_bytes())
+    del written.layer[[layer.name for layer in written.layer].index("ip1") :]
+    path.write_bytes(path.read_bytes()[: written.ByteSize()])
+    commands.test_refused(
+        1,
+        r"cut\.caffemodel has no weights for layers ip1, ip2 of .*quick_train_test\.prototxt",
+        **{"--weights": path},
+    )
 
 
 def test_a_net_that_does_not_fit(commands: Commands, example: Example) -> None:

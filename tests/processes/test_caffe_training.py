@@ -240,6 +240,17 @@ def test_weights_are_a_beginning(shell: Shell, example: Example) -> None:
     first, last = of(events, "evaluation")
     assert (first["round"], last["round"]) == (0, 1)
     assert first["loss"] == pytest.approx(before["loss"], rel=1e-5)
+    assert not [event for event in of(events, "note") if event.get("level") == "warning"]
+
+
+def test_layers_that_the_weights_lack_are_named(shell: Shell, tmp_path: Path) -> None:
+    example = write_example(tmp_path / "example")
+    example.net.write_text(example.net.read_text().replace('name: "ip2"', 'name: "ip2_mine"'))
+    weights = shell.place / "snapshots" / "cifar10_quick_iter_8.caffemodel"
+    copy = shutil.copy(weights, tmp_path / "start.caffemodel")
+    events = shell.train(example, "other-classes", "--weights", copy, "--set", "run.rounds=1")
+    (told,) = [event["message"] for event in of(events, "note") if event.get("level") == "warning"]
+    assert told == f"{copy} has no weights for layers ip2_mine: they begin as their fillers make them"
 
 
 def test_labels_beyond_the_nets_scores_are_named(shell: Shell, tmp_path: Path) -> None:
@@ -249,7 +260,7 @@ def test_labels_beyond_the_nets_scores_are_named(shell: Shell, tmp_path: Path) -
     shell.capsys.readouterr()
     assert main([*map(str, ["train", *files]), *SETTINGS]) == 1
     message = shell.capsys.readouterr().err
-    assert re.search(r"a label of this batch is \d and the net has no score for it.*raise num_output", message)
+    assert re.search(r"label \d is out of range; it must be from 0 to 4.*num_output", message)
 
 
 def test_the_training_rows_mean_replaces_a_missing_file(shell: Shell, tmp_path: Path) -> None:

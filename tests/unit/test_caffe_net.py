@@ -168,7 +168,7 @@ class TestRefused:
 
     def test_top_made_twice(self):
         message = fault(INPUT + ip("a", "x", "y") + ip("b", "x", "y"))
-        assert "layer 'b' (InnerProduct): its top 'y' is made by a layer before it" in message
+        assert "layer 'b' (InnerProduct): its top 'y' is made before; give one of the two another name" in message
 
     def test_number_of_bottoms_and_tops(self):
         assert "it has 0 bottoms; a layer of this type has exactly 1" in fault(
@@ -207,8 +207,67 @@ class TestRefused:
     def test_an_empty_input(self):
         assert "every size must be at least 1" in fault(INPUT.replace("dim: 3", "dim: 0"))
 
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            'type: "Split" bottom: "x" top: "x" top: "x"',
+            'type: "Eltwise" bottom: "y" bottom: "x" top: "x"',
+            'type: "Slice" bottom: "x" top: "z" top: "x" slice_param { slice_point: 1 }',
+            'type: "Split" bottom: "x" top: "z" top: "z"',
+        ],
+    )
+    def test_a_top_of_another_name_than_the_bottom_at_its_place(self, layer):
+        assert "is made before" in fault(INPUT + ip("y", "x", "y") + f'layer {{ name: "a" {layer} }}')
+
+    def test_more_numbers_than_caffe_can_count(self):
+        message = fault(INPUT.replace("dim: 3", "dim: 4611686018427387904"))
+        assert (
+            "blob 'x': a blob of shape (2, 4611686018427387904) would hold 9223372036854775808 numbers" in message
+        )
+        assert "it may hold at most 2147483647" in fault(
+            INPUT + 'layer { name: "t" type: "Tile" bottom: "x" top: "t" tile_param { tiles: 2000000000 } }'
+        )
+        assert "it may have at most 32" in fault(INPUT.replace("dim: 3", "dim: 1 " * 33))
+
+    def test_a_loss_weight_on_an_input(self):
+        assert "it has a loss_weight" in fault(INPUT.replace("input_param", "loss_weight: 1 input_param"))
+
+
+class TestState:
+    def test_stages_of_the_file_count(self):
+        text = 'state { stage: "deploy" }\n' + INPUT + ip("a", "x", "a", more='include { stage: "deploy" }')
+        assert [step.name for step in CaffeNet.from_prototxt(text).steps] == ["a"]
+
+    def test_a_layer_may_have_a_phase_of_its_own(self):
+        text = INPUT + 'layer { name: "d" type: "Dropout" bottom: "x" top: "y" phase: TEST }\n'
+        net = CaffeNet.from_prototxt(text, "TRAIN")
+        x = torch.randn(50, 3)
+        assert torch.equal(net({"x": x})["y"], x)
+        assert torch.equal(net.train()({"x": x})["y"], x)
+
 
 class TestInputs:
+    def test_what_is_no_array(self):
+        net = CaffeNet.from_prototxt(INPUT + ip("a", "x", "a"))
+        for value in (None, "x"):
+            with pytest.raises(NetError, match=r"input 'x' is a .*; it must be a tensor or an array of numbers"):
+                net({"x": value})
+
+    def test_other_sides_but_no_other_channels(self):
+        pool = 'layer { name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param { global_pooling: true } }'
+        net = CaffeNet.from_prototxt(INPUT.replace("dim: 3", "dim: 3 dim: 4 dim: 4") + pool)
+        assert net({"x": torch.ones(1, 3, 9, 7)})["y"].shape == (1, 3, 1, 1)
+        for shape in ((2, 5, 4, 4), (3, 4, 4), (8,)):
+            with pytest.raises(NetError, match=r"input 'x' has shape .*; expected \(2, 3, 4, 4\)"):
+                net({"x": torch.ones(shape)})
+
+    def test_a_label_out_of_range_names_the_layer(self):
+        label = 'layer { name: "l" type: "Input" top: "l" input_param { shape { dim: 2 } } }\n'
+        loss = 'layer { name: "s" type: "SoftmaxWithLoss" bottom: "x" bottom: "l" top: "s" }'
+        net = CaffeNet.from_prototxt(INPUT + label + loss)
+        with pytest.raises(NetError, match=r"layer 's' \(SoftmaxWithLoss\): .*label 3 is out of range"):
+            net({"x": torch.ones(2, 3), "l": torch.tensor([0, 3])})
+
     def test_a_data_layer_is_a_contract(self):
         net = CaffeNet.from_prototxt(
             'layer { name: "d" type: "Data" top: "data" top: "label" '
@@ -244,7 +303,62 @@ class TestParameters:
             + ip("a", "x", "a", more='param { name: "w" lr_mult: 2 }')
             + ip("b", "x", "b", more='param { name: "w" lr_mult: 3 }')
         )
-        assert "gives the shared parameter 'w' lr_mult 3, and a/0 gives it 2; they must agree" in message
+        assert (
+            "gives the shared parameter 'w' lr_mult 3, and the layers before it, from a/0 on, give it 2" in message
+        )
+
+    def test_an_explicit_rate_of_1_contradicts_another(self):
+        message = fault(
+            INPUT
+            + ip("a", "x", "a", more='param { name: "w" lr_mult: 1 }')
+            + ip("b", "x", "b", more='param { name: "w" lr_mult: 0 }')
+        )
+        assert "lr_mult 0, and the layers before it, from a/0 on, give it 1" in message
+
+    def test_a_rate_that_only_a_later_layer_gives_holds_for_both(self):
+        net = CaffeNet.from_prototxt(
+            INPUT
+            + ip("a", "x", "a", more='param { name: "w" }')
+            + ip("b", "x", "b", more='param { name: "w" lr_mult: 0 decay_mult: 3 }'),
+            "TRAIN",
+        )
+        assert (net.learnable[0].lr_mult, net.learnable[0].decay_mult) == (0.0, 3.0)
+        assert not net.weights()["a"][0].requires_grad
+
+    def test_force_backward_gives_frozen_parameters_a_gradient(self):
+        frozen = ip("a", "x", "a", more="param { lr_mult: 0 }")
+        net = CaffeNet.from_prototxt("force_backward: true\n" + INPUT + frozen, "TRAIN")
+        assert net.weights()["a"][0].requires_grad
+        assert net.learnable[0].lr_mult == 0.0
+
+    def test_shared_buffers_stay_one_tensor_in_another_dtype(self):
+        share = 'param { name: "m" lr_mult: 0 } param { name: "v" lr_mult: 0 } param { name: "f" lr_mult: 0 }'
+        text = INPUT + "".join(
+            f'layer {{ name: "{name}" type: "BatchNorm" bottom: "x" top: "{name}" {share} }}\n' for name in "ab"
+        )
+        net = CaffeNet.from_prototxt(text, "TRAIN").double()
+        assert net.weights()["a"][0] is net.weights()["b"][0]
+        assert net.weights()["a"][0].dtype == torch.float64
+
+    @pytest.mark.parametrize("first", ["train", "test"])
+    def test_a_test_net_follows_its_training_net_to_another_dtype(self, first):
+        spec = NetSpec.from_prototxt(INPUT + 'layer { name: "n" type: "BatchNorm" bottom: "x" top: "y" }')
+        nets = {"train": CaffeNet(spec, "TRAIN"), "test": CaffeNet(spec, "TEST")}
+        nets["test"].share_weights(nets["train"])
+        for name in (first, *({"train", "test"} - {first})):
+            nets[name].double()
+        x = {"x": torch.randn(6, 3, dtype=torch.float64)}
+        nets["train"](x)
+        nets["test"](x)
+        assert torch.equal(nets["train"].weights()["n"][0], nets["test"].weights()["n"][0])
+
+    def test_two_layers_of_one_name_may_not_both_have_blobs(self):
+        message = fault(INPUT + ip("p", "x", "a") + ip("p", "x", "b"))
+        assert "a layer before it has the same name, and both have blobs" in message
+        net = CaffeNet.from_prototxt(
+            INPUT + ip("p", "x", "a") + 'layer { name: "p" type: "ReLU" bottom: "a" top: "b" }'
+        )
+        assert list(net.weights()) == ["p"]
 
     def test_frozen_parameters_get_no_gradient(self):
         net = CaffeNet.from_prototxt(
@@ -316,7 +430,7 @@ class TestLoss:
 
     def test_a_net_without_a_loss(self):
         net = CaffeNet.from_prototxt(INPUT + ip("a", "x", "a"))
-        with pytest.raises(NetError, match="no top has a loss weight"):
+        with pytest.raises(NetError, match="no top of phase TEST has a loss weight: add a loss layer"):
             net.loss(net({"x": torch.ones(2, 3)}))
 
     def test_outputs_of_something_else(self):

@@ -11,6 +11,7 @@ from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data import Column
 from sparknet.errors import CheckpointError, ConfigError, NetError
 from sparknet.nets import CaffeNet, NetSpec
+from sparknet.nets.schema import NetParameter
 from sparknet.spark.sources import SourceRows
 from sparknet.training.build_objective import build_objective, build_test_objective
 from sparknet.training.caffe_objective import CaffeObjective
@@ -116,9 +117,7 @@ def test_a_net_that_measures_nothing() -> None:
 
 def test_a_label_beyond_the_scores_is_named() -> None:
     images, _ = batch()
-    message = (
-        r"net small, phase TRAIN: a label of this batch is 5 and the net has no score for it.*raise num_output"
-    )
+    message = r"layer .*: label 5 is out of range; it must be from 0 to .*num_output"
     with pytest.raises(NetError, match=message):
         objective_of().loss(images, torch.full((4,), 5))
 
@@ -192,14 +191,30 @@ def test_a_checkpoint_goes_to_caffe_and_back(tmp_path: Path, kind: str, form: st
     assert read_state(state).current_step == 1, "one step value was passed"
 
     other = Checkpoints(tmp_path / "other", keep=2)
-    saved = begin(config_with(kind, form, snapshot=str(state)), objective_of(), other)
+    saved, missing = begin(config_with(kind, form, snapshot=str(state)), objective_of(), other)
+    assert missing == ()
     assert (saved.round, saved.samples) == (2, 0)
     for name in (WEIGHTS, INNER):
         assert (other.path(2) / name).read_bytes() == (checkpoints.path(2) / name).read_bytes(), name
     fresh = objective_of()
-    weights = begin(config_with(weights=str(model)), fresh, Checkpoints(tmp_path / "third", keep=2))
-    assert weights.round == 0
+    weights, missing = begin(config_with(weights=str(model)), fresh, Checkpoints(tmp_path / "third", keep=2))
+    assert (weights.round, missing) == (0, ())
     assert dump_weights(fresh.module) == dump_weights(objective.module)
+
+
+def test_layers_that_the_weights_lack_are_told(tmp_path: Path) -> None:
+    model, other = tmp_path / "other.caffemodel", objective_of()
+    train = other.train
+    train.save_weights(model)
+    net = NetParameter.FromString(model.read_bytes())
+    kept = [layer for layer in net.layer if not layer.blobs]
+    lacking = tuple(layer.name for layer in net.layer if layer.blobs)
+    del net.layer[:]
+    net.layer.extend(kept)
+    model.write_bytes(net.SerializeToString())
+    saved, missing = begin(config_with(weights=str(model)), objective_of(), Checkpoints(tmp_path / "x", keep=2))
+    assert (saved.round, missing) == (0, lacking)
+    assert lacking
 
 
 def test_a_snapshot_between_two_rounds_names_what_fits(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sparknet.nets.schema import BlobProto, LooseBlobProto, NetParameter
 from sparknet.nets.weights import caffemodel
 from sparknet.nets.weights.blobs import array_of, blob_of
 from sparknet.nets.weights.caffemodel import read_weights
+from sparknet.nets.weights.trained import load_listed, load_weights
 from sparknet.nets.weights.wire import cut_numbers, layer_bytes
 from sparknet.nets.weights.written_form import written_form
 
@@ -266,6 +267,56 @@ def test_layers_go_by_name_and_the_rest_is_told(saved):
     assert loaded.missing == ("score_of_pets",)
     assert loaded.unused == ("score",)
     assert all(torch.equal(*pair) for pair in zip(before, net.weights()["score_of_pets"], strict=True))
+
+
+def test_layers_that_no_file_of_several_has_are_told(saved, tmp_path):
+    whole = NetParameter.FromString(saved[1].read_bytes())
+    paths = []
+    for name in ("fc", "score"):
+        part = NetParameter(name=name)
+        part.layer.extend(layer for layer in whole.layer if layer.name == name)
+        paths.append(str(write(tmp_path / f"{name}.caffemodel", part)))
+    assert load_listed(make(), paths[0]) == ("score",)
+    net = make()
+    assert load_listed(net, f"{paths[0]}, {paths[1]},") == ()
+    assert equal(net, saved[0])
+    with pytest.raises(NetError, match="none"):
+        load_listed(net, f"{paths[0]}, none")
+
+
+@pytest.mark.parametrize("suffix", [".caffemodel", ".caffemodel.h5"])
+def test_a_layer_whose_blobs_another_one_shares_is_not_missing(suffix, tmp_path):
+    """As in the second branch of a siamese net, where the file is of a net with one."""
+
+    def named(name):
+        return f'name: "{name}" param {{ name: "w" }} param {{ name: "b" }}'
+
+    one = NET.replace('name: "fc"', named("fc"))
+    branch = 'type: "InnerProduct" bottom: "data" top: "twin" inner_product_param { num_output: 4 } }'
+    make(one).save_weights(tmp_path / f"w{suffix}")
+    two = make(f"{one} layer {{ {named('twin')} {branch}")
+    loaded = two.load_weights(tmp_path / f"w{suffix}")
+    assert (loaded.layers, loaded.missing) == (("fc", "score"), ())
+    own = make(f'{one} layer {{ name: "twin" param {{ name: "w" }} {branch}')
+    assert own.load_weights(tmp_path / f"w{suffix}").missing == ("twin",)  # its bias
+
+
+def test_a_file_that_must_be_whole_is_refused_before_it_changes_anything(saved):
+    saved[1].write_bytes(saved[1].read_bytes()[: _end_of_layer(saved[1], "act")])
+    net = make()
+    before = copy.deepcopy(net)
+    assert net.load_weights(saved[1]).missing == ("score",)
+    net = copy.deepcopy(before)
+    with pytest.raises(NetError, match=r"saved\.caffemodel has no weights for layers score; .*cut"):
+        load_weights(net, saved[1], whole=True)
+    assert equal(net, before)
+
+
+def _end_of_layer(path, name):
+    """Where in the file the layer ends: it is cut there, between two layers."""
+    net = NetParameter.FromString(path.read_bytes())
+    del net.layer[[layer.name for layer in net.layer].index(name) + 1 :]
+    return net.ByteSize()
 
 
 def test_legacy_axes_fit_from_the_right(tmp_path, saved):
@@ -531,11 +582,33 @@ def test_a_place_that_cannot_be_written_is_named(name, saved, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.h5", "saved.caffemodel"]
 
 
-def test_a_name_that_is_no_group_is_refused(tmp_path):
-    net = make(NET.replace('name: "fc"', 'name: ""'))
-    with pytest.raises(NetError, match="as HDF5"):
+@pytest.mark.parametrize("name", ["", ".", "a/", "/a", "a//b", "./a", "a/.", "/"])
+@pytest.mark.parametrize("layer", ["fc", "act"])
+def test_a_name_that_is_no_group_is_refused(layer, name, tmp_path):
+    """HDF5 would write such a group under another name, or in the place of another one."""
+    net = make(NET.replace(f'name: "{layer}"', f'name: "{name}"'))
+    told = f"w.h5 cannot be written as HDF5: layer {name!r} cannot name a group there.*rename the layer"
+    with pytest.raises(NetError, match=told):
         net.save_weights(tmp_path / "w.h5")
     assert list(tmp_path.iterdir()) == []
+    net.save_weights(tmp_path / "w.caffemodel")
+    assert net.load_weights(tmp_path / "w.caffemodel").missing == ()
+
+
+@pytest.mark.parametrize("name", ["..", "...", "a/../b", ".a", "a b", "ä/ö"])
+def test_names_with_dots_and_slashes_survive_hdf5(name, tmp_path):
+    text = NET.replace('name: "fc"', f'name: "{name}"')
+    net = make(text)
+    net.save_weights(tmp_path / "w.h5")
+    other = make(text)
+    assert other.load_weights(tmp_path / "w.h5").missing == ()
+    assert equal(net, other)
+
+
+def test_two_layers_of_one_name_that_both_have_blobs_are_refused():
+    """A weight file goes by names and could hold only one of them."""
+    with pytest.raises(NetError, match="'fc'"):
+        make(NET.replace('name: "score"', 'name: "fc"'))
 
 
 def test_the_file_has_the_rights_that_others_have(saved):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from layer_by_type import layer
+from one_layer import layer_of_type
 
 F64 = torch.float64
 VALUES = [-60.0, -3.0, -0.5, 0.0, 0.25, 1.0, 2.0, 60.0]
@@ -79,7 +79,7 @@ CASES: list[tuple[str, str, Formula, Formula]] = [
 @pytest.mark.parametrize(("kind", "text", "formula", "slope"), CASES)
 def test_values_and_slopes(kind: str, text: str, formula: Formula, slope: Formula):
     x = torch.tensor([VALUES], dtype=F64, requires_grad=True)
-    top = layer(kind, text, (1, len(VALUES))).double()(x)
+    top = layer_of_type(kind, text, (1, len(VALUES))).double()(x)
     np.testing.assert_allclose(top.detach()[0], [float(formula(v)) for v in VALUES], rtol=1e-12, atol=1e-12)
     if top.requires_grad:
         top.sum().backward()
@@ -90,7 +90,7 @@ def test_values_and_slopes(kind: str, text: str, formula: Formula, slope: Formul
 
 def test_threshold_is_strict():
     x = torch.tensor([0.5, 0.4, 0.6], requires_grad=True)
-    top = layer("Threshold", "threshold_param { threshold: 0.5 }", (3,))(x)
+    top = layer_of_type("Threshold", "threshold_param { threshold: 0.5 }", (3,))(x)
     assert top.tolist() == [0, 0, 1]
     assert top.dtype == x.dtype
     assert not top.requires_grad
@@ -100,7 +100,7 @@ def test_threshold_is_strict():
 @pytest.mark.parametrize("shared", [True, False])
 def test_prelu_slopes(shape: tuple[int, ...], shared: bool):
     text = f"""prelu_param {{ channel_shared: {str(shared).lower()} filler {{ type: "uniform" min: -1 }} }}"""
-    prelu = layer("PReLU", text, shape).double()
+    prelu = layer_of_type("PReLU", text, shape).double()
     assert tuple(prelu.weight.shape) == (() if shared else (3,))
     x = torch.randn(shape, dtype=F64, requires_grad=True)
     prelu(x).sum().backward()
@@ -115,14 +115,14 @@ def test_prelu_slopes(shape: tuple[int, ...], shared: bool):
     ("kind", "text"), [("ReLU", ""), ("ReLU", "relu_param { negative_slope: 0.1 }"), ("Dropout", "")]
 )
 def test_in_place_overwrites_the_bottom(kind: str, text: str):
-    spared = layer(kind, text, (4, 5))
+    spared = layer_of_type(kind, text, (4, 5))
     spared.in_place = True
     x = torch.randn(4, 5)
     assert spared(x) is x
 
 
 def test_negative_slope_below_zero_is_right_in_place_too():
-    relu = layer("ReLU", "relu_param { negative_slope: -1 }", (2,))
+    relu = layer_of_type("ReLU", "relu_param { negative_slope: -1 }", (2,))
     relu.in_place = True
     x = torch.tensor([-2.0, 2.0], requires_grad=True)
     relu(x * 1).sum().backward()
@@ -132,11 +132,11 @@ def test_negative_slope_below_zero_is_right_in_place_too():
 def test_dropout():
     torch.manual_seed(3)
     x = torch.ones(40000, requires_grad=True)
-    dropout = layer("Dropout", "dropout_param { dropout_ratio: 0.2 }", (40000,))
+    dropout = layer_of_type("Dropout", "dropout_param { dropout_ratio: 0.2 }", (40000,))
     top = dropout(x)
     assert abs((top == 0).double().mean().item() - 0.2) < 0.01
     assert set(top.unique().tolist()) == {0.0, 1.25}
     top.sum().backward()
     torch.testing.assert_close(x.grad, top.detach())
     torch.testing.assert_close(dropout.eval()(x), x, rtol=0, atol=0)
-    assert (layer("Dropout", "dropout_param { dropout_ratio: 0 }", (4,))(torch.ones(4)) == 1).all()
+    assert (layer_of_type("Dropout", "dropout_param { dropout_ratio: 0 }", (4,))(torch.ones(4)) == 1).all()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from layer_by_type import Shape, layer
+from one_layer import layer_of_type
+from sparknet.nets.layers import Shape
 
 IMAGES: Shape = (2, 6, 7, 5)
 GAUSSIAN = 'weight_filler { type: "gaussian" }'
@@ -55,7 +56,7 @@ def first(tops: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
 @every_kind
 @pytest.mark.parametrize("training", [True, False])
 def test_layout_does_not_change_what_is_computed(kind: str, text: str, training: bool):
-    made = layer(kind, text, IMAGES).double().train(training)
+    made = layer_of_type(kind, text, IMAGES).double().train(training)
     plain = torch.randn(IMAGES, dtype=torch.float64, requires_grad=True)
     nested = plain.detach().clone(memory_format=torch.channels_last).requires_grad_()
     tops = [first(made(x)) for x in (plain, nested)]
@@ -81,7 +82,7 @@ def test_layout_does_not_change_what_is_computed(kind: str, text: str, training:
 @every_kind
 def test_channels_last_stays_channels_last(kind: str, text: str):
     x = torch.randn(IMAGES).contiguous(memory_format=torch.channels_last)
-    top = first(layer(kind, text, IMAGES)(x))
+    top = first(layer_of_type(kind, text, IMAGES)(x))
     if top.dim() == 4 and "axis: -3" not in text and "STOCHASTIC" not in text:
         assert top.is_contiguous(memory_format=torch.channels_last)
 
@@ -91,14 +92,14 @@ def test_channels_last_stays_channels_last(kind: str, text: str):
 def test_dtype_and_bottom_are_kept(kind: str, text: str, dtype: torch.dtype):
     x = torch.rand(IMAGES, dtype=dtype)
     before = x.clone()
-    assert first(layer(kind, text, IMAGES).to(dtype)(x)).dtype == dtype
+    assert first(layer_of_type(kind, text, IMAGES).to(dtype)(x)).dtype == dtype
     torch.testing.assert_close(x, before, rtol=0, atol=0)
 
 
 @every_kind
 @pytest.mark.parametrize("training", [True, False])
 def test_what_needs_no_output_survives_its_overwriting(kind: str, text: str, training: bool):
-    made = layer(kind, text, IMAGES).train(training)
+    made = layer_of_type(kind, text, IMAGES).train(training)
     if made.needs_output or "STOCHASTIC" in text:
         return
     x = torch.rand(IMAGES, requires_grad=True)
@@ -114,7 +115,7 @@ def test_what_needs_no_output_survives_its_overwriting(kind: str, text: str, tra
 
 @every_kind
 def test_batch_may_change(kind: str, text: str):
-    made = layer(kind, text, IMAGES).eval()
+    made = layer_of_type(kind, text, IMAGES).eval()
     x = torch.rand(5, *IMAGES[1:])
     whole = first(made(x))
     torch.testing.assert_close(torch.cat([first(made(image[None])) for image in x]), whole)
@@ -122,7 +123,7 @@ def test_batch_may_change(kind: str, text: str):
 
 @every_kind
 def test_without_memory_it_knows_its_shapes(kind: str, text: str):
-    made = layer(kind, text, IMAGES)
+    made = layer_of_type(kind, text, IMAGES)
     real = first(made(torch.rand(IMAGES)))
     ghost = first(made.to("meta")(torch.empty(IMAGES, device="meta")))
     assert ghost.is_meta
@@ -132,7 +133,7 @@ def test_without_memory_it_knows_its_shapes(kind: str, text: str):
 @every_kind
 @pytest.mark.parametrize("training", [True, False])
 def test_goes_forward_without_autograd(kind: str, text: str, training: bool):
-    made = layer(kind, text, IMAGES).train(training)
+    made = layer_of_type(kind, text, IMAGES).train(training)
     with torch.inference_mode():
         made(torch.rand(IMAGES))
 
@@ -140,7 +141,7 @@ def test_goes_forward_without_autograd(kind: str, text: str, training: bool):
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @every_kind
 def test_exports(kind: str, text: str):
-    made = layer(kind, text, IMAGES).eval()
+    made = layer_of_type(kind, text, IMAGES).eval()
     x = torch.rand(IMAGES)
     batches = {0: torch.export.Dim("batch", min=1, max=64)}
     takes_many = kind in ("Convolution", "Deconvolution")

@@ -170,6 +170,14 @@ class TestEltwise:
             )
 
 
+@pytest.mark.parametrize("operation", ["SUM", "PROD", "MAX"])
+def test_eltwise_never_spreads_one_bottom_over_another(operation):
+    module = layer(f'type: "Eltwise" eltwise_param {{ operation: {operation} }}', (4, 3), (4, 3), (4, 3))
+    whole = torch.ones(4, 3)
+    with pytest.raises(NetError, match=r"bottom 2 has shape \(1, 3\) and bottom 0 \(4, 3\); they must be equal"):
+        module(whole, whole, torch.ones(1, 3))
+
+
 def test_they_keep_channels_last():
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64).to(memory_format=torch.channels_last)
     for module in (layer('type: "Eltwise"', x.shape, x.shape), layer('type: "Concat"', x.shape, x.shape)):

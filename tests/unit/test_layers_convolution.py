@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layer_by_type import layer
+from one_layer import layer_of_type
+from sparknet.errors import NetError
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, bias, stride, pad, dilation, group: int) -> np.ndarray:
@@ -46,7 +47,7 @@ def test_convolution_is_its_sums(data: st.DataObject):
     text = f"""convolution_param {{ num_output: 6 group: {group} {repeated("kernel_size", kernel)}
         {repeated("stride", stride)} {repeated("pad", pad)} {repeated("dilation", dilation)}
         weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}"""
-    convolution = layer("Convolution", text, shape).double()
+    convolution = layer_of_type("Convolution", text, shape).double()
     assert tuple(convolution.weight.shape) == (6, 4 // group, *kernel)
     x = torch.randn(shape, dtype=torch.float64)
     weight, bias = (blob.detach().numpy() for blob in convolution.blobs())
@@ -65,7 +66,7 @@ def test_deconvolution_is_the_transpose_of_convolution(
     """<convolution(u), v> = <u, deconvolution(v)> under the same filters."""
     geometry = f"kernel_size: {kernel} stride: {stride} pad: {pad} dilation: {dilation} group: {group}"
     filler = 'weight_filler { type: "gaussian" } bias_term: false'
-    down = layer(
+    down = layer_of_type(
         "Deconvolution", f"convolution_param {{ num_output: 6 {geometry} {filler} }}", (2, 4, 5, 4)
     ).double()
     v = torch.randn(2, 4, 5, 4, dtype=torch.float64)
@@ -82,7 +83,9 @@ def test_deconvolution_is_the_transpose_of_convolution(
 
 def test_several_bottoms_share_the_filters():
     shape = (2, 3, 5, 5)
-    filters = layer("Convolution", "convolution_param { num_output: 2 kernel_size: 3 }", shape, shape, tops=2)
+    filters = layer_of_type(
+        "Convolution", "convolution_param { num_output: 2 kernel_size: 3 }", shape, shape, tops=2
+    )
     with torch.no_grad():
         filters.weight.normal_()
     a, b = torch.randn(2, *shape).unbind()
@@ -99,7 +102,7 @@ def test_axes_before_the_channels_are_a_batch(axis: int, given: int):
     text = f"convolution_param {{ num_output: 2 {kernel} axis: {axis} weight_filler {{ type: 'gaussian' }} }}"
     if len(shape) - given - 1 > 3:
         shape = shape[:4]
-    convolution = layer("Convolution", text, shape)
+    convolution = layer_of_type("Convolution", text, shape)
     x = torch.randn(shape)
     (top,) = convolution(x)
     flat = x.reshape(-1, *shape[given:])
@@ -111,7 +114,7 @@ def test_axes_before_the_channels_are_a_batch(axis: int, given: int):
 @pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
 def test_without_spatial_axes_it_mixes_channels(kind: str):
     text = 'convolution_param { num_output: 6 kernel_size: 3 group: 2 weight_filler { type: "gaussian" } }'
-    mix = layer(kind, text, (5, 4))
+    mix = layer_of_type(kind, text, (5, 4))
     assert tuple(mix.weight.shape) == ((6, 2) if kind == "Convolution" else (4, 3))
     x = torch.randn(5, 4)
     halves = [
@@ -126,13 +129,14 @@ def test_rectangles_by_either_spelling():
     pairs = "kernel_h: 3 kernel_w: 2 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 0"
     lists = "kernel_size: 3 kernel_size: 2 stride: 2 stride: 1 pad: 1 pad: 0"
     one, two = (
-        layer("Convolution", f"convolution_param {{ num_output: 2 {text} }}", shape) for text in (pairs, lists)
+        layer_of_type("Convolution", f"convolution_param {{ num_output: 2 {text} }}", shape)
+        for text in (pairs, lists)
     )
     assert (one.kernel, one.stride, one.pad) == (two.kernel, two.stride, two.pad) == ((3, 2), (2, 1), (1, 0))
 
 
 def test_frozen_details_of_the_engine_change_nothing():
-    layer(
+    layer_of_type(
         "Convolution",
         "convolution_param { num_output: 2 kernel_size: 1 engine: CUDNN force_nd_im2col: true }",
         (1, 1, 3, 3),
@@ -147,7 +151,7 @@ def test_inner_product_is_a_matrix(axis: int, transpose: bool, bias: bool):
     flags = f"transpose: {transpose} bias_term: {bias}".lower()
     text = f"""inner_product_param {{ num_output: 5 axis: {axis} {flags}
         weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}"""
-    product = layer("InnerProduct", text, shape)
+    product = layer_of_type("InnerProduct", text, shape)
     x = torch.randn(shape)
     rows = x.numpy().reshape(*shape[: axis % 3], -1)
     weight = product.weight.detach().numpy()
@@ -162,7 +166,7 @@ def test_inner_product_is_a_matrix(axis: int, transpose: bool, bias: bool):
 def test_embed_reads_rows(bias: bool):
     text = f"""embed_param {{ num_output: 3 input_dim: 5 bias_term: {str(bias).lower()}
         weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}"""
-    embed = layer("Embed", text, (2, 4))
+    embed = layer_of_type("Embed", text, (2, 4))
     x = torch.tensor([[0.0, 4, 2, 2], [1, 1, 1, 0]])
     top = embed(x)
     for at in np.ndindex(2, 4):
@@ -170,3 +174,10 @@ def test_embed_reads_rows(bias: bool):
     top.sum().backward()
     assert embed.weight.grad[:, 0].tolist() == [2, 3, 2, 0, 1]
     assert embed.multiply_adds([(2, 4)], [(2, 4, 3)]) == 0
+
+
+@pytest.mark.parametrize("index", [-1.0, 5.0])
+def test_embed_names_an_index_out_of_range(index: float):
+    embed = layer_of_type("Embed", "embed_param { num_output: 3 input_dim: 5 }", (2,))
+    with pytest.raises(NetError, match=f"index {index:.0f} is out of range; it must be from 0 to 4"):
+        embed(torch.tensor([0.0, index]))

@@ -133,8 +133,13 @@ class TestSoftmaxWithLoss:
     @pytest.mark.parametrize("label", [-100, -1, 3, 2.0**40, math.nan])
     def test_a_label_that_is_no_class_is_an_error(self, label):
         module = layer('type: "SoftmaxWithLoss"', (2, 3), (2,))
-        with pytest.raises((IndexError, RuntimeError)):
+        with pytest.raises(NetError, match=r"label -?\d+ is out of range; it must be from 0 to 2"):
             module(torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0.0, label], dtype=torch.float64))
+
+    def test_the_ignored_label_is_not_taken_for_the_wrong_one(self):
+        module = layer('type: "SoftmaxWithLoss" loss_param { ignore_label: 255 }', (2, 3), (2,))
+        with pytest.raises(NetError, match="label 7 is out of range"):
+            module(torch.zeros(2, 3, dtype=torch.float64), torch.tensor([255.0, 7.0]))
 
     def test_another_batch_and_channels_last(self):
         module = layer('type: "SoftmaxWithLoss"', (2, 3, 4, 5), (2, 4, 5))
@@ -220,6 +225,11 @@ class TestInfogainLoss:
         text = f'type: "InfogainLoss" infogain_loss_param {{ source: "{path}" }}'
         assert number(text, scores, labels) == pytest.approx(number('type: "InfogainLoss"', scores, labels, gains))
         assert "matrix" not in layer(text, (4, 3), (4,)).state_dict()
+
+    @pytest.mark.parametrize("name", ["x" * 5000, "a\\000b"])
+    def test_a_source_that_can_be_no_path(self, name):
+        text = f'type: "InfogainLoss" infogain_loss_param {{ source: "{name}" }}'
+        assert "cannot be read" in fault(text, (4, 3), (4,))
 
     def test_faults(self, tmp_path):
         assert "has no source" in fault('type: "InfogainLoss"', (4, 3), (4,))
@@ -422,6 +432,32 @@ def test_every_loss_exports(text, bottoms):
 
 def test_infogain_exports():
     export('type: "InfogainLoss" loss_param { ignore_label: 0 }', IMAGE, SPATIAL, np.eye(3), batches=[0, 1])
+
+
+@pytest.mark.parametrize("label", [-1.0, 3.0])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'type: "SoftmaxWithLoss" loss_param { ignore_label: 255 }',
+        'type: "SoftmaxWithLoss" softmax_param { axis: -1 }',
+        'type: "InfogainLoss"',
+        'type: "HingeLoss"',
+        'type: "MultinomialLogisticLoss"',
+        'type: "Accuracy"',
+    ],
+)
+def test_labels_out_of_range_are_named(text, label):
+    shapes = [(2, 3), (2,), (3, 3)][: 3 if "Infogain" in text else 2]
+    bottoms = [torch.ones(shape, dtype=torch.float64) for shape in shapes]
+    bottoms[1][1] = label
+    with pytest.raises(NetError, match=rf"label {label:.0f} is out of range; it must be from 0 to 2"):
+        layer(text, *shapes)(*bottoms)
+
+
+def test_contrastive_loss_compares_as_many_features():
+    module = layer('type: "ContrastiveLoss"', (3, 3), (3, 3), (3,))
+    with pytest.raises(RuntimeError, match="invalid for input of size 3"):
+        module(torch.ones(3, 3), torch.ones(1, 3), torch.ones(3))
 
 
 class TestLossWeights:

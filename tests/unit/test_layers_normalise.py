@@ -6,7 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layer_by_type import layer
+from one_layer import export, layer_of_type
+from sparknet.errors import NetError
+from sparknet.nets import CaffeNet
+from sparknet.nets.summary import summarise
 
 F64 = torch.float64
 
@@ -22,7 +25,7 @@ F64 = torch.float64
 def test_lrn_is_its_formula(channels: int, size: int, beta: float, k: float, within: bool):
     shape = (2, channels, 4, 3)
     region = "WITHIN_CHANNEL" if within else "ACROSS_CHANNELS"
-    norm = layer(
+    norm = layer_of_type(
         "LRN", f"lrn_param {{ local_size: {size} alpha: 0.5 beta: {beta} k: {k} norm_region: {region} }}", shape
     )
     x = torch.randn(shape, dtype=F64)
@@ -43,14 +46,14 @@ def test_lrn_is_its_formula(channels: int, size: int, beta: float, k: float, wit
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 @pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
 def test_lrn_gradient_is_its_derivative(region: str, beta: float):
-    norm = layer(
+    norm = layer_of_type(
         "LRN", f"lrn_param {{ local_size: 3 alpha: 2 beta: {beta} k: 2 norm_region: {region} }}", (2, 4, 3, 3)
     )
     assert torch.autograd.gradcheck(norm, torch.randn(2, 4, 3, 3, dtype=F64, requires_grad=True))
 
 
 def test_lrn_refuses_a_second_derivative():
-    norm = layer("LRN", "lrn_param { alpha: 2 }", (1, 4, 2, 2))
+    norm = layer_of_type("LRN", "lrn_param { alpha: 2 }", (1, 4, 2, 2))
     x = torch.randn(1, 4, 2, 2, requires_grad=True)
     (slope,) = torch.autograd.grad(norm(x).sum(), x, create_graph=True)
     assert not slope.requires_grad
@@ -58,7 +61,9 @@ def test_lrn_refuses_a_second_derivative():
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (6, 3), (4, 3, 5), (7,), (2, 3, 2, 2, 2), (1, 3, 1, 1), (1, 3)])
 def test_batch_norm_keeps_running_sums(shape: tuple[int, ...]):
-    norm = layer("BatchNorm", "batch_norm_param { moving_average_fraction: 0.9 eps: 0.001 }", shape).double()
+    norm = layer_of_type(
+        "BatchNorm", "batch_norm_param { moving_average_fraction: 0.9 eps: 0.001 }", shape
+    ).double()
     channels = shape[1] if len(shape) > 1 else 1
     mean, variance, factor = np.zeros(channels), np.zeros(channels), 0.0
     others = tuple(axis for axis in range(len(shape)) if axis != 1)
@@ -81,27 +86,71 @@ def test_batch_norm_keeps_running_sums(shape: tuple[int, ...]):
     np.testing.assert_allclose(norm(x), running, rtol=1e-9)
 
 
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("shape", [(1,), (1, 3), (1, 3, 1, 1)])
+def test_batch_norm_of_one_value_per_channel_makes_a_net(phase: str, shape: tuple[int, ...]):
+    net = CaffeNet.from_prototxt(
+        'layer { name: "i" type: "Input" top: "x" input_param { shape { '
+        + " ".join(f"dim: {size}" for size in shape)
+        + ' } } }\nlayer { name: "b" type: "BatchNorm" bottom: "x" top: "y" }\n',
+        phase,
+    )
+    assert net.shapes["y"] == shape
+    assert summarise(net).layers[1].shapes == (shape,)
+    assert net({"x": torch.randn(shape)})["y"].isfinite().all()
+
+
+def test_batch_norm_without_memory_keeps_the_layout():
+    norm = layer_of_type("BatchNorm", "", (2, 3, 4, 5)).to("meta")
+    x = torch.empty(2, 3, 4, 5, device="meta", dtype=F64).contiguous(memory_format=torch.channels_last)
+    top = norm(x)
+    assert top.is_contiguous(memory_format=torch.channels_last)
+    assert top.dtype == F64
+
+
+@pytest.mark.parametrize("kind", ["Scale", "Bias"])
+@pytest.mark.parametrize("second", [True, False])
+def test_what_is_laid_over_a_bottom_is_never_spread(kind: str, second: bool):
+    text = f"{kind.lower()}_param {{ axis: 0 num_axes: {-1 if second else 1} }}"
+    if second:
+        made = layer_of_type(kind, text, (4, 3), (4, 3))
+        given_ = torch.ones(4, 3), torch.ones(1, 3)
+        expected = r"bottom of shape \(4, 3\) from axis 0 on has shape \(1, 3\)"
+    else:
+        made, given_ = layer_of_type(kind, text, (4, 3)), (torch.ones(1, 3),)
+        expected = r"bottom of shape \(1, 3\) from axis 0 on has shape \(4,\)"
+    with pytest.raises(NetError, match=expected):
+        made(*given_)
+
+
+@pytest.mark.parametrize("kind", ["Scale", "Bias"])
+def test_two_bottoms_export_for_any_batch(kind: str):
+    text = f'type: "{kind}" {kind.lower()}_param {{ axis: 0 }}'
+    export(text, np.arange(12.0).reshape(2, 3, 2), np.ones((2, 3)))
+    export(text, np.arange(12.0).reshape(2, 3, 2), np.ones(2))
+
+
 def test_batch_norm_that_has_seen_nothing_divides_by_the_root_of_eps():
-    norm = layer("BatchNorm", "batch_norm_param { eps: 0.25 }", (2, 3)).eval()
+    norm = layer_of_type("BatchNorm", "batch_norm_param { eps: 0.25 }", (2, 3)).eval()
     x = torch.randn(2, 3)
     torch.testing.assert_close(norm(x), x / 0.5)
 
 
 def test_batch_norm_can_be_told_which_statistics_to_use():
     x = torch.randn(8, 3) * 4
-    always = layer("BatchNorm", "batch_norm_param { use_global_stats: true }", (8, 3))
+    always = layer_of_type("BatchNorm", "batch_norm_param { use_global_stats: true }", (8, 3))
     with torch.no_grad():
         for blob, value in zip(always.blobs(), (2.0, 8.0, 2.0), strict=True):
             blob.fill_(value)
     torch.testing.assert_close(always(x), (x - 1) / 2, rtol=1e-4, atol=1e-4)
     assert always.factor.item() == 2
-    never = layer("BatchNorm", "batch_norm_param { use_global_stats: false }", (8, 3)).eval()
+    never = layer_of_type("BatchNorm", "batch_norm_param { use_global_stats: false }", (8, 3)).eval()
     torch.testing.assert_close(never(x).mean(0), torch.zeros(3), rtol=0, atol=1e-5)
     assert never.factor.item() == 1
 
 
 def test_batch_norm_goes_back_after_two_passes_forward():
-    norm = layer("BatchNorm", "", (4, 3))
+    norm = layer_of_type("BatchNorm", "", (4, 3))
     x = torch.randn(4, 3, requires_grad=True)
     (norm(x) + norm(2 * x)).square().sum().backward()
     assert x.grad.isfinite().all()
@@ -109,7 +158,7 @@ def test_batch_norm_goes_back_after_two_passes_forward():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_gradient_is_its_derivative(training: bool):
-    norm = layer("BatchNorm", "", (4, 3, 2)).double().train(training)
+    norm = layer_of_type("BatchNorm", "", (4, 3, 2)).double().train(training)
     norm.variance.add_(1)
     norm.factor.add_(2)
     x = torch.randn(4, 3, 2, dtype=F64, requires_grad=True)
@@ -128,7 +177,7 @@ def test_scale_and_bias_lie_over_their_axes(axis: int, num_axes: int, shape: tup
     wide = (1,) * start + shape + (1,) * (4 - start - len(shape)) if shape else ()
     text = f"""scale_param {{ axis: {axis} num_axes: {num_axes} filler {{ type: "gaussian" }}
         bias_term: {str(bias).lower()} bias_filler {{ type: "gaussian" }} }}"""
-    scale = layer("Scale", text, x.shape).double()
+    scale = layer_of_type("Scale", text, x.shape).double()
     assert [tuple(blob.shape) for blob in scale.blobs()] == [shape] * (1 + bias)
     blobs = [blob.view(wide) for blob in scale.blobs()]
     torch.testing.assert_close(scale(x), x * blobs[0] + (blobs[1] if bias else 0))
@@ -139,13 +188,13 @@ def test_scale_and_bias_lie_over_their_axes(axis: int, num_axes: int, shape: tup
         torch.testing.assert_close(scale.bias.grad, _folded(pushed, wide).view(shape))
 
     second = torch.randn(shape, dtype=F64)
-    given = layer("Scale", text, x.shape, shape).double()
+    given = layer_of_type("Scale", text, x.shape, shape).double()
     assert len(given.blobs()) == bias
     torch.testing.assert_close(given(x, second), x * second.view(wide) + (given.bias.view(wide) if bias else 0))
     summed = f'bias_param {{ axis: {axis} num_axes: {num_axes} filler {{ type: "gaussian" }} }}'
-    added = layer("Bias", summed, x.shape).double()
+    added = layer_of_type("Bias", summed, x.shape).double()
     torch.testing.assert_close(added(x), x + added.bias.view(wide))
-    torch.testing.assert_close(layer("Bias", summed, x.shape, shape)(x, second), x + second.view(wide))
+    torch.testing.assert_close(layer_of_type("Bias", summed, x.shape, shape)(x, second), x + second.view(wide))
 
 
 def _folded(x: torch.Tensor, wide: tuple[int, ...]) -> torch.Tensor:
@@ -153,16 +202,16 @@ def _folded(x: torch.Tensor, wide: tuple[int, ...]) -> torch.Tensor:
 
 
 def test_scale_starts_at_one_and_bias_at_zero():
-    scale = layer("Scale", "scale_param { bias_term: true }", (2, 3))
+    scale = layer_of_type("Scale", "scale_param { bias_term: true }", (2, 3))
     assert scale.weight.tolist() == [1, 1, 1]
     assert scale.bias.tolist() == [0, 0, 0]
-    assert layer("Bias", "", (2, 3)).bias.tolist() == [0, 0, 0]
+    assert layer_of_type("Bias", "", (2, 3)).bias.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("across", [True, False])
 @pytest.mark.parametrize("eps", [1e-9, 0.25])
 def test_mvn_is_caffes_with_caffes_gradient(across: bool, eps: float):
-    norm = layer("MVN", f"mvn_param {{ across_channels: {str(across).lower()} eps: {eps} }}", (2, 3, 4, 5))
+    norm = layer_of_type("MVN", f"mvn_param {{ across_channels: {str(across).lower()} eps: {eps} }}", (2, 3, 4, 5))
     x = (torch.randn(2, 3, 4, 5, dtype=F64) * 3 + 1).requires_grad_()
     axes = (1, 2, 3) if across else (2, 3)
     deviation = x.detach().std(axes, correction=0, keepdim=True) + eps
@@ -177,12 +226,12 @@ def test_mvn_is_caffes_with_caffes_gradient(across: bool, eps: float):
 
 def test_mvn_of_a_flat_plane_has_a_finite_gradient():
     x = torch.ones(1, 1, 2, 2, requires_grad=True)
-    layer("MVN", "mvn_param { eps: 0.1 }", (1, 1, 2, 2))(x).square().sum().backward()
+    layer_of_type("MVN", "mvn_param { eps: 0.1 }", (1, 1, 2, 2))(x).square().sum().backward()
     assert x.grad.isfinite().all()
 
 
 def test_mvn_adds_the_axes_that_are_missing():
-    norm = layer("MVN", "mvn_param { normalize_variance: false }", (2, 3, 4))
+    norm = layer_of_type("MVN", "mvn_param { normalize_variance: false }", (2, 3, 4))
     x = torch.randn(2, 3, 4)
     torch.testing.assert_close(norm(x), (x - x.mean(2, keepdim=True)).unsqueeze(3))
-    assert layer("MVN", "", (2, 3))(torch.randn(2, 3)).shape == (2, 3, 1, 1)
+    assert layer_of_type("MVN", "", (2, 3))(torch.randn(2, 3)).shape == (2, 3, 1, 1)

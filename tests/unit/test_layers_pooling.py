@@ -8,7 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from layer_by_type import layer
+from one_layer import layer_of_type
+from sparknet.errors import NetError
 
 OUTSIDE = -3.4028234663852886e38
 
@@ -83,21 +84,29 @@ def test_pooling_is_caffes_loops(geometry, method: str, floor: bool, channels_la
         tensor = tensor.contiguous(memory_format=torch.channels_last)
     tensor.requires_grad_()
     tops = 2 if method == "MAX" else 1
-    results = layer("Pooling", text, (2, 2, *sizes), tops=tops)(tensor)
+    results = layer_of_type("Pooling", text, (2, 2, *sizes), tops=tops)(tensor)
     mine = results[0] if tops == 2 else results
     mine.backward(torch.from_numpy(gradient))
     np.testing.assert_allclose(mine.detach().numpy(), top, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(tensor.grad, down, rtol=1e-12, atol=1e-12)
     if tops == 2:
         np.testing.assert_array_equal(results[1].numpy(), places)
-        alone = layer("Pooling", text, (2, 2, *sizes))(tensor)
+        alone = layer_of_type("Pooling", text, (2, 2, *sizes))(tensor)
         torch.testing.assert_close(alone, mine, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("Pooling", "pooling_param { kernel_size: 2 }"), ("SPP", "spp_param { pyramid_height: 1 }")]
+)
+def test_a_bottom_without_batch_is_refused(kind: str, text: str):
+    with pytest.raises(NetError, match=r"shape \(3, 4, 5\); it must have four axes"):
+        layer_of_type(kind, text, (2, 3, 4, 5))(torch.zeros(3, 4, 5))
 
 
 def test_one_number_serves_both_sides():
     x = torch.randn(1, 2, 9, 8)
-    one = layer("Pooling", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }", x.shape)
-    two = layer(
+    one = layer_of_type("Pooling", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }", x.shape)
+    two = layer_of_type(
         "Pooling",
         "pooling_param { kernel_h: 3 kernel_w: 3 stride_h: 2 stride_w: 2 pad_h: 1 pad_w: 1 }",
         x.shape,
@@ -107,21 +116,23 @@ def test_one_number_serves_both_sides():
 
 @pytest.mark.parametrize("method", ["MAX", "AVE", "STOCHASTIC"])
 def test_global_pooling_follows_the_size_of_each_pass(method: str):
-    pooling = layer("Pooling", f"pooling_param {{ pool: {method} global_pooling: true }}", (2, 3, 4, 5))
+    pooling = layer_of_type("Pooling", f"pooling_param {{ pool: {method} global_pooling: true }}", (2, 3, 4, 5))
     pooling.eval()
     assert pooling(torch.rand(4, 3, 6, 2)).shape == (4, 3, 1, 1)
 
 
 def test_stochastic_in_evaluation_weighs_by_value():
     x = torch.tensor([[[[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]]]])
-    pooling = layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }", x.shape).eval()
+    pooling = layer_of_type(
+        "Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }", x.shape
+    ).eval()
     torch.testing.assert_close(pooling(x), torch.tensor([[[[10 / 4, 29 / 7]]]]))
 
 
 def test_stochastic_in_training_draws_in_proportion():
     torch.manual_seed(1)
     x = torch.tensor([1.0, 3.0, 0.0, 4.0]).view(1, 1, 2, 2).repeat(4000, 1, 1, 1).requires_grad_()
-    pooling = layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }", x.shape)
+    pooling = layer_of_type("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }", x.shape)
     top = pooling(x)
     drawn = top.flatten()
     for value, share in ((1, 1 / 8), (3, 3 / 8), (0, 0), (4, 1 / 2)):
@@ -137,7 +148,7 @@ def test_stochastic_and_other_windows_of_zeros_stay_zero(method: str):
     text = f"pooling_param {{ pool: {method} kernel_size: 2 stride: 2 }}"
     x = torch.zeros(1, 1, 3, 3, requires_grad=True)
     for training in (True, False):
-        top = layer("Pooling", text, x.shape).train(training)(x)
+        top = layer_of_type("Pooling", text, x.shape).train(training)(x)
         assert (top == 0).all()
         (gradient,) = torch.autograd.grad(top.sum(), x)
         assert gradient.isfinite().all()
@@ -147,7 +158,7 @@ def test_stochastic_and_other_windows_of_zeros_stay_zero(method: str):
 @pytest.mark.parametrize("sizes", [(9, 9), (13, 10), (8, 8)])
 def test_pyramid_is_its_levels_in_a_row(method: str, sizes: tuple[int, int]):
     x = torch.randn(2, 3, *sizes, dtype=torch.float64)
-    pyramid = layer("SPP", f"spp_param {{ pyramid_height: 3 pool: {method} }}", x.shape)
+    pyramid = layer_of_type("SPP", f"spp_param {{ pyramid_height: 3 pool: {method} }}", x.shape)
     levels = []
     for bins in (1, 2, 4):
         kernel = [math.ceil(size / bins) for size in sizes]
@@ -157,7 +168,7 @@ def test_pyramid_is_its_levels_in_a_row(method: str, sizes: tuple[int, int]):
 
 
 def test_pyramid_of_one_level_is_not_flattened():
-    assert layer("SPP", "spp_param { pyramid_height: 1 }", (2, 3, 5, 5))(torch.randn(2, 3, 5, 5)).shape == (
+    assert layer_of_type("SPP", "spp_param { pyramid_height: 1 }", (2, 3, 5, 5))(torch.randn(2, 3, 5, 5)).shape == (
         2,
         3,
         1,
@@ -166,5 +177,5 @@ def test_pyramid_of_one_level_is_not_flattened():
 
 
 def test_pyramid_draws_stochastically_where_nothing_is_padded():
-    pyramid = layer("SPP", "spp_param { pyramid_height: 2 pool: STOCHASTIC }", (2, 3, 4, 4))
+    pyramid = layer_of_type("SPP", "spp_param { pyramid_height: 2 pool: STOCHASTIC }", (2, 3, 4, 4))
     assert pyramid(torch.rand(2, 3, 4, 4)).shape == (2, 3 * 5)

@@ -1,9 +1,11 @@
 """What a layer refuses, and that the message says value, rule and remedy."""
 
 import pytest
+import torch
 
-from layer_by_type import Shape, layer
+from one_layer import fault, layer_of_type
 from sparknet.errors import NetError
+from sparknet.nets.layers import Shape
 
 IMAGES: Shape = (2, 6, 7, 5)
 ROWS: Shape = (2, 6)
@@ -81,6 +83,8 @@ WRONG: list[tuple[str, str, Shape, str]] = [
     ("LRN", "lrn_param { local_size: 4 }", IMAGES, "local_size is 4; it must be odd"),
     ("LRN", "", ROWS, "four axes"),
     ("BatchNorm", "param { lr_mult: 1 }", IMAGES, "lr_mult 1.*set it to 0"),
+    ("BatchNorm", "param { }", IMAGES, "param 0 has no lr_mult, which stands for 1.*set it to 0"),
+    ("BatchNorm", "param { lr_mult: 0 } param { decay_mult: 0 }", IMAGES, "param 1 has no lr_mult"),
     ("Scale", "scale_param { num_axes: -2 }", IMAGES, "num_axes is -2"),
     ("Scale", "scale_param { axis: 2 num_axes: 3 }", IMAGES, "axis 2 and num_axes 3 reach past"),
     ("Bias", "bias_param { axis: 4 }", IMAGES, "axis is 4"),
@@ -95,6 +99,8 @@ WRONG: list[tuple[str, str, Shape, str]] = [
     ("Convolution", filled('type: "xaver"'), IMAGES, "'xaver'; did you mean 'xavier'.*known are bilinear"),
     ("Convolution", filled('type: "something"'), IMAGES, "'something'; known are"),
     ("Convolution", filled('type: "gaussian" std: 0'), IMAGES, "std is 0"),
+    ("Convolution", filled('type: "gaussian" std: -1'), IMAGES, "std is -1; it must be above 0"),
+    ("Convolution", filled('type: "uniform" min: -3e38 max: 3e38'), IMAGES, "not lie further apart than 3.4"),
     ("Convolution", filled('type: "gaussian" sparse: 9'), IMAGES, "sparse is 9"),
     ("Convolution", filled('type: "gaussian" sparse: -2'), IMAGES, "sparse is -2"),
     ("Convolution", filled('type: "xavier" sparse: 2'), IMAGES, "sparse is 2 with filler xavier"),
@@ -104,28 +110,85 @@ WRONG: list[tuple[str, str, Shape, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "text", "shape", "message"), WRONG)
+INT_MAX, UINT_MAX = 2**31 - 1, 2**32 - 1
+TOO_LARGE: list[tuple[str, str, Shape, str]] = [
+    ("Convolution", conv(f"num_output: 1 kernel_size: {UINT_MAX}"), IMAGES, f"{UINT_MAX}; .*at most {INT_MAX}"),
+    ("Convolution", conv(f"num_output: 4 kernel_size: 1 pad: {UINT_MAX}"), IMAGES, f"pad is {UINT_MAX}"),
+    ("Convolution", conv(f"num_output: 4 kernel_size: 1 pad: {INT_MAX}"), IMAGES, f"7 with pad {INT_MAX}"),
+    ("Convolution", conv(f"num_output: 4 kernel_size: 1 stride: {UINT_MAX}"), IMAGES, f"stride is {UINT_MAX}"),
+    ("Convolution", conv(f"num_output: 4 kernel_size: 1 dilation: {UINT_MAX}"), IMAGES, "dilation is"),
+    ("Convolution", conv(f"num_output: {UINT_MAX} kernel_size: 1"), IMAGES, rf"\({UINT_MAX}, 6, 1, 1\) would hold"),
+    ("Deconvolution", conv(f"num_output: 4 kernel_size: {INT_MAX}"), IMAGES, f"at most {INT_MAX}.*smaller"),
+    ("Pooling", pool(f"kernel_size: {UINT_MAX}"), IMAGES, f"kernel_size is {UINT_MAX}.*at most {INT_MAX}"),
+    ("Pooling", pool(f"kernel_size: 2 stride: {UINT_MAX}"), IMAGES, f"stride is {UINT_MAX}"),
+    ("Pooling", pool(f"kernel_size: 2 stride: {INT_MAX}"), IMAGES, f"stride {INT_MAX}.*use a smaller stride"),
+    ("Pooling", pool(f"kernel_size: {INT_MAX} pad: {2**30}"), IMAGES, f"7 with pad {2**30}"),
+    ("LRN", f"lrn_param {{ local_size: {UINT_MAX} }}", IMAGES, f"local_size is {UINT_MAX}"),
+    ("InnerProduct", f"inner_product_param {{ num_output: {INT_MAX} }}", ROWS, f"{INT_MAX}, 6.*{6 * INT_MAX} numb"),
+    ("Embed", f"embed_param {{ num_output: 2 input_dim: {INT_MAX} }}", ROWS, "would hold"),
+    ("PReLU", "", (1, 2**31), r"\(2147483648,\) would hold 2147483648 numbers"),
+    ("Scale", "", (1, 2**31), "would hold"),
+    ("Bias", "", (1, 2**31), "would hold"),
+    ("BatchNorm", "", (1, 2**31), "would hold"),
+    ("Scale", "scale_param { axis: 0 num_axes: -1 }", (1,) * 33, "33 axes; it may have at most 32"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "shape", "message"), WRONG + TOO_LARGE)
 def test_refuses(kind: str, text: str, shape: Shape, message: str):
     with pytest.raises(NetError, match=message):
-        layer(kind, text, shape)
+        layer_of_type(kind, text, shape)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'type: "DummyData" dummy_data_param {{ shape {{ dim: {2**62} dim: {2**62} }} }}',
+        f'type: "DummyData" dummy_data_param {{ shape {{ dim: {2**31} }} data_filler {{ type: "gaussian" }} }}',
+        f'type: "DummyData" dummy_data_param {{ num: {UINT_MAX} channels: 1 height: 1 width: 1 }}',
+        f'type: "Parameter" parameter_param {{ shape {{ dim: {2**31} }} }}',
+    ],
+)
+def test_refuses_to_make_more_than_a_blob_may_hold(text: str):
+    assert "it may hold at most 2147483647" in fault(text)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_refuses_what_does_not_fit_the_memory(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def allocate(*shape: object, **options: object):
+        raise error
+
+    monkeypatch.setattr(torch, "empty", allocate)
+    with pytest.raises(NetError, match=r"\(2, 6\), 12 numbers, cannot be made here: .*memory; make its sizes"):
+        layer_of_type("InnerProduct", "inner_product_param { num_output: 2 }", ROWS)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("constant", "value"), ("uniform", "min"), ("uniform", "max"), ("gaussian", "mean"), ("gaussian", "std")],
+)
+def test_refuses_fillers_that_are_not_of_finite_numbers(kind: str, field: str, value: str):
+    with pytest.raises(NetError, match=f"{kind} filler: {field} is {value}; it must be a finite number"):
+        layer_of_type("Convolution", filled(f'type: "{kind}" {field}: {value}'), IMAGES)
 
 
 def test_refuses_a_mask_where_nothing_was_chosen():
     with pytest.raises(NetError, match="2 tops with pool AVE"):
-        layer("Pooling", pool("kernel_size: 2 pool: AVE"), IMAGES, tops=2)
+        layer_of_type("Pooling", pool("kernel_size: 2 pool: AVE"), IMAGES, tops=2)
 
 
 def test_refuses_bottoms_of_two_shapes_under_one_filter():
     with pytest.raises(NetError, match="one shape"):
-        layer("Convolution", conv("num_output: 4 kernel_size: 3"), IMAGES, (2, 6, 7, 6), tops=2)
+        layer_of_type("Convolution", conv("num_output: 4 kernel_size: 3"), IMAGES, (2, 6, 7, 6), tops=2)
 
 
 def test_refuses_as_many_tops_as_bottoms_do_not_need():
     with pytest.raises(NetError, match="2 bottoms and 1 tops"):
-        layer("Convolution", conv("num_output: 4 kernel_size: 3"), IMAGES, IMAGES)
+        layer_of_type("Convolution", conv("num_output: 4 kernel_size: 3"), IMAGES, IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["Scale", "Bias"])
 def test_refuses_a_second_bottom_that_lies_over_no_axes(kind: str):
     with pytest.raises(NetError, match=r"second bottom has shape \(7,\).*set axis"):
-        layer(kind, "", IMAGES, (7,))
+        layer_of_type(kind, "", IMAGES, (7,))

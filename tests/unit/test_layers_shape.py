@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from one_layer import export, fault, gradients, layer, run
+from sparknet.errors import NetError
 from sparknet.nets import CaffeNet
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
@@ -142,6 +143,10 @@ class TestTile:
         np.testing.assert_array_equal(run(text, x)[0], np.concatenate([x] * tiles, axis))
         assert (gradients(text, x)[0] == tiles).all()
 
+    def test_as_many_tiles_as_a_blob_can_hold(self):
+        module = layer('type: "Tile" tile_param { axis: 0 tiles: 2147483647 }', (1, 1))
+        assert module(torch.empty(1, 1, device="meta")).shape == (2147483647, 1)
+
     def test_faults(self):
         assert "tiles is not given; it must be at least 1" in fault('type: "Tile"', (2, 3))
         assert "tiles is 0" in fault('type: "Tile" tile_param { tiles: 0 }', (2, 3))
@@ -200,7 +205,7 @@ class TestBatchReindex:
     def test_faults(self):
         assert "indices into it along one axis" in fault('type: "BatchReindex"', (3, 2), (2, 2))
         module = layer('type: "BatchReindex"', (3, 2), (1,))
-        with pytest.raises((IndexError, RuntimeError)):
+        with pytest.raises(NetError, match="index 3 is out of range; it must be from 0 to 2"):
             module(torch.zeros(3, 2), torch.tensor([3.0]))
 
 

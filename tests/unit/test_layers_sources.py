@@ -217,6 +217,24 @@ class TestInputs:
         assert "cannot be read as HDF5" in refusal(text % TWO)
         assert "hdf5_data_param has batch_size 0" in refusal(f'type: "HDF5Data" {TWO}')
 
+    @pytest.mark.parametrize("source", ["x" * 5000, "a\\000b"])
+    def test_hdf5_data_from_what_can_be_no_path(self, source, tmp_path):
+        text = 'type: "HDF5Data" top: "x" hdf5_data_param {{ batch_size: 5 source: "{}" }}'
+        assert "cannot be read as a list of HDF5 files" in refusal(text.format(source))
+        listing = tmp_path / "list.txt"
+        listing.write_text(source.replace("\\000", "\0"))
+        assert "cannot be read as a list of HDF5 files" in refusal(text.format(listing))
+
+    def test_hdf5_data_from_a_list_that_is_no_text(self, tmp_path):
+        listing = tmp_path / "list.txt"
+        listing.write_bytes(b"\xff\xfe\n")
+        message = refusal(f'type: "HDF5Data" top: "x" hdf5_data_param {{ batch_size: 5 source: "{listing}" }}')
+        assert "expected UTF-8 text with a path on each line" in message
+
+    def test_hdf5_data_from_something_else_than_a_file(self, tmp_path):
+        text = f'type: "HDF5Data" top: "x" hdf5_data_param {{ batch_size: 5 source: "{tmp_path}" }}'
+        assert shapes(text) == [None]
+
     def test_transformations_that_contradict_themselves(self):
         text = f'type: "Data" {TWO} data_param {{ batch_size: 8 }} transform_param {{ %s }}'
         assert "mean_file 'm' and mean_value 1.0, 2.0; give one" in refusal(

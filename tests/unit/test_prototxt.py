@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sparknet.errors import NetError
 from sparknet.nets.prototxt import Parsed, format_text, parse_text, read_text
 from sparknet.nets.prototxt.forks import HARMLESS, REFUSED
+from sparknet.nets.prototxt.parse import names_file
 from sparknet.nets.schema import BlobProto, Datum, FillerParameter, LayerParameter, NetParameter, SolverParameter
 from sparknet.nets.schema.net_format_pb2 import DESCRIPTOR
 
@@ -67,13 +68,24 @@ def test_lines_say_where_each_layer_starts():
     assert parsed.source == "<text>"
 
 
-def test_a_str_with_a_line_break_or_a_brace_is_text_and_any_other_is_a_path(tmp_path, monkeypatch):
+def test_a_str_with_a_line_break_or_a_brace_is_text_and_another_is_a_path(tmp_path, monkeypatch):
     (tmp_path / "n.prototxt").write_text("name: 'file'")
     monkeypatch.chdir(tmp_path)
     assert read_text("n.prototxt", NetParameter).message.name == "file"
     assert read_text(tmp_path / "n.prototxt", NetParameter).message.name == "file"
     assert read_text("name: 'text'\n", NetParameter).message.name == "text"
     assert len(read_text("layer {}", NetParameter).message.layer) == 1
+    assert len(read_text("layer {} " * 1000, NetParameter).message.layer) == 1000  # longer than any path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_may_have_a_brace_in_its_path(tmp_path, kind):
+    path = tmp_path / "{x}" / "n.prototxt"
+    path.parent.mkdir()
+    path.write_text("name: 'file'")
+    assert names_file(kind(path))
+    assert read_text(kind(path), NetParameter).message.name == "file"
+    assert names_file(kind(path.parent / "none")) == (kind is Path)
 
 
 def test_a_file_may_have_a_byte_order_mark_and_line_ends_of_windows(tmp_path):
@@ -89,8 +101,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_text(tmp_path, NetParameter)
     with pytest.raises(NetError, match="embedded null byte"):
         read_text("a\0b", NetParameter)
-    with pytest.raises(NetError, match="directory"):
+    with pytest.raises(NetError, match="the prototxt is given as ''; it must be a path or text"):
         read_text("", NetParameter)
+    with pytest.raises(NetError, match=r"x\{1\}\.prototxt: no such file"):
+        read_text(tmp_path / "x{1}.prototxt", NetParameter)
 
 
 def test_a_weights_file_given_as_a_prototxt_is_recognised():

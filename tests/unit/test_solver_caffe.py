@@ -1,6 +1,7 @@
 """CaffeSolver: building nets, stepping, whole runs with their log, snapshots, and what goes wrong."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 
 from sparknet.errors import CheckpointError, ConfigError, DataError, NetError, TrainingDiverged
 from sparknet.nets import CaffeNet
+from sparknet.nets.schema import NetParameter
 from sparknet.training.solver import CaffeSolver
+from sparknet.training.solver.solverstate import read_state, write_state
 
 NET = """
 name: "small"
@@ -19,10 +22,9 @@ layer { name: "score" type: "InnerProduct" bottom: "data" top: "score"
 layer { name: "accuracy" type: "Accuracy" bottom: "score" bottom: "label" top: "accuracy" include { phase: TEST } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" loss_weight: 2 }
 """
-DATABASE = NET.replace(
-    'type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } }',
-    'type: "Data" top: "data" top: "label" data_param { source: "lmdb" batch_size: 4 }',
-)
+INPUT = 'type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } }'
+DATA = 'type: "Data" top: "data" top: "label" data_param { source: "lmdb" batch_size: 4 }'
+DATABASE = NET.replace(INPUT, DATA)
 SOLVER = """
 net: "net.prototxt"
 base_lr: 0.5
@@ -109,6 +111,31 @@ def test_nets_inside_the_solver_file_and_states(folder: Path):
     (test_net,) = solver.test_nets
     assert (test_net.phase, test_net.spec.parameters.state.level) == ("TEST", 2)
     assert test_net.outputs == ("accuracy", "loss")
+
+
+@pytest.mark.parametrize("database", [False, True])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (NET.replace("loss_weight: 2", "loss_weight: 0"), "has a loss weight: add a loss layer"),
+        (NET.replace("loss_weight: 2", "include { phase: TEST }"), "has a loss weight: add a loss layer"),
+        (
+            NET.replace('"score"\n', '"score" include { phase: TEST }\n').replace('m: "score"', 'm: "data"'),
+            "learnable",
+        ),
+    ],
+    ids=["no weight", "no loss", "no blobs"],
+)
+def test_a_net_that_cannot_be_trained(folder: Path, database: bool, text: str, told: str):
+    """Told when the net is there: at once, or with the first batch."""
+    (folder / "net.prototxt").write_text(text)
+    if database:
+        (folder / "net.prototxt").write_text(text.replace(INPUT, DATA))
+        solver = made(folder)
+    with pytest.raises(
+        NetError, match=rf"net\.prototxt: .*training net has.*{told}|no top of the training .*{told}"
+    ):
+        _ = solver.step(batches(1)) if database else made(folder)
 
 
 def test_the_solver_adds_to_the_state_that_a_nets_file_names(folder: Path):
@@ -228,6 +255,38 @@ def test_labels_may_be_floats_and_arrays_read_only(folder: Path):
         batch["data"].flags.writeable = False
     as_floats = [{"data": torch.tensor(b["data"]), "label": torch.tensor(b["label"]).float()} for b in given]
     assert one.step(given) == other.step(as_floats)
+
+
+DEEP = NET.replace(
+    'layer { name: "score" type: "InnerProduct" bottom: "data"',
+    """layer { name: "fixed" type: "InnerProduct" bottom: "data" top: "fixed"
+  param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 decay_mult: 0 }
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "score" type: "InnerProduct" bottom: "fixed\"""",
+)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_gradients_that_force_backward_asks_for_count(folder: Path, forced: bool):
+    """Caffe computes them for what has lr_mult 0, so that they are in histories and in the norm that is clipped."""
+    (folder / "net.prototxt").write_text(("force_backward: true" if forced else "") + DEEP)
+    given = batches(1)
+    solver = made(folder, 'type: "Adam" clip_gradients: 0.1')
+    before = weights(solver)
+    twin = CaffeNet.from_prototxt(DEEP.replace("lr_mult: 0", "lr_mult: 1"), "TRAIN")
+    twin.set_weights(solver.net.weights())
+    twin.loss(twin({name: torch.tensor(value) for name, value in given[0].items()})).backward()
+    gradients = [blob.tensor.grad for blob in twin.learnable]
+    if not forced:
+        gradients[:2] = [torch.zeros_like(blob) for blob in before[:2]]
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    assert norm > 0.1
+    solver.step(given)
+    for mean, gradient in zip(solver.history()[:4], gradients, strict=True):
+        torch.testing.assert_close(mean, 0.1 * gradient * 0.1 / norm)
+    assert equal(weights(solver)[:2], before[:2])
+    assert not equal(weights(solver)[2:], before[2:])
+    assert [blob.tensor.requires_grad for blob in solver.net.learnable] == [forced, forced, True, True]
 
 
 def test_the_loss_counts_its_weight(folder: Path):
@@ -479,6 +538,46 @@ def test_weights_that_are_missing_or_damaged(folder: Path):
         CheckpointError,
         r"weights that it names are at none of .*p_iter_2.caffemodel",
     )
+
+
+def test_weights_that_were_cut_between_two_layers(folder: Path):
+    """Such a file is a whole one of fewer layers."""
+    state = snapped(folder)
+    model = folder / "p_iter_2.caffemodel"
+    net = NetParameter.FromString(model.read_bytes())
+    del net.layer[1:]
+    model.write_bytes(model.read_bytes()[: net.ByteSize()])
+    refused(folder, state, 'type: "Adam"', NetError, r"p_iter_2\.caffemodel has no weights for layers score")
+
+
+@pytest.mark.parametrize("name", [5000 * "x", "a/" * 2500, "\0", "line\nline", "."])
+def test_a_name_of_weights_that_can_be_none(folder: Path, name: str):
+    state = replace(read_state(snapped(folder)), learned_net=name)
+    write_state(state, "odd.solverstate")
+    told = r"odd\.solverstate: the weights that it names are at none of [^\n\0]{1,1000}; put them there$"
+    refused(folder, Path("odd.solverstate"), 'type: "Adam"', CheckpointError, told)
+
+
+def test_more_steps_than_the_policy_has(folder: Path):
+    solver = SOLVER.replace("fixed", "multistep") + "gamma: 0.5 stepvalue: 1 "
+    first = made(folder, solver=solver)
+    first.step(batches(3))
+    _, path = first.snapshot("p")
+    made(folder, solver=solver).restore(path)
+    write_state(replace(read_state(path), current_step=99), path)
+    with pytest.raises(
+        CheckpointError, match=r"p_iter_3\.solverstate: current_step is 99; the solver has 1 step value"
+    ):
+        made(folder, solver=solver).restore(path)
+    made(folder).restore(path)  # no other policy looks at it
+
+
+@pytest.mark.parametrize("key", ["net", "train_net", "snapshot_prefix", "weights"])
+def test_a_path_that_is_longer_than_any(folder: Path, key: str):
+    text = f'{key}: "{5000 * "x"}"'
+    solver = SOLVER.replace('net: "net.prototxt"', "") if "net" in key else SOLVER
+    with pytest.raises(NetError, match="File name too long"):
+        logged(made(folder, f"{text} max_iter: 1", solver=solver), batches(1))
 
 
 def test_a_run_that_is_restored_goes_on_to_its_end(folder: Path):

@@ -1,5 +1,6 @@
 """Solver states in both forms, and files that are none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -127,3 +128,32 @@ def test_a_blob_with_too_few_numbers(tmp_path: Path):
 def test_a_directory_that_is_not_there(tmp_path: Path, ending: str):
     with pytest.raises(NetError, match="cannot be written"):
         write_state(state(), tmp_path / "nowhere" / f"a{ending}")
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("iteration", r"iter is -5; it must be from 0"), ("current_step", r"current_step is -2; it must be from 0")],
+)
+def test_numbers_that_no_solver_has(tmp_path: Path, ending: str, key: str, told: str):
+    path = tmp_path / f"a{ending}"
+    write_state(replace(state(), **{key: {"iteration": -5, "current_step": -2}[key]}), path)
+    with pytest.raises(CheckpointError, match=rf"a{ending}: {told} to 2147483647; give a .solverstate"):
+        read_state(path)
+
+
+def test_a_number_that_caffe_cannot_hold(tmp_path: Path):
+    path = tmp_path / "a.solverstate.h5"
+    write_state(state(), path)
+    with h5py.File(path, "r+") as file:
+        del file["iter"]
+        file["iter"] = np.array([2**40])
+    with pytest.raises(CheckpointError, match=r"iter is 1099511627776; it must be from 0 to 2147483647"):
+        read_state(path)
+
+
+def test_a_name_of_weights_that_is_no_text(tmp_path: Path):
+    path = tmp_path / "a.solverstate"
+    path.write_bytes(SolverState(iter=1).SerializeToString() + b"\x12\x02\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"learned_net is b'\\xff\\xfe'; it must be UTF-8 text"):
+        read_state(path)

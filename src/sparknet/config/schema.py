@@ -156,7 +156,7 @@ class Net:
     """Which module to train: `name` or `prototxt`."""
 
     name: str = ""
-    """An entry of the zoo (`lenet`), or `package.module:callable` returning an `nn.Module`."""
+    """An entry of the zoo (`lenet`), or `package.module:callable` returning an `nn.Module` or a `NetSpec`."""
     prototxt: str = ""
     """A Caffe net: path of a prototxt file, or its text."""
     weights: str = ""

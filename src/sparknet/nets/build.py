@@ -6,7 +6,6 @@ over tensors without memory, so that no layer's arithmetic is written down twice
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import nn
@@ -14,8 +13,9 @@ from torch.func import functional_call
 
 from sparknet.errors import NetError
 from sparknet.nets.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blobs
+from sparknet.nets.limits import check_blob_shape
 from sparknet.nets.plan import Learnable, Plan, Step
-from sparknet.nets.schema import LayerParameter, ParamSpec
+from sparknet.nets.schema import TRAIN, LayerParameter, ParamSpec
 from sparknet.nets.shortcuts import take_shortcuts
 from sparknet.nets.spec import NetSpec
 
@@ -62,8 +62,10 @@ class _Builder:
         self._input_shapes = input_shapes
         self._plan = Plan()
         self._unread: set[str] = set()
-        self._shared: dict[str, tuple[Learnable, int]] = {}
-        """Blobs with a name of their own: where they stand in `learnable`."""
+        self._shared: dict[str, tuple[int, ParamSpec]] = {}
+        """Blobs with a name of their own: their place in `learnable`, and what the layers so far say of them."""
+        self._owners: set[str] = set()
+        """Names of layers with blobs."""
 
     def add(self, index: int) -> None:
         """Add the layer at `index` of the description."""
@@ -105,6 +107,8 @@ class _Builder:
                 )
             if any(size < 1 for size in shape):
                 raise NetError(f"blob {blob.name!r} has shape {tuple(shape)}; every size must be at least 1")
+            if any(description.loss_weight):
+                raise NetError("it has a loss_weight; what is given to the net is no loss: take it out")
             self._make(blob.name, tuple(shape))
             self._plan.inputs[blob.name] = blob
 
@@ -119,12 +123,13 @@ class _Builder:
         for name in bottoms:
             self._check_bottom(name, index)
         shapes = tuple(self._plan.shapes[name] for name in bottoms)
-        layer = kind(description, shapes)
+        layer = _make_layer(kind, description, shapes, training=self._is_training(description))
         self._share_blobs(description, layer)
         top_shapes = _top_shapes(layer, shapes, len(tops))
         self._unread.difference_update(bottoms)
-        for name, shape in zip(tops, top_shapes, strict=True):
-            self._make(name, shape, in_place=name in bottoms)
+        for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
+            in_place = bottoms[place : place + 1] == (name,) and name not in tops[:place]
+            self._make(name, shape, in_place=in_place, is_output=bool(description.top))
         self._plan.steps.append(
             Step(
                 name=description.name,
@@ -156,75 +161,92 @@ class _Builder:
             + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self._plan.shapes) or 'none'}")
         )
 
-    def _make(self, name: str, shape: Shape, *, in_place: bool = False) -> None:
+    def _is_training(self, description: LayerParameter) -> bool:
+        return (description if description.HasField("phase") else self._spec.parameters.state).phase == TRAIN
+
+    def _make(self, name: str, shape: Shape, *, in_place: bool = False, is_output: bool = True) -> None:
         if name in self._plan.shapes and not in_place:
-            raise NetError(f"its top {name!r} is made by a layer before it; give one of them another name")
+            raise NetError(
+                f"its top {name!r} is made before; give one of the two another name (a layer in place has its "
+                "bottom and its top of that name at the same position)"
+            )
+        try:
+            check_blob_shape(shape)
+        except NetError as error:
+            raise NetError(f"blob {name!r}: {error}") from error
         self._plan.shapes[name] = shape
-        self._unread.add(name)
+        if is_output:
+            self._unread.add(name)
 
     def _share_blobs(self, description: LayerParameter, layer: Layer) -> None:
         """Enter the layer's blobs into `learnable`; those with a name that is known become the known tensor."""
         names = layer.blob_names
         if len(description.param) > len(names):
             raise NetError(f"it has {len(description.param)} param entries and {len(names)} blobs")
-        for place, attribute in enumerate(names):
-            given = description.param[place] if place < len(description.param) else None
-            tensor = getattr(layer, attribute)
-            if given is not None and given.name and given.name in self._shared:
-                self._join(given.name, given, layer, attribute)
-                continue
-            rate = given.lr_mult if given is not None else 1.0
-            if isinstance(tensor, nn.Parameter):
-                tensor.requires_grad_(rate != 0 or self._spec.parameters.force_backward)
-            else:
-                rate = 0.0  # BatchNorm's blobs: the layer moves them itself, the solver never does
-            learnable = Learnable(
-                name=f"{description.name}/{place}",
-                layer=layer,
-                attribute=attribute,
-                lr_mult=rate,
-                decay_mult=given.decay_mult if given is not None else 1.0,
+        if names and description.name in self._owners:
+            raise NetError(
+                "a layer before it has the same name, and both have blobs, which go by layer name: rename one"
             )
-            if given is not None and given.name:
-                self._shared[given.name] = learnable, len(self._plan.learnable)
-            self._plan.learnable.append(learnable)
+        if names:
+            self._owners.add(description.name)
+        for place, attribute in enumerate(names):
+            given = description.param[place] if place < len(description.param) else ParamSpec()
+            if given.name in self._shared:
+                self._join(given, layer, attribute)
+                continue
+            if given.name:
+                merged = ParamSpec()
+                merged.CopyFrom(given)
+                self._shared[given.name] = len(self._plan.learnable), merged
+            self._plan.learnable.append(self._learnable(f"{description.name}/{place}", layer, attribute, given))
 
-    def _join(self, name: str, given: ParamSpec, layer: Layer, attribute: str) -> None:
-        owner, place = self._shared[name]
+    def _learnable(self, name: str, layer: Layer, attribute: str, given: ParamSpec) -> Learnable:
+        tensor = getattr(layer, attribute)
+        # BatchNorm's blobs are buffers: the layer moves them itself, the solver never does
+        rate = given.lr_mult if isinstance(tensor, nn.Parameter) else 0.0
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(rate != 0 or self._spec.parameters.force_backward)
+        return Learnable(name=name, layer=layer, attribute=attribute, lr_mult=rate, decay_mult=given.decay_mult)
+
+    def _join(self, given: ParamSpec, layer: Layer, attribute: str) -> None:
+        """Let a layer have the tensor of the layer that first named it."""
+        place, merged = self._shared[given.name]
+        owner = self._plan.learnable[place]
         own = getattr(layer, attribute)
         if owner.tensor.shape != own.shape:
+            permissive = " (share_mode PERMISSIVE, equal counts in different shapes, is not supported)"
             raise NetError(
-                f"it shares parameter {name!r} with {owner.name}, whose shape is {tuple(owner.tensor.shape)}; "
-                f"its own would be {tuple(own.shape)}: shared parameters must be of one shape"
+                f"it shares parameter {given.name!r} with {owner.name}, whose shape is "
+                f"{tuple(owner.tensor.shape)}; its own would be {tuple(own.shape)}: the shapes must be equal"
+                + (permissive if owner.tensor.numel() == own.numel() else "")
             )
         setattr(layer, attribute, owner.tensor)
-        joined = _joined(name, owner, given)
-        owner.tensor.requires_grad_(joined.lr_mult != 0 or self._spec.parameters.force_backward)
-        self._shared[name] = joined, place
-        self._plan.learnable[place] = joined
+        _merge(merged, given, owner.name)
+        self._plan.learnable[place] = self._learnable(owner.name, owner.layer, owner.attribute, merged)
 
 
-def _joined(name: str, owner: Learnable, given: ParamSpec) -> Learnable:
-    """The owner with the multipliers that a later layer gives; they must not contradict each other."""
-
-    def agreed(key: Literal["lr_mult", "decay_mult"], known: float) -> float:
-        value: float = getattr(given, key)
-        if not given.HasField(key) or value == known:
-            return known
-        if known != 1.0:
+def _merge(merged: ParamSpec, given: ParamSpec, owner: str) -> None:
+    """Add the multipliers that a later layer gives a shared parameter; they must not contradict each other."""
+    for key in ("lr_mult", "decay_mult"):
+        if not given.HasField(key):
+            continue
+        known, value = getattr(merged, key), getattr(given, key)
+        if merged.HasField(key) and known != value:
             raise NetError(
-                f"it gives the shared parameter {name!r} {key} {value:g}, and {owner.name} gives it {known:g}; "
-                "they must agree"
+                f"it gives the shared parameter {given.name!r} {key} {value:g}, and the layers before it, from "
+                f"{owner} on, give it {known:g}; they must agree"
             )
-        return value
+        setattr(merged, key, value)
 
-    return Learnable(
-        name=owner.name,
-        layer=owner.layer,
-        attribute=owner.attribute,
-        lr_mult=agreed("lr_mult", owner.lr_mult),
-        decay_mult=agreed("decay_mult", owner.decay_mult),
-    )
+
+def _make_layer(
+    kind: type[Layer], description: LayerParameter, bottoms: tuple[Shape, ...], *, training: bool
+) -> Layer:
+    try:
+        return kind(description, bottoms).train(training)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # torch has no memory for its blobs
+        reason = " ".join(str(error).split())
+        raise NetError(f"its blobs cannot be made: {reason}; it must be smaller to fit this machine") from error
 
 
 def _check_count(what: str, found: int, allowed: tuple[int, int | None]) -> None:
@@ -257,11 +279,11 @@ def _top_shapes(layer: Layer, bottoms: Sequence[Shape], tops: int) -> tuple[Shap
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
     }
-    inputs = tuple(torch.empty(shape, device="meta") for shape in bottoms)
     try:
+        inputs = tuple(torch.empty(shape, device="meta") for shape in bottoms)
         with torch.no_grad():
             found = functional_call(layer, ghosts, inputs)
-    except (RuntimeError, IndexError, ValueError) as error:
+    except (RuntimeError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
         reason = " ".join(str(error).split())
         shapes = ", ".join(str(shape) for shape in bottoms)
         raise NetError(f"bottoms of shapes {shapes} do not fit it: {reason}") from error

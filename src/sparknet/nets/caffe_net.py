@@ -1,7 +1,8 @@
 """A Caffe net as a torch module: blobs by name in, blobs by name out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from sparknet.errors import NetError
 from sparknet.nets.build import build
-from sparknet.nets.layers import InputBlob, Shape
+from sparknet.nets.layers import InputBlob, Layer, Shape
 from sparknet.nets.plan import Learnable, Step
+from sparknet.nets.schema import TRAIN
 from sparknet.nets.spec import NetSpec, PhaseName
 from sparknet.nets.weights.trained import Frame, Loaded, load_weights, write_weights
 
@@ -62,7 +64,10 @@ class CaffeNet(nn.Module):
         if phase not in ("TRAIN", "TEST"):
             raise NetError(f"phase is {phase!r}; it must be TRAIN or TEST")
         self.description = spec
-        self.spec = spec.select(phase, level=level, stages=stages)
+        # as in Caffe, stages that the file itself is in stay
+        self.spec = spec.select(
+            phase, level=level, stages=[*dict.fromkeys([*spec.parameters.state.stage, *stages])]
+        )
         self.phase: PhaseName = phase
         plan = build(self.spec, input_shapes)
         self.inputs: dict[str, InputBlob] = plan.inputs
@@ -72,6 +77,8 @@ class CaffeNet(nn.Module):
         self.learnable: list[Learnable] = plan.learnable
         self._results = _results(plan.steps, plan.outputs)
         self.frame: Frame | None = None
+        self._ties: list[tuple[Layer, str, Layer]] = []
+        """Buffers that are another net's: whose, under which name, and that net's layer."""
         # Tells the net's dtype, also where there are no parameters.
         self._like: Tensor
         self.register_buffer("_like", torch.empty(0), persistent=False)
@@ -135,10 +142,16 @@ class CaffeNet(nn.Module):
         Raises:
             NetError: no top of this net has a loss weight, or `outputs` lacks one.
         """
+        if not self._results:
+            raise NetError(
+                f"{self.spec.source}: no top of phase {self.phase} has a loss weight: add a loss layer, or a "
+                "loss_weight to another"
+            )
         missing = [name for name in self._results if name not in outputs]
-        if missing or not self._results:
-            lacking = f"outputs lack {', '.join(missing)}" if missing else "no top has a loss weight"
-            raise NetError(f"{self.spec.source}: {lacking}; call it with what this net's forward returned")
+        if missing:
+            raise NetError(
+                f"{self.spec.source}: outputs lack {', '.join(missing)}; give what this net's forward returned"
+            )
         return torch.stack([outputs[name].sum() * weight for name, (_, weight) in self._results.items()]).sum()
 
     def weights(self) -> dict[str, list[Tensor]]:
@@ -210,6 +223,28 @@ class CaffeNet(nn.Module):
                 tensor = getattr(owner, name)
                 _check_shape(f"layer {step.name!r}", tuple(getattr(step.layer, name).shape), tuple(tensor.shape))
                 setattr(step.layer, name, tensor)
+                if not isinstance(tensor, nn.Parameter):
+                    # a change of dtype leaves `other` its parameters, but gives it new buffers
+                    self._ties.append((step.layer, name, owner))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all layers but those whose description gives them a phase of their own."""
+        super().train(mode)
+        for step in self.steps:
+            if step.description.HasField("phase"):
+                step.layer.train(step.description.phase == TRAIN)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Change dtype or device; a tensor that several layers share stays one tensor."""
+        done: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def once(tensor: Tensor) -> Tensor:
+            if id(tensor) not in done:
+                done[id(tensor)] = tensor, fn(tensor)  # with the tensor itself, or its id may come again
+            return done[id(tensor)][1]
+
+        return super()._apply(once, recurse)
 
     def _free_name(self, name: str) -> str:
         """A name for a layer among this module's attributes: its own, where that is free and torch allows it."""
@@ -226,7 +261,27 @@ class CaffeNet(nn.Module):
                 f"{self.spec.source}: inputs {', '.join(missing)} are missing; "
                 f"the net needs {', '.join(self.inputs)}"
             )
-        return {name: torch.as_tensor(inputs[name]).to(self._like) for name in self.inputs}
+        for layer, name, owner in self._ties:
+            if getattr(layer, name) is not getattr(owner, name):
+                setattr(layer, name, getattr(owner, name))
+        return {name: self._checked(name, inputs[name]) for name in self.inputs}
+
+    def _checked(self, name: str, value: Tensor) -> Tensor:
+        try:
+            tensor = torch.as_tensor(value).to(self._like)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise NetError(
+                f"{self.spec.source}: input {name!r} is a {type(value).__name__}; it must be a tensor or an "
+                f"array of numbers: {error}"
+            ) from error
+        shape, found = self.shapes[name], tuple(tensor.shape)
+        # Batch and sides may change from pass to pass; an image's axes and channels never do.
+        if len(shape) > 2 and (len(found) != len(shape) or found[1] != shape[1]):
+            raise NetError(
+                f"{self.spec.source}: input {name!r} has shape {found}; expected {shape}, of which the batch "
+                "and the sides may differ"
+            )
+        return tensor
 
     def _blob(self, values: Mapping[str, Tensor], name: str) -> Tensor:
         if name not in values:
@@ -238,14 +293,16 @@ def _run(step: Step, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
     try:
         tops = step.run(*bottoms)
         return tops if isinstance(tops, tuple) else (tops,)
-    except (RuntimeError, IndexError) as error:
+    except NetError as error:
+        raise NetError(f"layer {step.name!r} ({step.description.type}): {error}") from error
+    except (RuntimeError, IndexError, ValueError, ArithmeticError) as error:
+        place = f"layer {step.name!r} ({step.description.type})"
+        reason = " ".join(str(error).split())
         shapes = [tuple(bottom.shape) for bottom in bottoms]
         if shapes == list(step.bottom_shapes):
-            raise  # not a matter of shapes
-        reason = " ".join(str(error).split())
+            raise NetError(f"{place}: {reason}") from error  # not a matter of shapes
         raise NetError(
-            f"layer {step.name!r} ({step.description.type}): expected bottoms of shapes "
-            f"{', '.join(map(str, step.bottom_shapes))} but for the batch, got "
+            f"{place}: expected bottoms of shapes {', '.join(map(str, step.bottom_shapes))} but for the batch, got "
             f"{', '.join(map(str, shapes))}: {reason}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Caffe's fillers: how a blob starts (caffe/filler.hpp)."""
+"""A layer's blobs, new and filled: Caffe's fillers (caffe/filler.hpp)."""
 
 import difflib
 import math
@@ -8,9 +8,27 @@ import torch
 from torch import Tensor
 
 from sparknet.errors import NetError
+from sparknet.nets.limits import check_blob_shape
 from sparknet.nets.schema import FillerParameter
 
-__all__ = ["fill"]
+__all__ = ["fill", "new_blob"]
+
+
+def new_blob(shape: tuple[int, ...], filler: FillerParameter | None = None, *, device: str | None = None) -> Tensor:
+    """A blob of this shape, filled; zeros if no filler is given. `device` is torch's default if not given.
+
+    Raises:
+        NetError: a blob cannot have this shape, there is no memory for it, or what `fill` raises.
+    """
+    check_blob_shape(shape)
+    try:
+        return fill(torch.empty(shape, device=device), filler or FillerParameter())
+    except (RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or "there is not enough memory"
+        raise NetError(
+            f"a blob of shape {shape}, {math.prod(shape)} numbers, cannot be made here: {reason}; make its sizes "
+            "smaller, or use a machine with more memory"
+        ) from error
 
 
 def fill(tensor: Tensor, filler: FillerParameter) -> Tensor:
@@ -33,6 +51,10 @@ def fill(tensor: Tensor, filler: FillerParameter) -> Tensor:
         raise NetError(
             f"sparse is {filler.sparse} with filler {filler.type}; only gaussian can be sparse: leave it out"
         )
+    for field in ("value", "min", "max", "mean", "std"):
+        number: float = getattr(filler, field)
+        if not math.isfinite(number):
+            raise NetError(f"{filler.type} filler: {field} is {number:g}; it must be a finite number")
     with torch.no_grad():
         _FILLERS[filler.type](tensor, filler)
     return tensor
@@ -45,6 +67,12 @@ def _constant(tensor: Tensor, filler: FillerParameter) -> None:
 def _uniform(tensor: Tensor, filler: FillerParameter) -> None:
     if filler.min > filler.max:
         raise NetError(f"uniform filler: min is {filler.min:g} and max {filler.max:g}; min must not be above max")
+    widest = torch.finfo(tensor.dtype).max
+    if filler.max - filler.min > widest:
+        raise NetError(
+            f"uniform filler: min is {filler.min:g} and max {filler.max:g}; they must not lie further apart than "
+            f"{widest:g}"
+        )
     tensor.uniform_(filler.min, filler.max)
 
 

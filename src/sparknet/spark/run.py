@@ -193,8 +193,11 @@ class _Run:
                 f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
                 "has no layers of Caffe's names: leave it out, or set net.prototxt"
             )
-        saved = begin(self._config, objective, self._checkpoints)
+        saved, missing = begin(self._config, objective, self._checkpoints)
         self._tell("note", message=f"begins with {given}")
+        if missing:
+            told = f"{given} has no weights for layers {', '.join(missing)}: they begin as their fillers make them"
+            self._tell("note", level="warning", message=told)
         return saved
 
     def _resume_point(self) -> Saved | None:

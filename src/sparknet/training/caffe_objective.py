@@ -117,17 +117,7 @@ class CaffeObjective:
     def _run(self, net: CaffeNet, intake: Intake, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         if self._channels_last:
             images = in_channels_last(images)
-        inputs = intake.inputs(images, labels)
-        try:
-            return net(inputs)
-        except (RuntimeError, IndexError, NetError) as error:
-            if "out of bounds" not in str(error):
-                raise
-            raise NetError(
-                f"net {self.name}, phase {net.phase}: a label of this batch is {int(labels.max())} and the net has "
-                f"no score for it ({' '.join(str(error).split())}); raise num_output of its last layer, or correct "
-                "the labels"
-            ) from error
+        return net(intake.inputs(images, labels))
 
 
 def _loss_weights(net: CaffeNet, names: Sequence[str]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from sparknet.config import Data, Net, RunConfig
 from sparknet.config.files import config_from
 from sparknet.errors import ConfigError, NetError
 from sparknet.nets.find import find_net
+from sparknet.nets.prototxt.parse import names_file
 from sparknet.nets.schema import TEST, TRAIN, NetParameter, SolverParameter
 from sparknet.nets.spec import NetSpec
 from sparknet.training.inner_solver import read_solver, solver_settings
@@ -159,9 +160,9 @@ def self_contained(config: RunConfig) -> RunConfig:
         NetError: a file is missing.
     """
     net, solver = config.net, config.solver
-    if net.prototxt and not _is_text(net.prototxt):
+    if net.prototxt and names_file(net.prototxt):
         net = replace(net, prototxt=_as_text(Path(net.prototxt)))
-    if solver.prototxt and not _is_text(solver.prototxt):
+    if solver.prototxt and names_file(solver.prototxt):
         solver = replace(solver, prototxt=_as_text(Path(solver.prototxt)))
     weights = ",".join(str(Path(name.strip()).absolute()) for name in net.weights.split(",") if name.strip())
     snapshot = str(Path(solver.snapshot).absolute()) if solver.snapshot else ""
@@ -252,10 +253,6 @@ def _phase_alone(plan: NetPlan) -> Any:
 def _run_name(spec: NetSpec) -> str:
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec.parameters.name)
     return kept.strip("-_.").lower() or "caffe"
-
-
-def _is_text(path_or_text: str) -> bool:
-    return "\n" in path_or_text or "{" in path_or_text
 
 
 def _as_text(path: Path) -> str:

@@ -5,11 +5,11 @@ what Caffe itself would have written after N iterations.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
+from sparknet.nets.weights.trained import load_listed
 from sparknet.training.caffe_objective import CaffeObjective
 from sparknet.training.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.coordinator import Progress
@@ -130,8 +130,11 @@ def starting_round(config: RunConfig) -> int:
     return iteration // local_steps
 
 
-def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints) -> Saved:
+def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints) -> tuple[Saved, tuple[str, ...]]:
     """Write the checkpoint that a run with `net.weights` or `solver.snapshot` begins from.
+
+    Returns:
+        The checkpoint, and the layers for which no file of `net.weights` has blobs.
 
     Raises:
         CheckpointError: the snapshot is missing, damaged or of another net, or the checkpoint cannot be written.
@@ -140,8 +143,7 @@ def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints
     """
     round = starting_round(config)
     net, files = objective.train, dict[str, bytes]()
-    for name in _listed(config.net.weights):
-        net.load_weights(name)
+    missing = load_listed(net, config.net.weights) if config.net.weights else ()
     if config.solver.snapshot:
         settings = dataclasses.replace(solver_settings(config.solver.prototxt), weights=(), random_seed=-1)
         solver = CaffeSolver(settings, net)
@@ -151,8 +153,4 @@ def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints
     with checkpoints.writing(Progress(round=round)) as draft:
         for name, data in files.items():
             draft.write(name, data)
-    return checkpoints.load(round)
-
-
-def _listed(weights: str) -> Sequence[str]:
-    return [name.strip() for name in weights.split(",") if name.strip()]
+    return checkpoints.load(round), missing

@@ -2,6 +2,7 @@
 
 from sparknet.config import RunConfig
 from sparknet.errors import ConfigError
+from sparknet.nets.weights.trained import load_listed
 from sparknet.training.build_objective import build_objective
 from sparknet.training.caffe_objective import CaffeObjective
 from sparknet.training.caffe_snapshots import starting_round
@@ -35,5 +36,4 @@ def check_caffe(config: RunConfig, rows: RowKind | None) -> None:
     if config.data.mean is None:
         for intake in objective.intakes:
             mean_in_file(intake.image, rows.input.shape)
-    for name in filter(None, map(str.strip, config.net.weights.split(","))):
-        objective.train.load_weights(name)
+    load_listed(objective.train, config.net.weights)

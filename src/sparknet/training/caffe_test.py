@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 from sparknet.config import RunConfig
 from sparknet.data.columns import MOST_CLASSES, Column
-from sparknet.errors import ConfigError
+from sparknet.errors import ConfigError, NetError
 from sparknet.nets.spec import NetSpec
+from sparknet.nets.weights.trained import load_listed
 from sparknet.training.build_objective import build_test_objective
 from sparknet.training.caffe_run import self_contained
 from sparknet.training.intake import RowKind, input_rows
@@ -36,14 +37,19 @@ def caffe_model(config: RunConfig, rows: RowKind | None, *, weights: str) -> Tes
         weights: weight files, separated by commas.
 
     Raises:
-        NetError: the net cannot be built or measures nothing, or the weights are missing or do not fit.
+        NetError: the net cannot be built or measures nothing, or the weights are missing, do not fit, or lack
+            layers of the net.
         ConfigError: nothing tells the rows' shape, or a mean file is missing.
     """
     kind = _description(config, rows)
     objective = build_test_objective(config.net, kind)
     normalise = file_normalise(config, objective, kind.input.shape)
-    for name in filter(None, map(str.strip, weights.split(","))):
-        objective.test.load_weights(name)
+    missing = load_listed(objective.test, weights)
+    if missing:
+        raise NetError(
+            f"{weights} has no weights for layers {', '.join(missing)} of {objective.test.spec.source}, and what "
+            "these are filled with would be tested: give the whole file that belongs to this net"
+        )
     kind = replace(kind, net=self_contained(config).net)
     return TestedNet(
         model=Model(description=kind, module=objective.module, normalise=normalise),

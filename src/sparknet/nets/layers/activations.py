@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparknet.errors import NetError
-from sparknet.nets.fillers import fill
+from sparknet.nets.fillers import new_blob
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import FillerParameter, LayerParameter
 
@@ -59,7 +59,7 @@ class PReLU(Layer):
         if len(shape) < 2:
             raise NetError(f"the bottom has shape {shape}; it must have at least two axes: batch and channels")
         filler = given.filler if given.HasField("filler") else FillerParameter(type="constant", value=0.25)
-        self.weight = nn.Parameter(fill(torch.empty(() if given.channel_shared else (shape[1],)), filler))
+        self.weight = nn.Parameter(new_blob(() if given.channel_shared else (shape[1],), filler))
         self.blob_names = ("weight",)
 
     def forward(self, x: Tensor) -> Tensor:

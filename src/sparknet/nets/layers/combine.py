@@ -131,6 +131,12 @@ class Eltwise(Layer):
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Two or more blobs of a shape to that shape."""
+        for place, x in enumerate(bottoms):
+            if x.shape != bottoms[0].shape:
+                raise NetError(
+                    f"bottom {place} has shape {tuple(x.shape)} and bottom 0 {tuple(bottoms[0].shape)}; they must "
+                    "be equal"
+                )
         first, second, *others = bottoms
         if self.operation == EltwiseParameter.PROD:
             top = first * second

@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparknet.errors import NetError
-from sparknet.nets.fillers import fill
+from sparknet.nets.fillers import new_blob
 from sparknet.nets.layers.axes import canonical_axis
 from sparknet.nets.layers.layer import Layer, Shape
+from sparknet.nets.limits import check_int
 from sparknet.nets.schema import LayerParameter
 from sparknet.nets.schema.net_format_pb2 import ConvolutionParameter
 
@@ -56,8 +56,8 @@ class _Filters(Layer):
         self.pad = _sizes(given, "pad", self.spatial, default=0, least=0)
         self.dilation = _sizes(given, "dilation", self.spatial, default=1, least=1)
         self.group = given.group
-        self._make_blobs(given, shape[self.axis])
         self._check_room(shape)
+        self._make_blobs(given, shape[self.axis])
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Each [*outer, channels, *sizes] to [*outer, num_output, *new sizes]."""
@@ -72,8 +72,8 @@ class _Filters(Layer):
                 f"group is {group}; it must divide the bottom's {channels} channels and num_output {outputs}"
             )
         inner = (channels, outputs // group) if self.deconvolves else (outputs, channels // group)
-        self.weight = nn.Parameter(fill(torch.empty(*inner, *self.kernel), given.weight_filler))
-        self.bias = nn.Parameter(fill(torch.empty(outputs), given.bias_filler)) if given.bias_term else None
+        self.weight = nn.Parameter(new_blob((*inner, *self.kernel), given.weight_filler))
+        self.bias = nn.Parameter(new_blob((outputs,), given.bias_filler)) if given.bias_term else None
         self.blob_names = ("weight", "bias") if given.bias_term else ("weight",)
 
     def _check_room(self, shape: Shape) -> None:
@@ -83,6 +83,7 @@ class _Filters(Layer):
             shape[self.axis + 1 :], self.kernel, self.pad, self.dilation, strict=True
         ):
             extent = dilation * (kernel - 1) + 1
+            check_int(f"the bottom's size {size} with pad {pad} on both sides", size + 2 * pad)
             if size + 2 * pad < extent:
                 raise NetError(
                     f"a kernel that spans {extent} does not fit into {size} with pad {pad}; "
@@ -163,7 +164,8 @@ def _sizes(
             f"{field} is given {len(listed)} times; give it once, or once for each of {axes} spatial axes"
         )
     sizes = listed * axes if len(listed) == 1 else listed
+    named = f"{what}_h/{what}_w" if pair else field
+    check_int(named, *sizes)
     if any(size < least for size in sizes):
-        named = f"{what}_h/{what}_w" if pair else field
         raise NetError(f"{named} is {', '.join(map(str, sizes))}; each must be at least {least}")
     return sizes

@@ -4,6 +4,7 @@ Data layers do not read anything here. They become the net's input contract: nam
 transformation that whoever feeds the net is to apply.
 """
 
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,30 @@ def _hdf5_data(layer: LayerParameter) -> list[Shape | None]:
     batch = _batch(layer.hdf5_data_param.batch_size, "hdf5_data_param")
     if layer.HasField("transform_param"):
         raise NetError("it has a transform_param; HDF5Data gives numbers as they are: leave it out")
-    listing = Path(layer.hdf5_data_param.source)
-    names = listing.read_text().split() if listing.is_file() else []
-    if not names or not Path(names[0]).is_file():
+    first = _first_of_list(layer.hdf5_data_param.source)
+    if first is None:
         return [None] * len(layer.top)  # only the HDF5 files know, and they are elsewhere
-    return [(batch, *shape) for shape in _item_shapes(Path(names[0]), layer.top)]
+    return [(batch, *shape) for shape in _item_shapes(first, layer.top)]
+
+
+def _first_of_list(source: str) -> Path | None:
+    """The first HDF5 file of a list, if both are on this machine."""
+    try:
+        names = Path(source).read_text(encoding="utf-8").split() if _is_file(source) else []
+        return Path(names[0]) if names and _is_file(names[0]) else None
+    except (OSError, ValueError) as error:
+        raise NetError(
+            f"hdf5_data_param's source {source!r} cannot be read as a list of HDF5 files: {error}; expected UTF-8 "
+            "text with a path on each line"
+        ) from error
+
+
+def _is_file(path: str) -> bool:
+    """Unlike `Path.is_file`, raises ValueError for what can be no path."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _item_shapes(path: Path, names: Iterable[str]) -> list[Shape]:
@@ -124,7 +144,7 @@ def _item_shapes(path: Path, names: Iterable[str]) -> list[Shape]:
                     )
                 shapes.append(tuple(found.shape[1:]))
             return shapes
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise NetError(f"{str(path)!r} cannot be read as HDF5: {error}") from error
 
 

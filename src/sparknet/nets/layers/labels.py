@@ -1,6 +1,8 @@
 """What losses and metrics over class labels have in common: how many labels there are, and which of them count."""
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -10,7 +12,7 @@ from sparknet.errors import NetError
 from sparknet.nets.layers.layer import Shape
 from sparknet.nets.schema.net_format_pb2 import LossParameter
 
-__all__ = ["Normalizer", "check_label_count", "normalizer_of", "with_gradient_of"]
+__all__ = ["Normalizer", "check_label_count", "in_range", "normalizer_of", "with_gradient_of"]
 
 Mode = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
 
@@ -27,6 +29,37 @@ def check_label_count(scores: Shape, labels: Shape, axis: int) -> None:
             f"there are {math.prod(labels)} labels, of shape {labels}, for {math.prod(expected)} predictions: "
             f"scores of shape {scores} with the classes along axis {axis} need labels of shape {expected}"
         )
+
+
+@contextmanager
+def in_range(labels: Tensor, count: int, what: str = "label", *, ignored: int | None = None) -> Generator[None]:
+    """Around a kernel that looks labels up: tells which of them made it fail.
+
+    They are looked at only then, and on the CPU alone: elsewhere the failure comes late, and nothing can be read
+    after it.
+
+    Args:
+        labels: int64.
+        count: how many there are; they are counted from 0.
+        what: what they are called.
+        ignored: the label that does not count.
+
+    Raises:
+        NetError: one is out of range.
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if labels.device.type != "cpu":
+            raise
+        looked_up = labels if ignored is None else labels[labels != ignored]
+        wrong = looked_up[(looked_up < 0) | (looked_up >= count)]
+        if not wrong.numel():
+            raise
+        raise NetError(
+            f"{what} {int(wrong[0])} is out of range; it must be from 0 to {count - 1}: correct the data, or make "
+            "room for it in the net (num_output of the layer that gives the scores)"
+        ) from error
 
 
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparknet.errors import NetError
-from sparknet.nets.fillers import fill
+from sparknet.nets.fillers import new_blob
 from sparknet.nets.layers.axes import canonical_axis
+from sparknet.nets.layers.labels import in_range
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import LayerParameter
 
@@ -29,9 +29,9 @@ class InnerProduct(Layer):
         self.transpose = given.transpose
         inputs, outputs = math.prod(shape[self.axis :]), given.num_output
         _check_positive("num_output", outputs, "inner_product_param")
-        weight = torch.empty((inputs, outputs) if self.transpose else (outputs, inputs))
-        self.weight = nn.Parameter(fill(weight, given.weight_filler))
-        self.bias = nn.Parameter(fill(torch.empty(outputs), given.bias_filler)) if given.bias_term else None
+        shape = (inputs, outputs) if self.transpose else (outputs, inputs)
+        self.weight = nn.Parameter(new_blob(shape, given.weight_filler))
+        self.bias = nn.Parameter(new_blob((outputs,), given.bias_filler)) if given.bias_term else None
         self.blob_names = ("weight", "bias") if given.bias_term else ("weight",)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,15 +57,15 @@ class Embed(Layer):
         given = parameters.embed_param
         _check_positive("num_output", given.num_output, "embed_param")
         _check_positive("input_dim", given.input_dim, "embed_param")
-        self.weight = nn.Parameter(fill(torch.empty(given.input_dim, given.num_output), given.weight_filler))
-        self.bias = (
-            nn.Parameter(fill(torch.empty(given.num_output), given.bias_filler)) if given.bias_term else None
-        )
+        self.weight = nn.Parameter(new_blob((given.input_dim, given.num_output), given.weight_filler))
+        self.bias = nn.Parameter(new_blob((given.num_output,), given.bias_filler)) if given.bias_term else None
         self.blob_names = ("weight", "bias") if given.bias_term else ("weight",)
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to [*any, num_output]."""
-        rows = functional.embedding(x.long(), self.weight)
+        places = x.long()
+        with in_range(places, self.weight.shape[0], "index"):
+            rows = functional.embedding(places, self.weight)
         return rows if self.bias is None else rows + self.bias
 
 

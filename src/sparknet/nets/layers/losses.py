@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparknet.errors import NetError
-from sparknet.nets.layers.labels import normalizer_of, with_gradient_of
+from sparknet.nets.layers.labels import in_range, normalizer_of, with_gradient_of
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import LayerParameter
 from sparknet.nets.schema.net_format_pb2 import HingeLossParameter
@@ -82,7 +82,9 @@ class HingeLoss(Layer):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """X [batch, *scores] and labels, in any shape of so many, to a scalar."""
         scores = x.reshape(x.shape[0], -1)
-        signs = torch.ones_like(scores).scatter(1, labels.reshape(x.shape[0], 1).long(), -1)
+        targets = labels.reshape(x.shape[0], 1).long()
+        with in_range(targets, scores.shape[1]):
+            signs = torch.ones_like(scores).scatter(1, targets, -1)
         margins = functional.relu(1 + signs * scores)
         return (margins.square() if self.squared else margins).sum() / x.shape[0]
 
@@ -114,7 +116,8 @@ class ContrastiveLoss(Layer):
     def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
         """A and b [batch, features], labels (0: not similar) in any shape of so many, to a scalar."""
         batch = a.shape[0]
-        squares = (a.reshape(batch, -1) - b.reshape(batch, -1)).square().sum(1)
+        rows = a.reshape(batch, -1)
+        squares = (rows - b.reshape(rows.shape)).square().sum(1)
         similar = labels.reshape(batch).long() != 0
         known = squares.detach()
         if self.legacy:
@@ -151,7 +154,9 @@ class MultinomialLogisticLoss(Layer):
     def forward(self, p: Tensor, labels: Tensor) -> Tensor:
         """P [batch, *classes], 0..1, and labels, in any shape of so many, to a scalar."""
         batch = p.shape[0]
-        chosen = p.reshape(batch, -1).gather(1, labels.reshape(batch, 1).long())
+        rows, targets = p.reshape(batch, -1), labels.reshape(batch, 1).long()
+        with in_range(targets, rows.shape[1]):
+            chosen = rows.gather(1, targets)
         held = chosen.detach().clamp(min=_LEAST_PROBABILITY)
         return with_gradient_of(-held.log().sum(), -(chosen / held).sum()) / batch
 

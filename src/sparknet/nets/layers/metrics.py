@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparknet.errors import NetError
 from sparknet.nets.layers.axes import canonical_axis
-from sparknet.nets.layers.labels import check_label_count
+from sparknet.nets.layers.labels import check_label_count, in_range
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import LayerParameter
 
@@ -48,8 +48,10 @@ class Accuracy(Layer):
         if self.ignore_label is not None:
             counts = targets != self.ignore_label
             targets = targets.where(counts, 0)
+        with in_range(targets, scores.shape[self.axis]):
+            own = scores.gather(self.axis, targets)
         # the label's own score is among those that reach it: fewer than top_k others may
-        hits = (scores >= scores.gather(self.axis, targets)).sum(self.axis, keepdim=True) <= self.top_k
+        hits = (scores >= own).sum(self.axis, keepdim=True) <= self.top_k
         weights = torch.ones_like(hits) if counts is None else counts
         hits = hits & weights
         dtype = _counting(scores.dtype)

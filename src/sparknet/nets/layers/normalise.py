@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparknet.errors import NetError
-from sparknet.nets.fillers import fill
+from sparknet.nets.fillers import new_blob
 from sparknet.nets.layers.axes import canonical_axis
 from sparknet.nets.layers.layer import Layer, Shape
+from sparknet.nets.limits import check_int
 from sparknet.nets.schema import FillerParameter, LayerParameter
 from sparknet.nets.schema.net_format_pb2 import LRNParameter
 
@@ -34,6 +35,7 @@ class LRN(Layer):
             raise NetError(f"the bottom has shape {shape}; it must have four axes: batch, channels, height, width")
         if given.local_size % 2 == 0:
             raise NetError(f"local_size is {given.local_size}; it must be odd")
+        check_int("local_size", given.local_size)
         self.size = given.local_size
         self.alpha, self.beta, self.k = given.alpha, given.beta, given.k
         self.within = given.norm_region == LRNParameter.WITHIN_CHANNEL
@@ -105,16 +107,17 @@ class BatchNorm(Layer):
         given = parameters.batch_norm_param
         (shape,) = bottoms
         for place, param in enumerate(parameters.param):
-            if param.HasField("lr_mult") and param.lr_mult != 0:
-                raise NetError(
-                    f"param {place} has lr_mult {param.lr_mult:g}; no solver moves the statistics: set it to 0"
+            if param.lr_mult != 0:
+                found = (
+                    f"lr_mult {param.lr_mult:g}" if param.HasField("lr_mult") else "no lr_mult, which stands for 1"
                 )
+                raise NetError(f"param {place} has {found}; no solver moves the statistics: set it to 0")
         self.fraction, self.eps = given.moving_average_fraction, given.eps
         self.use_global_stats = given.use_global_stats if given.HasField("use_global_stats") else None
         channels = shape[1] if len(shape) > 1 else 1
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("variance", torch.zeros(channels))
-        self.register_buffer("factor", torch.zeros(1))
+        self.register_buffer("mean", new_blob((channels,)))
+        self.register_buffer("variance", new_blob((channels,)))
+        self.register_buffer("factor", new_blob((1,)))
         self.blob_names = ("mean", "variance", "factor")
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -133,6 +136,8 @@ class BatchNorm(Layer):
         return functional.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
 
     def _by_batch(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if x.is_meta:
+            return torch.empty_like(x)  # what stands for the kernel there divides by m - 1, even where that is 0
         # with momentum 1 the kernel leaves the batch's own statistics here, its variance already times m/(m - 1)
         mean, variance = torch.zeros_like(self.mean), torch.zeros_like(self.variance)
         cudnn = torch.backends.cudnn.enabled
@@ -151,7 +156,8 @@ class _Broadcast(Layer):
 
     bottom_count = (1, 2)
     needs_output = False
-    axis: int
+    start: int
+    """First axis of the first bottom that the blob lies over."""
     trailing: int
     """Axes of the first bottom behind those of the blob."""
 
@@ -173,11 +179,16 @@ class _Broadcast(Layer):
                     f"the second bottom has shape {found}; from axis {axis} on the first has {shape[start:]}, "
                     "which must begin with it: set axis"
                 )
-        self.trailing = len(shape) - start - len(found) if found else 0
+        self.start, self.trailing = start, len(shape) - start - len(found) if found else 0
         return found
 
-    def _spread(self, blob: Tensor) -> Tensor:
-        """The blob with an axis of 1 for each trailing axis of the bottom."""
+    def _spread(self, blob: Tensor, x: Tensor) -> Tensor:
+        """The blob with an axis of 1 for each trailing axis of the first bottom, `x`."""
+        if x.shape[self.start : self.start + blob.dim()] != blob.shape:
+            raise NetError(
+                f"what is laid over the bottom of shape {tuple(x.shape)} from axis {self.start} on has shape "
+                f"{tuple(blob.shape)}; the sizes there must be equal"
+            )
         return blob.reshape((*blob.shape, *(1,) * self.trailing))
 
 
@@ -192,8 +203,8 @@ class Scale(_Broadcast):
         given = parameters.scale_param
         shape = self._take_axes(given.axis, given.num_axes, bottoms)
         filler = given.filler if given.HasField("filler") else FillerParameter(type="constant", value=1)
-        self.weight = nn.Parameter(fill(torch.empty(shape), filler)) if len(bottoms) == 1 else None
-        self.bias = nn.Parameter(fill(torch.empty(shape), given.bias_filler)) if given.bias_term else None
+        self.weight = nn.Parameter(new_blob(shape, filler)) if len(bottoms) == 1 else None
+        self.bias = nn.Parameter(new_blob(shape, given.bias_filler)) if given.bias_term else None
         self.is_per_channel = len(bottoms) == 1 and len(shape) == 1 and self.trailing == len(bottoms[0]) - 2
         names = ("weight", self.weight), ("bias", self.bias)
         self.blob_names = tuple(name for name, blob in names if blob is not None)
@@ -206,8 +217,8 @@ class Scale(_Broadcast):
             # as a normalisation of mean 0 and variance 1: half the time, as its gradients take one pass over x
             zeros, ones = torch.zeros_like(weight), torch.ones_like(weight)
             return torch.batch_norm(x, weight, self.bias, zeros, ones, False, 0.0, 0.0, False)
-        scaled = x * self._spread(weight)
-        return scaled if self.bias is None else scaled + self._spread(self.bias)
+        scaled = x * self._spread(weight, x)
+        return scaled if self.bias is None else scaled + self._spread(self.bias, x)
 
 
 class Bias(_Broadcast):
@@ -219,14 +230,14 @@ class Bias(_Broadcast):
         super().__init__(parameters, bottoms)
         given = parameters.bias_param
         shape = self._take_axes(given.axis, given.num_axes, bottoms)
-        self.bias = nn.Parameter(fill(torch.empty(shape), given.filler)) if len(bottoms) == 1 else None
+        self.bias = nn.Parameter(new_blob(shape, given.filler)) if len(bottoms) == 1 else None
         self.blob_names = ("bias",) if len(bottoms) == 1 else ()
 
     def forward(self, x: Tensor, summands: Tensor | None = None) -> Tensor:
         """[*any] to the same."""
         bias = self.bias if summands is None else summands
         assert bias is not None
-        return x + self._spread(bias)
+        return x + self._spread(bias, x)
 
 
 class MVN(Layer):

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sparknet.errors import NetError
 from sparknet.nets.layers.layer import Layer, Shape
+from sparknet.nets.limits import INT_MAX, check_int
 from sparknet.nets.schema import LayerParameter
 from sparknet.nets.schema.net_format_pb2 import PoolingParameter, SPPParameter
 
@@ -150,10 +151,13 @@ class Pooling(Layer):
         self.pad = _pair(given, "pad", "pad", least=0)
         if self.kernel is not None:
             _check_pad(self.pad, self.kernel, stochastic=self.method == PoolingParameter.STOCHASTIC)
-        _check_counts(shape, self._windows(shape))
+        for size, pad in zip(shape[2:], self.pad, strict=True):
+            check_int(f"the bottom's size {size} with pad {pad} on both sides", size + 2 * pad)
+        _check_windows(shape, self._windows(shape))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """[batch, channels, height, width] to [batch, channels, new height, new width], once or twice."""
+        _check_image(tuple(x.shape))
         windows = self._windows(tuple(x.shape))
         if self.method == PoolingParameter.AVE:
             return _average_pool(x, windows)
@@ -199,6 +203,7 @@ class SPP(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] to [batch, channels * windows of all levels]."""
+        _check_image(tuple(x.shape))
         pooled = [self._pool(x, level) for level in range(self.levels)]
         return pooled[0] if self.levels == 1 else torch.cat([level.flatten(1) for level in pooled], 1)
 
@@ -234,13 +239,20 @@ def _check_pad(pad: Shape, kernel: Shape, *, stochastic: bool) -> None:
         raise NetError(f"pad is {pad[0]}, {pad[1]}; it must be smaller than the kernel, {kernel[0]}, {kernel[1]}")
 
 
-def _check_counts(shape: Shape, windows: Windows) -> None:
+def _check_windows(shape: Shape, windows: Windows) -> None:
     for side in windows:
         if side.count < 1:
             raise NetError(
                 f"a kernel of {side.kernel} with stride {side.stride} and pad {side.pad} finds no window in a "
                 f"bottom of shape {shape}; use a smaller kernel or global_pooling: true"
             )
+    # what `_max_pool` and the others make where torch has no such windows
+    padded = (*shape[:2], *(side.size + sum(side.padding) for side in windows))
+    if not all(side.native for side in windows) and math.prod(padded) > INT_MAX:
+        raise NetError(
+            f"with stride {windows[0].stride}, {windows[1].stride} the windows reach so far behind a bottom of "
+            f"shape {shape} that with padding it would be {padded}, above {INT_MAX} numbers; use a smaller stride"
+        )
 
 
 def _is_global(given: PoolingParameter) -> bool:
@@ -270,6 +282,7 @@ def _pair(given: PoolingParameter, what: str, field: str, *, least: int) -> Shap
     if what == "kernel" and not has_height and not given.HasField(field):
         raise NetError("there is no kernel_size; give it, or kernel_h and kernel_w, or global_pooling: true")
     sizes = getattr(given, height), getattr(given, width)
+    check_int(height if height == width else f"{height}/{width}", *sizes)
     if min(sizes) < least:
         raise NetError(f"{height if sizes[0] < least else width} is {min(sizes)}; it must be at least {least}")
     return sizes

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from sparknet.errors import NetError
 from sparknet.nets.layers.axes import canonical_axis
+from sparknet.nets.layers.labels import in_range
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import LayerParameter
 from sparknet.nets.schema.net_format_pb2 import ReductionParameter
@@ -146,7 +146,9 @@ class Tile(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*outer, n, *inner] to [*outer, n * tiles, *inner]."""
-        return torch.cat([x] * self.tiles, self.axis)
+        times = [1] * x.dim()
+        times[self.axis] = self.tiles
+        return x.repeat(times)
 
 
 class Reduction(Layer):
@@ -197,4 +199,6 @@ class BatchReindex(Layer):
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
         """[batch, *item] and [chosen] to [chosen, *item]."""
-        return x.index_select(0, indices.long())
+        places = indices.long()
+        with in_range(places, x.shape[0], "index"):
+            return x.index_select(0, places)

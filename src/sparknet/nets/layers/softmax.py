@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sparknet.errors import NetError
 from sparknet.nets.layers.axes import canonical_axis
-from sparknet.nets.layers.labels import check_label_count, normalizer_of, with_gradient_of
+from sparknet.nets.layers.labels import check_label_count, in_range, normalizer_of, with_gradient_of
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import BlobProto, LayerParameter
 from sparknet.nets.weights.blobs import array_of
@@ -69,7 +69,8 @@ class SoftmaxWithLoss(Layer):
             targets = labels.long().reshape(math.prod(outer), math.prod(inner))
         normalizer = self.normalizer
         ignored = _NO_LABEL if normalizer.ignore_label is None else normalizer.ignore_label
-        each = functional.cross_entropy(table, targets, reduction="none", ignore_index=ignored)
+        with in_range(targets, shape[axis], ignored=ignored):
+            each = functional.cross_entropy(table, targets, reduction="none", ignore_index=ignored)
         # Behind autograd's back: the number is held at the floor, the gradient is not. The backward pass does not
         # read `each`.
         each.detach().clamp_(max=_GREATEST_SOFTMAX_LOSS)
@@ -126,10 +127,11 @@ class InfogainLoss(Layer):
         table = logs.reshape(outer, classes, inner).transpose(1, 2)
         targets = labels.reshape(outer, inner).long()
         counts = self.normalizer.counts(targets)
-        if counts is None:
-            rows = functional.embedding(targets, gains)
-        else:
-            rows = functional.embedding(targets.where(counts, 0), gains) * counts[..., None]
+        places = targets if counts is None else targets.where(counts, 0)
+        with in_range(places, classes):
+            rows = functional.embedding(places, gains)
+        if counts is not None:
+            rows = rows * counts[..., None]
         value = -(rows * table.detach().clamp(min=_LEAST_LOG)).sum()
         loss = with_gradient_of(value, -(rows * table).sum()) / self.normalizer.divisor(outer, inner, counts)
         return (loss, logs.detach().exp()) if self.gives_probabilities else loss
@@ -139,10 +141,10 @@ def _read_matrix(path: Path, classes: int) -> Tensor:
     """Float32 [classes, classes] from a binary BlobProto."""
     try:
         numbers = array_of(BlobProto.FromString(path.read_bytes()))
-    except OSError as error:
-        raise NetError(f"infogain_loss_param's source {str(path)!r} cannot be read: {error.strerror}") from error
     except (DecodeError, NetError) as error:
         raise NetError(f"infogain_loss_param's source {str(path)!r} is not a binary BlobProto: {error}") from error
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: of a name that none can have
+        raise NetError(f"infogain_loss_param's source {str(path)!r} cannot be read: {error}") from error
     if numbers.size != classes**2:
         raise NetError(
             f"infogain_loss_param's source {str(path)!r} holds {numbers.size} numbers; expected {classes} x "

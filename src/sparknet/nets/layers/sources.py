@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparknet.errors import NetError
-from sparknet.nets.fillers import fill
+from sparknet.nets.fillers import fill, new_blob
 from sparknet.nets.layers.layer import Layer, Shape
 from sparknet.nets.schema import FillerParameter, LayerParameter
 from sparknet.nets.schema.net_format_pb2 import DummyDataParameter, ParameterParameter
@@ -38,9 +38,9 @@ class DummyData(Layer):
         self.fillers: list[FillerParameter] = fillers * tops if len(fillers) == 1 else fillers
         for place, (shape, filler) in enumerate(zip(self.shapes, self.fillers, strict=True)):
             if filler.type == "constant":
-                kept = fill(torch.empty(shape), filler)
+                kept = new_blob(shape, filler)
             else:
-                fill(torch.empty(shape, device="meta"), filler)  # refuses what cannot be, and draws nothing
+                new_blob(shape, filler, device="meta")  # refuses what cannot be, and draws nothing
                 kept = torch.empty(0)  # follows the net's dtype and device, as what is drawn must
             self.register_buffer(f"top{place}", kept, persistent=False)
 
@@ -71,7 +71,7 @@ class Parameter(Layer):
         shape = tuple(given.shape.dim)
         if not given.HasField("shape") or any(size < 1 for size in shape):
             raise NetError(f"parameter_param's shape is {shape}; give a shape with sizes of at least 1")
-        self.weight = nn.Parameter(torch.zeros(shape))
+        self.weight = nn.Parameter(new_blob(shape))
 
     def forward(self) -> Tensor:
         """The blob."""

@@ -21,7 +21,7 @@ from sparknet.nets.prototxt.fields import Field, Kind, fields_of
 from sparknet.nets.prototxt.forks import ENGINES, HARMLESS, REFUSED
 from sparknet.nets.prototxt.tokens import Tokens, unescape
 
-__all__ = ["Parsed", "parse_text", "read_text"]
+__all__ = ["Parsed", "names_file", "parse_text", "read_text"]
 
 M = TypeVar("M", bound=Message)
 
@@ -85,15 +85,37 @@ def parse_text(text: str, message: type[M], *, source: str = "<text>") -> Parsed
 def read_text(path_or_text: str | os.PathLike[str], message: type[M]) -> Parsed[M]:
     """Read a message from a file, or from text.
 
-    A str that holds a line break or a `{` is text; any other str, and every path object, names a file.
+    Which of the two it is, `names_file` tells.
 
     Raises:
         NetError: the file cannot be read or is no text, or its text is at fault (see `parse_text`).
     """
-    if isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text):
-        return parse_text(path_or_text, message)
     name = os.fspath(path_or_text)
+    if not name:
+        raise NetError("the prototxt is given as ''; it must be a path or text: give the path of a prototxt")
+    if not names_file(path_or_text):
+        return parse_text(name, message)
     return parse_text(_content(name), message, source=name)
+
+
+def names_file(path_or_text: str | os.PathLike[str]) -> bool:
+    """Whether it is a file's path, or text.
+
+    Every path object is a path. A str with a line break is text; another one is the path of a file that there is,
+    else text if it has a `{`, else a path.
+    """
+    if not isinstance(path_or_text, str):
+        return True
+    if "\n" in path_or_text:
+        return False
+    return "{" not in path_or_text or _exists(path_or_text)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # text may be longer than any path
+        return False
 
 
 def _content(name: str) -> str:

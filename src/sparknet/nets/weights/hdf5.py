@@ -75,6 +75,13 @@ def write_hdf5(blobs: Mapping[str, Mapping[int, Array]], path: str | os.PathLike
     Raises:
         NetError: it cannot be written, or a layer's name cannot be that of a group.
     """
+    for name in blobs:
+        # HDF5 passes over such parts, so that the group would be found under another name
+        if any(part in ("", ".") for part in name.split("/")):
+            raise NetError(
+                f"{os.fspath(path)} cannot be written as HDF5: layer {name!r} cannot name a group there, where the "
+                "parts between slashes must be neither empty nor '.': rename the layer, or write a .caffemodel"
+            )
     with written_whole(path) as draft, _Patient(draft, "w+b") as stream:
         try:
             with h5py.File(stream, "w") as file:

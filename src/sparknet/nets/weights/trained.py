@@ -18,7 +18,7 @@ from sparknet.nets.weights.written_form import describes, written_form
 if TYPE_CHECKING:
     from sparknet.nets.caffe_net import CaffeNet
 
-__all__ = ["Frame", "Loaded", "load_weights", "write_weights"]
+__all__ = ["Frame", "Loaded", "load_listed", "load_weights", "write_weights"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Loaded:
     layers: tuple[str, ...]
     """Layers that took their blobs from the file."""
     missing: tuple[str, ...]
-    """Layers with blobs that the file does not have: they keep theirs."""
+    """Layers with blobs that the file does not have, not even in a layer that shares them: they keep theirs."""
     unused: tuple[str, ...]
     """Layers with blobs in the file that the net does not have."""
 
@@ -48,12 +48,19 @@ class Frame:
     """Blobs of the layers that the net does not have in its state."""
 
 
-def load_weights(net: "CaffeNet", path: str | os.PathLike[str]) -> Loaded:
-    """Copy a file's blobs into the layers of the same names; see `CaffeNet.load_weights`."""
+def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
+    """Copy a file's blobs into the layers of the same names; see `CaffeNet.load_weights`.
+
+    Args:
+        net: takes them.
+        path: the file.
+        whole: refuse a file that lacks layers of the net, such as one that was cut between two of them.
+    """
     weights = read_weights(path)
     own = net.weights()
     shared = _shared_places(own)
     chosen: dict[str, list[Tensor | Array]] = {}
+    taken: set[int] = set()
     for name, tensors in own.items():
         found = weights.blobs.get(name)
         if found is None:
@@ -66,6 +73,13 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str]) -> Loaded:
                 "the net must be that of the weights, or the layer have another name"
             )
         chosen[name] = [found.get(place, tensor) for place, tensor in enumerate(tensors)]
+        taken.update(id(tensors[place]) for place in found)
+    missing = tuple(name for name, tensors in own.items() if any(id(tensor) not in taken for tensor in tensors))
+    if whole and missing:
+        raise NetError(
+            f"{weights.source} has no weights for layers {', '.join(missing)}; a whole file has them: it was cut "
+            "off, or is of another net"
+        )
     try:
         net.set_weights(chosen)
     except NetError as error:
@@ -73,9 +87,22 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str]) -> Loaded:
     net.frame = _frame(net, weights)
     return Loaded(
         layers=tuple(chosen),
-        missing=tuple(name for name in own if name not in chosen),
+        missing=missing,
         unused=tuple(name for name, arrays in weights.blobs.items() if arrays and name not in own),
     )
+
+
+def load_listed(net: "CaffeNet", paths: str) -> tuple[str, ...]:
+    """Copy the blobs of files, their paths separated by commas, into a net, one file after the other.
+
+    Returns:
+        Layers of the net for which no file has blobs: they keep theirs.
+
+    Raises:
+        NetError: a file is missing or damaged, or does not fit.
+    """
+    missing = [set(net.load_weights(path).missing) for path in map(str.strip, paths.split(",")) if path]
+    return tuple(name for name in net.weights() if all(name in lacking for lacking in missing))
 
 
 def write_weights(net: "CaffeNet", path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:

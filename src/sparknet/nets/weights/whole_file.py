@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sparknet.errors import NetError
@@ -35,4 +35,5 @@ def written_whole(path: str | os.PathLike[str]) -> Generator[Path]:
         ) from error
     finally:
         if target.name:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # where it could not be made, for its name is too long, say
+                draft.unlink()

@@ -16,6 +16,7 @@ from sparknet.nets.prototxt import read_text
 from sparknet.nets.schema import SolverParameter
 from sparknet.nets.upgrade import upgrade_solver
 from sparknet.nets.weights.blobs import Array
+from sparknet.nets.weights.trained import load_weights
 from sparknet.training.solver.feed import Inputs, as_tensors
 from sparknet.training.solver.files import find_learned_net, listed_files, snapshot_prefix
 from sparknet.training.solver.nets import NetPlan, SolverNets, plan_test_nets, plan_training_net
@@ -49,7 +50,8 @@ class CaffeSolver:
         last_rate: the rate of the last iteration.
 
     Raises:
-        NetError: a net cannot be built, or a file of `settings.weights` cannot be read.
+        NetError: a net cannot be built, the training net has no loss or nothing to learn, or a file of
+            `settings.weights` cannot be read.
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class CaffeSolver:
 
         Raises:
             ConfigError: a setting is at fault; the message names file and key.
-            NetError: a file is missing or holds no solver or net.
+            NetError: a file is missing or holds no solver or net, or the training net has no loss or nothing to
+                learn.
         """
         parsed = read_text(path_or_text, SolverParameter)
         message = upgrade_solver(parsed.message)
@@ -241,16 +244,17 @@ class CaffeSolver:
         the state.
 
         Raises:
-            CheckpointError: the state is missing or damaged, or is of another net or solver type.
+            CheckpointError: the state is missing or damaged, or is of another net, solver type or policy.
             NetError: the weights are damaged, or of another net.
         """
         state = read_state(path)
         try:
+            self._schedule.check_step(state.current_step)
             self.optimizer.check_histories(self._tensors(), [blob.shape for blob in state.history])
         except CheckpointError as error:
             raise CheckpointError(f"{os.fspath(path)}: {error}") from error
         if state.learned_net:
-            self.net.load_weights(find_learned_net(state.learned_net, Path(path)))
+            load_weights(self.net, find_learned_net(state.learned_net, Path(path)), whole=True)
         self.optimizer.load_histories(
             self._tensors(), [torch.tensor(blob) for blob in state.history], state.iteration
         )
@@ -282,10 +286,25 @@ class CaffeSolver:
         if self.settings.random_seed >= 0:
             torch.manual_seed(self.settings.random_seed)
         net, self._test_nets = self._nets.build(self.settings.weights)
+        _check_trainable(net)
         self._optimizer = CaffeOptimizer(
             parameter_groups(net.learnable), lr=self._schedule.peek(0), rule=self.settings.rule
         )
         self._net = net
+
+
+def _check_trainable(net: CaffeNet) -> None:
+    where = net.spec.source
+    if not net.learnable:
+        raise NetError(
+            f"{where}: the training net has no learnable blobs, so there is nothing to train: add a layer that has "
+            "some, InnerProduct or Convolution say"
+        )
+    if not any(weight for step in net.steps for weight in step.weights):
+        raise NetError(
+            f"{where}: no top of the training net has a loss weight: add a loss layer, SoftmaxWithLoss say, or a "
+            "loss_weight"
+        )
 
 
 def _array(blob: Tensor) -> Array:

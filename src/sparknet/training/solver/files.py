@@ -1,17 +1,20 @@
 """Where the files are that a solver file or a snapshot names."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sparknet.errors import CheckpointError
 
-__all__ = ["find_file", "find_learned_net", "listed_files", "snapshot_prefix"]
+__all__ = ["find_file", "find_learned_net", "is_directory", "listed_files", "snapshot_prefix"]
+
+_SHOWN = 200
+"""Characters of a path in an error; a damaged file may hold thousands."""
 
 
 def find_file(name: str, directory: Path | None) -> str:
     """A file that another one names: as Caffe seen from the current directory, else from that file's directory."""
-    if directory is not None and not Path(name).exists() and (directory / name).exists():
+    if directory is not None and not _holds(Path(name).exists) and _holds((directory / name).exists):
         return os.fspath(directory / name)
     return name
 
@@ -32,11 +35,10 @@ def find_learned_net(name: str, state: Path) -> Path:
     """
     places = dict.fromkeys((Path(name), state.parent / name, state.parent / Path(name).name))
     for place in places:
-        if place.is_file():
+        if _holds(place.is_file):
             return place
-    raise CheckpointError(
-        f"{state}: the weights that it names are at none of {', '.join(map(str, places))}; put them there"
-    )
+    shown = ", ".join(_shown(str(place)) for place in places)
+    raise CheckpointError(f"{state}: the weights that it names are at none of {shown}; put them there")
 
 
 def snapshot_prefix(given: str, solver_file: Path | None) -> str:
@@ -48,4 +50,23 @@ def snapshot_prefix(given: str, solver_file: Path | None) -> str:
         return given
     if not given:
         return os.fspath(solver_file.with_suffix(""))
-    return os.fspath(Path(given) / solver_file.stem) if Path(given).is_dir() else given
+    return os.fspath(Path(given) / solver_file.stem) if is_directory(Path(given)) else given
+
+
+def is_directory(path: Path) -> bool:
+    """Whether it is one, and can be seen."""
+    return _holds(path.is_dir)
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """The answer of a path; no where the system has none, as for a name that is too long."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _shown(path: str) -> str:
+    if not path.isprintable():
+        path = repr(path)
+    return path if len(path) <= _SHOWN else f"{path[:_SHOWN]}... ({len(path)} characters)"

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from sparknet.errors import ConfigError
+from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.solver.rules import Policy, require, require_finite
 
 __all__ = ["RatePolicy", "RateSchedule", "policy_rate", "policy_step", "settled_step"]
@@ -137,6 +137,19 @@ class RateSchedule:
     def __init__(self, policy: RatePolicy, current_step: int = 0) -> None:
         self.policy = policy
         self.current_step = current_step
+
+    def check_step(self, current_step: int) -> None:
+        """See that a snapshot's step count is one of this policy; only multistep looks at it.
+
+        Raises:
+            CheckpointError: there are not so many step values.
+        """
+        values = self.policy.stepvalue
+        if self.policy.lr_policy == "multistep" and current_step > len(values):
+            raise CheckpointError(
+                f"current_step is {current_step}; the solver has {len(values)} step values, so that no more can "
+                "have been passed: restore with the stepvalue entries that the snapshot was trained with"
+            )
 
     def peek(self, iteration: int) -> float:
         """The rate that `advance` would give."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparknet.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from sparknet.nets import CaffeNet
 from sparknet.training.solver.feed import Feed, Inputs, as_tensors
+from sparknet.training.solver.files import is_directory
 from sparknet.training.solver.log_lines import SmoothedLoss, output_lines
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _check_prefix(solver: "CaffeSolver") -> None:
     if not settings.snapshot and not settings.snapshot_after_train:
         return
     directory = Path(solver.snapshot_name(".caffemodel")).parent
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise CheckpointError(
             f"snapshot_prefix is {settings.snapshot_prefix!r}; its directory {directory} does not exist: create "
             "it, or change snapshot_prefix"

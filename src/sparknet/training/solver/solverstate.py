@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ __all__ = ["SavedState", "read_state", "write_state"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _LIMIT_BYTES = 2**31 - 1  # no protobuf message may be larger, here and in Caffe
+_MOST = 2**31 - 1
 _REMEDY = "give a .solverstate or .solverstate.h5 file that a snapshot left"
 
 
@@ -39,17 +40,18 @@ def read_state(path: str | os.PathLike[str]) -> SavedState:
     """Read a state of either form, told apart by what the file begins with.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or no solver state.
+        CheckpointError: the file is missing, truncated, or no solver state, or a number in it is none that a
+            solver has.
     """
     name = os.fspath(path)
     try:
         with Path(name).open("rb") as file:
             magic = file.read(len(_HDF5_MAGIC))
         if magic == _HDF5_MAGIC:
-            return _read_hdf5(name)
+            return _checked(_read_hdf5(name), name)
         if name.endswith(".h5"):
             raise CheckpointError(f"{name}: it begins with {magic!r} and so is no HDF5 file; {_REMEDY}")
-        return _read_binary(name)
+        return _checked(_read_binary(name), name)
     except NetError as error:
         raise CheckpointError(f"{name}: a history blob is damaged: {error}; {_REMEDY}") from error
     # h5py tells damage with any of the others
@@ -72,6 +74,13 @@ def write_state(state: SavedState, path: str | os.PathLike[str]) -> None:
             _write_binary(state, draft)
 
 
+def _checked(state: SavedState, name: str) -> SavedState:
+    for key, number in (("iter", state.iteration), ("current_step", state.current_step)):
+        if not 0 <= number <= _MOST:
+            raise CheckpointError(f"{name}: {key} is {number}; it must be from 0 to {_MOST}; {_REMEDY}")
+    return state
+
+
 def _read_binary(name: str) -> SavedState:
     message = SolverState()
     try:
@@ -81,10 +90,13 @@ def _read_binary(name: str) -> SavedState:
     # Other messages may happen to parse; a state always tells its iteration.
     if not message.HasField("iter"):
         raise CheckpointError(f"{name}: it tells no iteration and so is no solver state; {_REMEDY}")
+    learned_net = cast("object", message.learned_net)
+    if not isinstance(learned_net, str):  # protobuf hands out what is no UTF-8 as bytes
+        raise CheckpointError(f"{name}: learned_net is {learned_net!r:.200}; it must be UTF-8 text; {_REMEDY}")
     return SavedState(
         iteration=message.iter,
         current_step=message.current_step,
-        learned_net=message.learned_net,
+        learned_net=learned_net,
         history=tuple(array_of(blob) for blob in message.history),
     )
 

@@ -54,8 +54,10 @@ class CaffeOptimizer(torch.optim.Optimizer):
     - Adam (Kingma and Ba, arXiv 1412.6980): m = β1 m + (1-β1) g, v = β2 v + (1-β2) g²,
       u = a √(1-β2^t) / (1-β1^t) m / (√v + δ), t counted from 1.
 
-    As in Caffe every tensor takes part in every step: one without a gradient, or with lr_mult 0, has gradient 0,
-    and its history moves on. `.grad` is the workspace: after a step it is no longer the gradient.
+    As in Caffe every tensor takes part in every step: one without a gradient has gradient 0, and its history moves
+    on. With lr_mult 0 a tensor stays where it is; a gradient that it has all the same, as in a net with
+    force_backward, counts in the norm that is clipped and in its history. `.grad` is the workspace: after a step it
+    is no longer the gradient.
 
     The state of a tensor is `history` (and `history2`) of its shape and dtype, and Adam's `iteration`, a number.
 
@@ -166,16 +168,11 @@ class CaffeOptimizer(torch.optim.Optimizer):
 
 
 def _gradients(group: dict[str, Any]) -> list[Tensor]:
-    """The gradients to work in; zeros for tensors that have none or, as in Caffe, lr_mult 0."""
-    found: list[Tensor] = []
-    for tensor in cast("list[Tensor]", group["params"]):
-        gradient = tensor.grad
-        if gradient is None:
-            gradient = torch.zeros_like(tensor)
-        elif not group["lr_mult"]:
-            gradient.zero_()
-        found.append(gradient.detach())
-    return found
+    """The gradients to work in; zeros for tensors that have none."""
+    return [
+        (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad).detach()
+        for tensor in cast("list[Tensor]", group["params"])
+    ]
 
 
 def _pieces(tensors: list[Tensor]) -> Iterator[Sequence[Tensor]]:
