@@ -169,7 +169,6 @@ def test_a_solver_at_fault(example: Example, change: tuple[str, str], message: s
         ("cifar10", r"--data is 'cifar10'; give its path, as in cifar10:PATH"),
         ("digits:x", r"digits comes without files: leave the path out"),
         ("parquet:x", r"say which rows are held out.*data\.validation_fraction=0\.1"),
-        ("cifar10:/no/such/directory", r"say which rows are held out"),
     ],
 )
 def test_a_source_at_fault(source: str, message: str) -> None:
@@ -188,3 +187,7 @@ def test_testing_needs_no_solver(example: Example) -> None:
     config = self_contained(scoring_config(example.net, example.data, ["run.workers=3"]))
     assert config.net.prototxt == example.net.read_text()
     assert (config.run.workers, config.data.validation_path) == (3, str(example.directory / "data"))
+
+
+def test_a_missing_directory_is_left_to_the_source_to_name() -> None:
+    assert data_source("cifar10:/no/such/directory")["path"] == "/no/such/directory"

@@ -225,6 +225,10 @@ def test_plain_lines_survive_an_ascii_stream():
     [
         (lost(1, 12.0), "worker 1 on h lost in round 5: silent for 2.0 s; 1 of 2 go on"),
         (
+            event("snapshot", 12.0, round=4, iteration=40, weights="s/a_iter_40.caffemodel", state="s/a"),
+            "wrote snapshot s/a_iter_40.caffemodel",
+        ),
+        (
             joined(1, 12.0, attempt=1, heal=True),
             "worker 1 on h joined, copies the state of a live worker",
         ),

@@ -103,7 +103,8 @@ class _Builder:
             if shape is None:
                 raise NetError(
                     f"the shape of blob {blob.name!r} is not in the file; give it with the batch axis: "
-                    f"input_shapes={{{blob.name!r}: (batch, channels, height, width)}}"
+                    f"input_shapes={{{blob.name!r}: (batch, channels, height, width)}}, or on the command line "
+                    f"--shape {blob.name}=N,C,H,W"
                 )
             if any(size < 1 for size in shape):
                 raise NetError(f"blob {blob.name!r} has shape {tuple(shape)}; every size must be at least 1")

@@ -115,6 +115,10 @@ def _evaluation(record: Record, progress: Progress) -> Told:
     )
 
 
+def _snapshot(record: Record, progress: Progress) -> Told:
+    yield "quiet", f"wrote snapshot {text(record, 'weights')}"
+
+
 def _rolled_back(record: Record, progress: Progress) -> Told:
     yield (
         "warning",
@@ -151,6 +155,7 @@ _TELLERS: dict[str, Callable[[Record, Progress], Told]] = {
     "worker_returned": _returned,
     "round_aborted": _aborted,
     "evaluation": _evaluation,
+    "snapshot": _snapshot,
     "rollback": _rolled_back,
     "run_finished": _finished,
     "run_stopped": _stopped,

@@ -131,8 +131,8 @@ def data_source(source: str, overrides: Sequence[str] = (), *, testing: bool = F
         return table
     if kind == "digits":
         return {**table, "validation_fraction": _DIGITS_HELD_OUT}
-    if testing or (kind in _DIRECTORIES and Path(path).is_dir()):
-        return {**table, "validation_path": path}
+    if testing or (kind in _DIRECTORIES and (Path(path).is_dir() or not Path(path).exists())):
+        return {**table, "validation_path": path}  # of one that is missing the source itself says so
     raise ConfigError(
         f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
         "others, --set data.validation_fraction=0.1 draws a share"
