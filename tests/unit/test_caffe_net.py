@@ -295,7 +295,41 @@ class TestParameters:
     def test_shared_with_another_shape(self):
         share = 'param { name: "w" }'
         message = fault(INPUT + ip("a", "x", "a", more=share) + ip("b", "x", "b", outputs=4, more=share))
-        assert "it shares parameter 'w' with a/0, whose shape is (3, 3); its own would be (4, 3)" in message
+        assert (
+            "shares parameter 'w' with a/0, whose shape is (3, 3); its own would be (4, 3): the shapes must be equal"
+            in message
+        )
+
+    def test_shared_in_another_shape_where_that_is_allowed(self):
+        tied = (
+            INPUT.replace("dim: 3", "dim: 4")
+            + ip("down", "x", "down", more='param { name: "w" }')
+            + 'layer { name: "up" type: "InnerProduct" bottom: "down" top: "up" '
+            'param { name: "w" share_mode: PERMISSIVE } '
+            "inner_product_param { num_output: 4 bias_term: false } }\n"
+        )
+        nets = {phase: CaffeNet.from_prototxt(tied, phase) for phase in ("TRAIN", "TEST")}
+        nets["TEST"].share_weights(nets["TRAIN"])
+        net = copy.deepcopy(nets["TRAIN"]).double()
+        x = torch.randn(5, 4, dtype=torch.float64)
+        (weight, bias), (seen,) = net.weights()["down"], net.weights()["up"]
+        assert (tuple(weight.shape), tuple(seen.shape)) == ((3, 4), (4, 3))
+        assert [item.name for item in net.learnable] == ["down/0", "down/1"]
+        expected = (x @ weight.T + bias) @ weight.reshape(4, 3).T
+        found = net({"x": x})["up"]
+        assert torch.allclose(found, expected)
+        found.sum().backward()
+        assert torch.allclose(weight.grad, torch.autograd.grad(expected.sum(), weight)[0])
+        with torch.no_grad():
+            nets["TRAIN"].weights()["down"][0].fill_(2)
+        assert nets["TEST"].weights()["up"][0].tolist() == [[2.0] * 3] * 4
+        nets["TRAIN"].set_weights({"up": [np.full((4, 3), 7.0)]})
+        assert nets["TEST"].weights()["down"][0].tolist() == [[7.0] * 4] * 3
+
+    def test_shared_with_another_count(self):
+        share = 'param { name: "w" share_mode: PERMISSIVE }'
+        message = fault(INPUT + ip("a", "x", "a", more=share) + ip("b", "x", "b", outputs=4, more=share))
+        assert "its own would be (4, 3): the counts must be equal" in message
 
     def test_shared_with_contradicting_rates(self):
         message = fault(

@@ -125,8 +125,8 @@ class _Builder:
             self._check_bottom(name, index)
         shapes = tuple(self._plan.shapes[name] for name in bottoms)
         layer = _make_layer(kind, description, shapes, training=self._is_training(description))
-        self._share_blobs(description, layer)
         top_shapes = _top_shapes(layer, shapes, len(tops))
+        self._share_blobs(description, layer)
         self._unread.difference_update(bottoms)
         for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
             in_place = bottoms[place : place + 1] == (name,) and name not in tops[:place]
@@ -214,14 +214,14 @@ class _Builder:
         place, merged = self._shared[given.name]
         owner = self._plan.learnable[place]
         own = getattr(layer, attribute)
-        if owner.tensor.shape != own.shape:
-            permissive = " (share_mode PERMISSIVE, equal counts in different shapes, is not supported)"
+        permissive = given.share_mode == ParamSpec.PERMISSIVE
+        if owner.tensor.numel() != own.numel() or (owner.tensor.shape != own.shape and not permissive):
             raise NetError(
                 f"it shares parameter {given.name!r} with {owner.name}, whose shape is "
-                f"{tuple(owner.tensor.shape)}; its own would be {tuple(own.shape)}: the shapes must be equal"
-                + (permissive if owner.tensor.numel() == own.numel() else "")
+                f"{tuple(owner.tensor.shape)}; its own would be {tuple(own.shape)}: the "
+                + ("counts must be equal" if permissive else "shapes must be equal, or share_mode PERMISSIVE")
             )
-        setattr(layer, attribute, owner.tensor)
+        layer.share(attribute, owner.layer, owner.attribute)
         _merge(merged, given, owner.name)
         self._plan.learnable[place] = self._learnable(owner.name, owner.layer, owner.attribute, merged)
 

@@ -222,6 +222,9 @@ class CaffeNet(nn.Module):
             for name in step.layer.blob_names:
                 tensor = getattr(owner, name)
                 _check_shape(f"layer {step.name!r}", tuple(getattr(step.layer, name).shape), tuple(tensor.shape))
+                if name in owner.views:
+                    step.layer.views[name] = owner.views[name]
+                    continue
                 setattr(step.layer, name, tensor)
                 if not isinstance(tensor, nn.Parameter):
                     # a change of dtype leaves `other` its parameters, but gives it new buffers

@@ -1,7 +1,7 @@
 """What every layer is: an `nn.Module` made from its description and the shapes of its bottoms."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -44,11 +44,38 @@ class Layer(nn.Module):
 
     blob_names: tuple[str, ...] = ()
     """Attributes that hold this layer's blobs (parameters or buffers), in Caffe's order."""
+    views: "dict[str, tuple[Layer, str, Shape]]"
+    """Blobs that are another layer's in another shape: that layer, its attribute, and the shape here."""
     in_place: bool = False
     """Overwrite the bottom, which nobody else needs; set by who builds the net."""
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__()
+        self.views = {}
+
+    def share(self, attribute: str, owner: "Layer", owned: str) -> None:
+        """Have a blob of another layer in place of one's own, in one's own shape of as many numbers.
+
+        Args:
+            attribute: the blob here.
+            owner: the other layer.
+            owned: the blob there.
+        """
+        tensor, shape = getattr(owner, owned), tuple(getattr(self, attribute).shape)
+        if tuple(tensor.shape) == shape:
+            setattr(self, attribute, tensor)
+            return
+        # A parameter has one shape: so this one is no parameter of this layer any more, and is looked up there.
+        if attribute in self._parameters:
+            del self._parameters[attribute]
+        self.views[attribute] = owner, owned, shape
+
+    def __getattr__(self, name: str) -> Any:
+        views: dict[str, tuple[Layer, str, Shape]] = self.__dict__.get("views", {})
+        if name in views:
+            owner, owned, shape = views[name]
+            return getattr(owner, owned).view(shape)
+        return super().__getattr__(name)
 
     def blobs(self) -> list[Tensor]:
         """The layer's learned tensors in Caffe's order, live."""
