@@ -1,17 +1,23 @@
 """What a Caffe user can get wrong: found before Spark starts, told in one line with what to do."""
 
 import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from caffe_example import Example, write_example
+from sparknet.cli import test as test_command
 from sparknet.cli.main import main
+from sparknet.errors import ClusterError
 from sparknet.nets import CaffeNet
 from sparknet.nets.schema import NetParameter
 from sparknet.nets.weights.mean_image import write_mean
 from sparknet.spark import session
+from sparknet.spark.measure import Measurement
 from sparknet.training.solver.solverstate import SavedState, write_state
 
 
@@ -97,7 +103,8 @@ def test_files_that_are_not_there(commands: Commands, example: Example) -> None:
     refused(
         2, r"layer 'cifar' \(Data\): mean_file: .*cannot be read.*--set data\.mean=image takes the training rows'"
     )
-    commands.test_refused(2, r"mean_file: .*cannot be read")
+    commands.test_refused(2, r"mean_file: .*cannot be read.*or --set data\.mean=none takes none off")
+    commands.test_refused(1, r"none\.caffemodel cannot be read", "--set", "data.mean=none")
 
 
 def test_weights_that_lack_a_layer_are_not_tested(commands: Commands, example: Example, tmp_path: Path) -> None:
@@ -141,6 +148,15 @@ def test_a_net_that_does_not_fit(commands: Commands, example: Example) -> None:
     commands.train_refused(1, r"layer 'in' \(Input\): expected rows of shape \(1, 28, 28\), got \(3, 32, 32\)")
 
 
+def test_a_net_that_is_only_trained(commands: Commands, example: Example) -> None:
+    layers = re.split(r"(?<=\n\}\n)", example.net.read_text())
+    example.net.write_text("".join(layer for layer in layers if 'name: "cifar"' not in layer or "TRAIN" in layer))
+    example.solver.write_text(re.sub(r"test_\w+: .*\n", "", example.solver.read_text()))
+    commands.train_refused(
+        1, r"phase TEST has no data layer and every run is tested: add one with include \{ phase: TEST \}"
+    )
+
+
 def test_a_mean_of_another_shape(commands: Commands, example: Example) -> None:
     write_mean(example.directory / "mean.binaryproto", np.zeros((3, 8, 8), np.float32))
     commands.train_refused(2, r"has shape \(3, 8, 8\) and the rows have \(3, 32, 32\); they must be equal")
@@ -168,3 +184,81 @@ def test_a_table_whose_shape_nothing_tells(commands: Commands, tmp_path: Path) -
     commands.test_refused(
         2, r"neither the net's file nor source parquet tells the shape of a row.*--set data\.shape=", **source
     )
+
+
+class Measured:
+    """`sparknet test --model` with a measurement that is given, and no Spark."""
+
+    def __init__(self, example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.example = example
+        self._patch = monkeypatch
+        self.place = example.directory.parent / "temporary"
+        self.place.mkdir()
+        net = CaffeNet.from_prototxt(example.net, "TEST", input_shapes={"data": (10, 3, 32, 32), "label": (10,)})
+        net.save_weights(example.directory / "whole.caffemodel")
+        monkeypatch.setattr(tempfile, "tempdir", str(self.place))
+
+    def run(self, measure: Callable[[], Measurement], *arguments: str) -> int:
+        @contextmanager
+        def opened(*_: object, log_path: Path) -> Iterator[None]:
+            log_path.write_text("WARN something")
+            yield None
+
+        self._patch.setattr(test_command, "check_java", lambda: "")
+        self._patch.setattr(test_command, "session_for", opened)
+        self._patch.setattr(test_command, "measure_source", lambda *_, **__: measure())
+        weights = self.example.directory / "whole.caffemodel"
+        files = {"--model": self.example.net, "--weights": weights, "--data": self.example.data}
+        return main(["test", *(str(word) for pair in files.items() for word in pair), *arguments])
+
+    @property
+    def left(self) -> list[Path]:
+        return list(self.place.rglob("spark.log"))
+
+
+@pytest.fixture
+def measured(example: Example, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    return Measured(example, monkeypatch)
+
+
+def rows_measured(rows: int) -> Measurement:
+    return Measurement(rows=rows, accuracy=0.75, loss=0.5, seconds=1.0)
+
+
+def test_it_says_how_many_rows_were_tested(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measured.run(lambda: rows_measured(40), "--iterations", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4].endswith("tested 40 rows")
+    assert lines[-3:] == ["Loss: 0.5", "accuracy = 0.75", "loss = 0.5 (* 1 = 0.5 loss)"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [(40, "give at most 4"), (59, "give at most 5"), (9, "leave it out to test every row")],
+)
+def test_more_iterations_than_there_are_rows(
+    measured: Measured, rows: int, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured.run(lambda: rows_measured(rows), "--iterations", "6") == 1
+    told = capsys.readouterr()
+    wanted = f"--iterations 6 of batch 10 are 60 rows and the source has {rows}: {remedy}"
+    assert told.err == f"sparknet: error: {wanted}\n"
+    assert "accuracy" not in told.out
+
+
+def test_sparks_log_stays_only_where_it_may_tell_why(
+    measured: Measured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> Measurement:
+        raise KeyboardInterrupt
+
+    def failed() -> Measurement:
+        raise ClusterError("Spark failed while testing the model")
+
+    assert measured.run(lambda: rows_measured(40)) == 0
+    assert measured.run(interrupted) == 130
+    assert not list(measured.place.iterdir())
+    capsys.readouterr()
+    assert measured.run(failed) == 1
+    (log,) = measured.left
+    assert capsys.readouterr().err.splitlines()[1:] == [f"sparknet: Spark's own words are in {log}"]

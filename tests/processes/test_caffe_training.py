@@ -116,7 +116,7 @@ def test_snapshots_are_named_as_caffe_names_them(place: Path, example: Example) 
     told = of(read_events(place / "run"), "snapshot")
     assert [event["iteration"] for event in told] == [8, 16, 24]
     state = read_state(place / "snapshots" / "cifar10_quick_iter_16.solverstate")
-    assert (state.iteration, state.learned_net) == (16, "snapshots/cifar10_quick_iter_16.caffemodel")
+    assert (state.iteration, state.learned_net) == (16, str(place / "snapshots/cifar10_quick_iter_16.caffemodel"))
     assert all(np.abs(history).max() > 0 for history in state.history)
 
 
@@ -138,7 +138,8 @@ def test_caffes_own_solver_goes_on_from_a_snapshot(
 def test_the_run_directory_needs_none_of_the_files(place: Path, example: Example) -> None:
     config = load_config(place / "run" / "config.toml")
     assert config.net.prototxt == example.net.read_text()
-    assert config.solver.prototxt == example.solver.read_text()
+    solver = example.solver.read_text()
+    assert config.solver.prototxt == solver.replace('"snapshots/', f'"{place}/snapshots/')
     assert (config.run.rounds, config.run.eval_every, config.run.checkpoint_every) == (6, 2, 2)
     assert (config.run.eval_batches, config.run.eval_first, config.run.seed) == (4, True, 3)
     assert config.solver.batch_size == 20
@@ -170,6 +171,8 @@ def test_testing_files_prints_what_caffe_prints(shell: Shell, example: Example) 
     assert printed.splitlines()[-1] == f"loss = {found['loss']:g} (* 1 = {found['loss']:g} loss)"
     one = scores(shell.run("test", *files, "--iterations", 1))
     assert round(one["accuracy"] * 10, 4) in range(11), "one batch of 10 rows"
+    assert "tested 40 rows" in shell.run("test", *files, "--iterations", 4)
+    assert "tested 40 rows" in shell.run("test", *files, "--iterations", 6, code=1), "and no scores"
 
 
 def test_an_interrupted_run_goes_on_without_its_files(shell: Shell, spark: SparkSession, tmp_path: Path) -> None:

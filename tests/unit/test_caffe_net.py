@@ -296,7 +296,7 @@ class TestParameters:
         share = 'param { name: "w" }'
         message = fault(INPUT + ip("a", "x", "a", more=share) + ip("b", "x", "b", outputs=4, more=share))
         assert (
-            "shares parameter 'w' with a/0, whose shape is (3, 3); its own would be (4, 3): the shapes must be equal"
+            "parameter 'w' with a/0, whose shape is (3, 3); its own would be (4, 3): the shapes must be equal"
             in message
         )
 

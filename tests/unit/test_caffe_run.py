@@ -16,6 +16,7 @@ from sparknet.training.caffe_run import (
     self_contained,
     train_config,
 )
+from sparknet.training.inner_solver import solver_settings
 
 
 @pytest.fixture
@@ -28,12 +29,17 @@ def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> R
     return self_contained(train_config(CaffeFiles(solver=example.solver, **files), example.data, settings))
 
 
+def kept(solver: str) -> str:
+    """The text in a run's configuration: the example's prefix is seen from the current directory."""
+    return solver.replace('"snapshots/', f'"{Path.cwd()}/snapshots/')
+
+
 def test_the_example(example: Example) -> None:
     config = run_of(example)
     assert config.run == Run(
         name="cifar10_quick", seed=3, rounds=3, eval_every=1, eval_first=True, eval_batches=4, checkpoint_every=1
     )
-    assert config.solver == Solver(prototxt=SOLVER, batch_size=20)
+    assert config.solver == Solver(prototxt=kept(SOLVER), batch_size=20)
     assert config.net == Net(prototxt=example.net.read_text())
     path = str(example.directory / "data")
     assert config.data == Data(source="cifar10", path=path, validation_path=path)
@@ -94,6 +100,50 @@ def test_nets_are_found_from_here_then_beside_the_solver(
     assert run_of(example, net=other).run.name == "other"
 
 
+@pytest.mark.parametrize(
+    "nets", ["", 'train_net: "none"\n', 'train_net: "none"\ntest_net: "none"\n', 'net: "none"\ntest_net: "none"\n']
+)
+def test_a_net_of_the_command_replaces_those_of_the_solver(example: Example, nets: str) -> None:
+    solver = SOLVER.replace('net: "cifar10_quick_train_test.prototxt"\n', nets)
+    config = run_of(example, solver, net=example.net)
+    assert config.net.prototxt == example.net.read_text()
+    assert solver_settings(config.solver.prototxt).test_iter == (4,), "as workers read it"
+
+
+@pytest.mark.parametrize(
+    ("written", "prefix"),
+    [
+        ('snapshot_prefix: "some/p"', "HERE/some/p"),
+        ("snapshot_prefix : 'some/'  # a directory", "HERE/some/"),
+        ("snapshot_prefix: 'some'\n  \"/p\"", "HERE/some/p"),
+        ('snapshot_prefix: "/abs/p"', "/abs/p"),
+        ("", ""),
+    ],
+)
+def test_a_prefix_stays_where_the_run_began(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, prefix: str
+) -> None:
+    here = tmp_path / 'a "quoted" place'
+    here.mkdir()
+    monkeypatch.chdir(here)
+    config = run_of(example, SOLVER.replace('snapshot_prefix: "snapshots/cifar10_quick"', written))
+    assert solver_settings(config.solver.prototxt).snapshot_prefix == prefix.replace("HERE", str(here))
+    monkeypatch.chdir(tmp_path)
+    assert self_contained(config) == config
+
+
+def test_local_paths_of_the_data_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {"data/*.parquet": f"{tmp_path}/data/*.parquet", "rows/": f"{tmp_path}/rows/"}
+    paths |= {same: same for same in ("/x/y", "hdfs://host/x", "s3a://bucket/x", "file:/x", "~/x")}
+    for given, expected in paths.items():
+        data = Data(source="parquet", path=given, validation_path=given)
+        config = self_contained(RunConfig(run=Run(rounds=1), data=data, net=Net(name="lenet")))
+        assert (config.data.path, config.data.validation_path) == (expected, expected)
+    digits = Data(source="digits", validation_fraction=0.2)
+    assert self_contained(RunConfig(run=Run(rounds=1), data=digits, net=Net(name="lenet"))).data == digits
+
+
 def test_nets_of_two_files_and_states_become_one(example: Example) -> None:
     net = example.net.read_text()
     (example.directory / "test.prototxt").write_text(net.replace("batch_size: 10", "batch_size: 5"))
@@ -126,7 +176,7 @@ def test_a_configuration_holds_the_files_text(example: Example, tmp_path: Path) 
     (tmp_path / "run.toml").write_text(tables)
     config = self_contained(load_config(tmp_path / "run.toml"))
     assert config.net.prototxt == example.net.read_text()
-    assert config.solver.prototxt == SOLVER
+    assert config.solver.prototxt == kept(SOLVER)
     assert config.net.weights == str(Path("a.caffemodel").absolute())
     assert self_contained(config) == config
     write_config(config, tmp_path / "copy.toml")
@@ -150,7 +200,8 @@ def test_the_solver_file_alone_says_how(example: Example, setting: str, key: str
         (("max_iter: 24", ""), r"cifar10_quick_solver\.prototxt: max_iter is missing; .*set max_iter"),
         (("base_lr: 0.001", ""), r"base_lr is missing"),
         (("test_iter: 4", "test_iter: 4\ntest_iter: 5"), r"test_iter is given 2 times; one net is tested here"),
-        (("net:", "# net:"), r"there are 0 test nets of their own"),
+        (("net:", "# net:"), r"solver\.prototxt: it names no net; set net to the net's prototxt, or give --net"),
+        (("max_iter: 24", "max_iter: 0"), r"max_iter is 0; the run .*: set max_iter to at least 1"),
         (("cifar10_quick_train_test", "none"), r"none\.prototxt: no such file"),
         (("momentum:", "momentun:"), r"momentun.*did you mean 'momentum'"),
     ],

@@ -73,7 +73,7 @@ def test_labels_take_the_inputs_shape():
             named(("a", IMAGE), ("b", IMAGE)),
             r"inputs a \(Input\), b \(Input\); .*columns 'image' and 'label'.*name",
         ),
-        ("", r"phase TRAIN has the inputs none"),
+        ("", r"phase TRAIN has no data layer: add one with include \{ phase: TRAIN \}"),
         (
             named(("data", "dim: 9 dim: 1 dim: 28 dim: 28")),
             r"'in_data' \(Input\): expected rows of shape \(1, 28, 28\)",
@@ -89,3 +89,11 @@ def test_labels_take_the_inputs_shape():
 def test_what_does_not_fit_is_named(text, message):
     with pytest.raises(NetError, match=message):
         taken(text)
+
+
+def test_a_net_with_training_rows_alone_is_told_what_to_add():
+    spec = NetSpec.from_prototxt(DATA.replace("top: ", "include { phase: TRAIN } top: ", 1) % "")
+    assert intake_of(spec.select("TRAIN"), rows(), batch=4, phase="TRAIN").image.name == "x"
+    wanted = r"phase TEST has no data layer and every run is tested: add one with include \{ phase: TEST \}"
+    with pytest.raises(NetError, match=wanted):
+        intake_of(spec.select("TEST"), rows(), batch=4, phase="TEST")

@@ -122,3 +122,22 @@ def test_without_a_run_there_is_no_mean_of_rows(place: Path) -> None:
     assert file_normalise(config, objective, (3, 32, 32)).mean.ravel().tolist() == [4, 5, 6]
     with pytest.raises(ConfigError, match=r"data\.mean is 'image'.*no run here that knows it"):
         file_normalise(config_with(place, mean="image"), objective, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("mean_file", "message"),
+    [
+        ("none", r"cannot be read: .*give a \.binaryproto file, or --set data\.mean=none takes none off"),
+        ("small", r"they must be equal: give the mean of such rows, or --set data\.mean=none takes none off"),
+    ],
+)
+def test_without_a_run_a_mean_file_that_does_not_fit_can_be_left_out(
+    place: Path, mean_file: str, message: str
+) -> None:
+    write_mean(place / "small.binaryproto", MEAN[:, :8, :8])
+    test = f'mean_file: "{place / mean_file}.binaryproto"'
+    objective = build_test_objective(config_with(place, test=test).net, MANIFEST)
+    with pytest.raises(ConfigError, match=message) as caught:
+        file_normalise(config_with(place, test=test), objective, (3, 32, 32))
+    assert "data.mean=image" not in str(caught.value)
+    assert file_normalise(config_with(place, test=test, mean="none"), objective, (3, 32, 32)).mean is None

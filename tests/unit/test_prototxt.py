@@ -517,3 +517,14 @@ def test_a_float_prints_short_and_reads_back_to_the_same_bits(value):
     text = format_text(FillerParameter(value=value))
     assert struct.pack("f", parse_text(text, FillerParameter).message.value) == struct.pack("f", value)
     assert len(text) <= len("value: -1234567900000000\n")  # before 1e16, exponents begin
+
+
+def test_a_net_in_place_of_a_solver_and_the_other_way_round():
+    with pytest.raises(
+        NetError, match="SolverParameter has no field 'name': this looks like a net; give the solver"
+    ):
+        parse_text('name: "LeNet"', SolverParameter)
+    with pytest.raises(
+        NetError, match="NetParameter has no field 'base_lr': this looks like a solver; give the net"
+    ):
+        parse_text("base_lr: 0.1", NetParameter)

@@ -401,3 +401,12 @@ def test_events_from_many_threads_while_the_screen_refreshes():
 )
 def test_sparkline(values, drawn):
     assert sparkline(values, cells=4) == drawn
+
+
+def test_one_is_not_many():
+    started = {**STARTED, "workers": 1, "rounds": 1, "local_steps": 1}
+    assert (
+        "    10.0 s  1 worker, 1 round of 1 step, strategy average; everything goes to runs/digits-1"
+        in plain_lines(started)
+    )
+    assert ("rounds", "1 with 1 worker") in result_rows({**RESULT, "rounds": 1, "workers": 1}, "")

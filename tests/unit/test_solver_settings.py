@@ -83,6 +83,10 @@ def test_every_value_arrives():
             'train_net: "n" base_lr: 1 lr_policy: "fixed" test_iter: 1 test_interval: 1',
             "test_iter is given 1 times.*exactly 0",
         ),
+        (
+            GOOD.replace("net:", "test_net:") + " test_iter: 1 test_iter: 1 test_interval: 1",
+            "net is missing; .*set net",
+        ),
         (GOOD + " test_iter: 1 test_interval: 1 test_state {} test_state {}", "test_state is given 2 times"),
     ],
 )
@@ -93,3 +97,9 @@ def test_errors_name_file_key_and_value(text: str, message: str):
 
 def test_a_solver_without_net_has_settings_all_the_same():
     assert settings('base_lr: 1 lr_policy: "fixed"').policy.base_lr == 1
+
+
+def test_nets_do_not_matter_where_they_are_told_elsewhere():
+    text = 'train_net: "n" base_lr: 1 lr_policy: "fixed" test_iter: 1 test_interval: 1'
+    message = text_format.Parse(text, SolverParameter())
+    assert SolverSettings.from_message(message, own_nets=False).test_iter == (1,)

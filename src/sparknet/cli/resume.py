@@ -3,7 +3,8 @@
 import argparse
 
 from sparknet.cli.train import check_start, overrides_from, train_in
-from sparknet.config import override
+from sparknet.config import RunConfig, override
+from sparknet.errors import ConfigError
 from sparknet.reporting.console import open_console
 from sparknet.training.run_dir import RunDir
 
@@ -13,7 +14,8 @@ __all__ = ["run"]
 def run(arguments: argparse.Namespace) -> int:
     """Resume; a finished run only shows its result again."""
     with RunDir.reopen(arguments.run_dir) as run_dir:
-        config = override(run_dir.load_config(), overrides_from(arguments))
+        before = run_dir.load_config()
+        config = override(before, overrides_from(arguments))
         result = run_dir.load_result()
         if result is not None:
             print(f"{run_dir.path} is finished; to train it further, start a new run")
@@ -21,6 +23,21 @@ def run(arguments: argparse.Namespace) -> int:
             console.print_result(result, run_dir=str(run_dir.path))
             console.close()
             return 0
+        _check_iterations(before, config)
         check_start(config)
         run_dir.save_config(config)
         return train_in(run_dir, config)
+
+
+def _check_iterations(before: RunConfig, now: RunConfig) -> None:
+    """A Caffe solver counts iterations, and a run knows them as rounds of so many: they must not shift.
+
+    Raises:
+        ConfigError: the length of a round was changed.
+    """
+    old, new = before.sync.local_steps, now.sync.local_steps
+    if now.solver.prototxt and old != new:
+        raise ConfigError(
+            f"sync.local_steps is {new} and the run has {old}; with a Caffe solver it must stay, for rates and "
+            "snapshots go by the iteration: leave it, or start a new run from a snapshot with --snapshot"
+        )

@@ -5,7 +5,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from sparknet.cli.train import find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
-from sparknet.errors import UsageError
+from sparknet.errors import DataError, SparkNetError, UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
@@ -88,12 +89,39 @@ def _test_files(arguments: argparse.Namespace) -> int:
     def measure(spark: SparkSession) -> Measurement:
         return measure_source(spark, model, config, most_rows=most_rows, test_net_only=True)
 
-    place = Path(tempfile.mkdtemp(prefix="sparknet-test-"))
-    measured = _measured(config, measure, log=place / "spark.log")
-    shutil.rmtree(place, ignore_errors=True)  # after a failure it tells what Spark said
+    with _log_of_failures() as log:
+        measured = _measured(config, measure, log=log)
+    if batches is not None:
+        _check_iterations(batches, tested.batch, rows=measured.rows)
     for line in caffe_scores(measured.measures, tested.loss_weights):
         print(line)
     return 0
+
+
+def _check_iterations(batches: int, batch: int, *, rows: int) -> None:
+    """Refuse fewer rows than were asked for: the scores would be those of other batches than Caffe's."""
+    if rows < batches * batch:
+        fitting = rows // batch
+        remedy = f"give at most {fitting}" if fitting else "leave it out to test every row"
+        wanted = f"--iterations {batches} of batch {batch} are {batches * batch} rows"
+        raise DataError(f"{wanted} and the source has {rows}: {remedy}")
+
+
+@contextmanager
+def _log_of_failures() -> Generator[Path]:
+    """Where Spark may log; only after a failure that the log may explain does it stay, and the error says where."""
+    place = Path(tempfile.mkdtemp(prefix="sparknet-test-"))
+    log, kept = place / "spark.log", False
+    try:
+        yield log
+    except SparkNetError as error:
+        kept = log.exists()
+        if kept and str(log) not in str(error):
+            error.add_note(f"Spark's own words are in {log}")
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement], *, log: Path) -> Measurement:
@@ -107,4 +135,6 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
     note("starting Spark")
     with session_for(config, log_path=log) as spark:
         note("testing")
-        return measure(spark)
+        measured = measure(spark)
+    note(f"tested {measured.rows:,} rows")
+    return measured

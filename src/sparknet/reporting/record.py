@@ -10,6 +10,7 @@ from typing import cast
 
 __all__ = [
     "Record",
+    "counted",
     "flag",
     "headline",
     "measures",
@@ -36,6 +37,11 @@ def whole(record: Record, key: str) -> int:
     """The field as a whole number; 0 if it is missing or no finite number."""
     value = number(record, key)
     return int(value) if math.isfinite(value) else 0
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with what it counts, which has an ordinary plural: `1 worker`, `2 workers`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def flag(record: Record, key: str) -> bool:

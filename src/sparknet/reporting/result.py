@@ -1,6 +1,6 @@
 """A run's closing summary: `result.json` for people."""
 
-from sparknet.reporting.record import Record, number, percent, seconds, shown_measures, whole
+from sparknet.reporting.record import Record, counted, number, percent, seconds, shown_measures, whole
 
 __all__ = ["result_rows"]
 
@@ -16,7 +16,7 @@ def result_rows(result: Record, run_dir: str) -> list[tuple[str, str]]:
     share = sync / duration if duration > 0 else float("nan")
     rows = [
         *(shown_measures(result) or [("accuracy", "-")]),
-        ("rounds", f"{whole(result, 'rounds'):,} with {whole(result, 'workers')} workers"),
+        ("rounds", f"{whole(result, 'rounds'):,} with {counted(whole(result, 'workers'), 'worker')}"),
         ("samples", f"{whole(result, 'samples'):,}"),
         ("time", seconds(duration)),
         ("speed", f"{number(result, 'images_per_second'):,.0f} images/s"),

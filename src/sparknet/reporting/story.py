@@ -7,6 +7,7 @@ from typing import Literal
 from sparknet.reporting.progress import Progress
 from sparknet.reporting.record import (
     Record,
+    counted,
     flag,
     headline,
     number,
@@ -73,7 +74,8 @@ def _started(record: Record, progress: Progress) -> Told:
     )
     yield (
         "plain",
-        f"{progress.workers} workers, {progress.rounds} rounds of {whole(record, 'local_steps')} steps, "
+        f"{counted(progress.workers, 'worker')}, {counted(progress.rounds, 'round')} of "
+        f"{counted(whole(record, 'local_steps'), 'step')}, "
         f"strategy {text(record, 'strategy')}; everything goes to {progress.run_dir}",
     )
 
@@ -129,7 +131,7 @@ def _rolled_back(record: Record, progress: Progress) -> Told:
 def _finished(record: Record, progress: Progress) -> Told:
     yield (
         "good",
-        f"finished: {' '.join(headline(record))} after {whole(record, 'rounds')} rounds in "
+        f"finished: {' '.join(headline(record))} after {counted(whole(record, 'rounds'), 'round')} in "
         f"{seconds(number(record, 'seconds'))}",
     )
 

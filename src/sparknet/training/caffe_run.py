@@ -5,6 +5,8 @@ docs/caffe.md has the table of it.
 
 import difflib
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from sparknet.config import Data, Net, RunConfig
 from sparknet.config.files import config_from
 from sparknet.errors import ConfigError, NetError
 from sparknet.nets.find import find_net
+from sparknet.nets.prototxt import format_text, parse_text
 from sparknet.nets.prototxt.parse import names_file
 from sparknet.nets.schema import TEST, TRAIN, NetParameter, SolverParameter
 from sparknet.nets.spec import NetSpec
@@ -32,7 +35,9 @@ __all__ = [
     "train_config",
 ]
 
-_NETS = ("net", "net_param", "train_net", "train_net_param", "test_net", "test_net_param")
+_TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
+_NETS = (*_TRAIN_NETS, "test_net", "test_net_param")
+_PREFIX = re.compile(r"""\bsnapshot_prefix\s*:\s*("[^"\n]*"|'[^'\n]*')""")
 _DIRECTORIES = ("cifar10", "mnist")
 """Kinds whose standard directories hold test files too."""
 _DIGITS_HELD_OUT = 0.2
@@ -64,15 +69,21 @@ def train_config(files: CaffeFiles, source: str, overrides: Sequence[str]) -> Ru
         NetError: a file is missing, or is no net or solver.
     """
     message, name = read_solver(str(files.solver))
+    if files.net is not None:
+        message = _with_net(message, files.net)
+    if not any(message.HasField(key) for key in _TRAIN_NETS):
+        raise ConfigError(f"{name}: it names no net; set net to the net's prototxt, or give --net")
     settings = SolverSettings.from_message(message, name)
     if settings.max_iter is None:
         raise ConfigError(f"{name}: max_iter is missing; the run ends there: set max_iter")
+    if settings.max_iter == 0:
+        raise ConfigError(
+            f"{name}: max_iter is 0; the run ends there and must have an iteration: set max_iter to at least 1"
+        )
     if len(settings.test_iter) > 1:
         raise ConfigError(
             f"{name}: test_iter is given {len(settings.test_iter)} times; one net is tested here: keep one of them"
         )
-    if files.net is not None:
-        message = _with_net(message, files.net)
     net = _net_of(message, name, files.solver.parent)
     spec = NetSpec.from_prototxt(net)
     weights = files.weights or ",".join(_beside(settings.weights, files.solver.parent))
@@ -154,19 +165,24 @@ def check_net(net: Net) -> None:
 
 
 def self_contained(config: RunConfig) -> RunConfig:
-    """The same configuration with the text of Caffe's files in place of their paths.
+    """The same configuration with the text of Caffe's files in place of their paths, and other paths absolute.
+
+    So the run can be resumed from any directory.
 
     Raises:
-        NetError: a file is missing.
+        NetError: a file is missing, or is no solver.
     """
-    net, solver = config.net, config.solver
+    net, solver, data = config.net, config.solver, config.data
     if net.prototxt and names_file(net.prototxt):
         net = replace(net, prototxt=_as_text(Path(net.prototxt)))
     if solver.prototxt and names_file(solver.prototxt):
         solver = replace(solver, prototxt=_as_text(Path(solver.prototxt)))
+    if solver.prototxt:
+        solver = replace(solver, prototxt=_with_absolute_prefix(solver.prototxt))
+    data = replace(data, path=_absolute(data.path), validation_path=_absolute(data.validation_path))
     weights = ",".join(str(Path(name.strip()).absolute()) for name in net.weights.split(",") if name.strip())
     snapshot = str(Path(solver.snapshot).absolute()) if solver.snapshot else ""
-    return replace(config, net=replace(net, weights=weights), solver=replace(solver, snapshot=snapshot))
+    return replace(config, data=data, net=replace(net, weights=weights), solver=replace(solver, snapshot=snapshot))
 
 
 def rounding_notes(config: RunConfig, rounds: int) -> list[str]:
@@ -202,7 +218,7 @@ def _counted(settings: SolverSettings, overrides: Sequence[str], *, local_steps:
     if tests:
         counted["eval_batches"] = settings.test_iter[0]
     if not any(setting.strip().startswith("run.epochs") for setting in overrides):
-        counted["rounds"] = max(1, math.ceil((settings.max_iter or 0) / local_steps))
+        counted["rounds"] = math.ceil((settings.max_iter or 0) / local_steps)
     return counted
 
 
@@ -253,6 +269,26 @@ def _phase_alone(plan: NetPlan) -> Any:
 def _run_name(spec: NetSpec) -> str:
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec.parameters.name)
     return kept.strip("-_.").lower() or "caffe"
+
+
+def _absolute(path: str) -> str:
+    """A local path or glob seen from the root; a URI, a home directory and an empty path stay as they are."""
+    if not path or "://" in path or path.startswith(("file:", "~")):
+        return path
+    return os.path.join(Path.cwd(), path)  # noqa: PTH118 - a slash at the end, which tells a directory, is kept
+
+
+def _with_absolute_prefix(text: str) -> str:
+    """A solver file's text with an absolute snapshot_prefix; the rest stays as it was written, where it can."""
+    message = parse_text(text, SolverParameter).message
+    prefix = message.snapshot_prefix
+    if not prefix or Path(prefix).is_absolute():
+        return text
+    message.snapshot_prefix = os.path.join(Path.cwd(), prefix)  # noqa: PTH118 - as above
+    line = format_text(SolverParameter(snapshot_prefix=message.snapshot_prefix)).strip()
+    changed = _PREFIX.sub(lambda _: line, text)
+    # A string may be written in several pieces, or over several lines.
+    return changed if parse_text(changed, SolverParameter).message == message else format_text(message)
 
 
 def _as_text(path: Path) -> str:

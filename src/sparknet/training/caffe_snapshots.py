@@ -5,10 +5,13 @@ what Caffe itself would have written after N iterations.
 """
 
 import dataclasses
+import math
+import os
 from pathlib import Path
 
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
+from sparknet.nets.caffe_net import CaffeNet
 from sparknet.nets.weights.trained import load_listed
 from sparknet.training.caffe_objective import CaffeObjective
 from sparknet.training.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
@@ -16,11 +19,12 @@ from sparknet.training.coordinator import Progress
 from sparknet.training.inner_solver import solver_settings
 from sparknet.training.solver import CaffeOptimizer, parameter_groups, settled_step
 from sparknet.training.solver.caffe_solver import CaffeSolver
+from sparknet.training.solver.files import is_directory
 from sparknet.training.solver.settings import SolverSettings
 from sparknet.training.solver.solverstate import SavedState, read_state, write_state
 from sparknet.training.state import dump_optimizer, dump_weights, load_optimizer, load_weights
 
-__all__ = ["CaffeSnapshots", "begin", "make_snapshots", "starting_round"]
+__all__ = ["CaffeSnapshots", "begin", "check_prefix", "make_snapshots", "restored", "starting_round"]
 
 
 class CaffeSnapshots:
@@ -30,15 +34,23 @@ class CaffeSnapshots:
         objective: a net of the run's kind, to read checkpoints into.
         settings: the solver's.
         local_steps: iterations of a round.
+        checkpoint_every: rounds between checkpoints; 0: only the last round has one.
         stem: what the names begin with, directory included.
     """
 
     def __init__(
-        self, objective: CaffeObjective, settings: SolverSettings, *, local_steps: int, stem: Path
+        self,
+        objective: CaffeObjective,
+        settings: SolverSettings,
+        *,
+        local_steps: int,
+        checkpoint_every: int,
+        stem: Path,
     ) -> None:
         self._net = objective.train
         self._settings = settings
         self._local_steps = local_steps
+        self._checkpoint_every = checkpoint_every
         self._stem = stem
         self._optimizer = CaffeOptimizer(
             parameter_groups(self._net.learnable), lr=settings.policy.base_lr, rule=settings.rule
@@ -46,9 +58,10 @@ class CaffeSnapshots:
 
     def due(self, round: int, *, last: bool) -> bool:
         """Whether the settings want this checkpoint as a snapshot: of the last round only some do."""
-        every = self._settings.snapshot
-        wanted = self._settings.snapshot_after_train or (every > 0 and round * self._local_steps % every == 0)
-        return wanted or not last
+        # Rounds are whole, so that the regular ones come with the checkpoints and not at multiples of `snapshot`.
+        every = self._checkpoint_every if self._settings.snapshot else 0
+        regular = every > 0 and round % every == 0
+        return not last or self._settings.snapshot_after_train or regular
 
     def write(self, round: int, checkpoint: Path) -> tuple[int, Path, Path] | None:
         """Write weights and solver state of a checkpoint, each whole or not at all.
@@ -108,7 +121,37 @@ def make_snapshots(config: RunConfig, objective: CaffeObjective, run_dir: Path) 
             f"snapshot_prefix is {prefix!r} and {stem.parent} cannot be made: {error.strerror or error}; correct "
             "it in the solver file, or give a directory that can be written"
         ) from error
-    return CaffeSnapshots(objective, settings, local_steps=config.sync.local_steps, stem=stem)
+    return CaffeSnapshots(
+        objective,
+        settings,
+        local_steps=config.sync.local_steps,
+        checkpoint_every=config.run.checkpoint_every,
+        stem=stem,
+    )
+
+
+def check_prefix(config: RunConfig) -> None:
+    """Find whether the directory that snapshot_prefix names can be made and written, without making it.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    prefix = solver_settings(config.solver.prototxt).snapshot_prefix
+    if not prefix:
+        return
+    stem = Path(prefix).absolute()
+    directory = stem if prefix.endswith("/") or is_directory(stem) else stem.parent
+    there = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
+    if not is_directory(there):
+        reason = f"{there} is no directory"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f"{there} cannot be written"
+    else:
+        return
+    raise CheckpointError(
+        f"snapshot_prefix is {prefix!r} and {reason}; correct it in the solver file, or give a directory that can "
+        "be written"
+    )
 
 
 def starting_round(config: RunConfig) -> int:
@@ -116,7 +159,7 @@ def starting_round(config: RunConfig) -> int:
 
     Raises:
         CheckpointError: the snapshot is missing or damaged.
-        ConfigError: its iteration is not the end of a round.
+        ConfigError: its iteration is not the end of a round, or is the end of the run.
     """
     if not config.solver.snapshot:
         return 0
@@ -127,7 +170,33 @@ def starting_round(config: RunConfig) -> int:
             f"solver.snapshot {config.solver.snapshot} is of iteration {iteration} and sync.local_steps is "
             f"{local_steps}; a run goes on after a whole round: set sync.local_steps to one of {', '.join(fits)}"
         )
+    rounds = config.run.rounds
+    if rounds is not None and iteration >= rounds * local_steps:
+        most = solver_settings(config.solver.prototxt).max_iter
+        by_solver = most is not None and rounds == math.ceil(most / local_steps)
+        end, remedy = (
+            (f"max_iter is {most}", "raise max_iter in the solver file")
+            if by_solver
+            else (f"run.rounds is {rounds}, which is iteration {rounds * local_steps}", "raise run.rounds")
+        )
+        raise ConfigError(
+            f"solver.snapshot {config.solver.snapshot}: the snapshot is at iteration {iteration} and {end}: "
+            f"{remedy}, or give an earlier snapshot"
+        )
     return iteration // local_steps
+
+
+def restored(config: RunConfig, net: CaffeNet) -> CaffeSolver:
+    """The solver of `solver.snapshot`, whose weights the net has then.
+
+    Raises:
+        CheckpointError: the snapshot is missing or damaged, or of another net or solver type.
+        NetError: its weights are damaged, or of another net.
+    """
+    settings = dataclasses.replace(solver_settings(config.solver.prototxt), weights=(), random_seed=-1)
+    solver = CaffeSolver(settings, net)
+    solver.restore(config.solver.snapshot)
+    return solver
 
 
 def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints) -> tuple[Saved, tuple[str, ...]]:
@@ -139,16 +208,13 @@ def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints
     Raises:
         CheckpointError: the snapshot is missing, damaged or of another net, or the checkpoint cannot be written.
         NetError: the weights are missing, damaged or of another net.
-        ConfigError: the snapshot's iteration is not the end of a round.
+        ConfigError: the snapshot's iteration is not the end of a round, or is the end of the run.
     """
     round = starting_round(config)
     net, files = objective.train, dict[str, bytes]()
     missing = load_listed(net, config.net.weights) if config.net.weights else ()
     if config.solver.snapshot:
-        settings = dataclasses.replace(solver_settings(config.solver.prototxt), weights=(), random_seed=-1)
-        solver = CaffeSolver(settings, net)
-        solver.restore(config.solver.snapshot)
-        files[INNER] = dump_optimizer(solver.optimizer)
+        files[INNER] = dump_optimizer(restored(config, net).optimizer)
     files[WEIGHTS] = dump_weights(net)
     with checkpoints.writing(Progress(round=round)) as draft:
         for name, data in files.items():

@@ -5,7 +5,7 @@ from sparknet.errors import ConfigError
 from sparknet.nets.weights.trained import load_listed
 from sparknet.training.build_objective import build_objective
 from sparknet.training.caffe_objective import CaffeObjective
-from sparknet.training.caffe_snapshots import starting_round
+from sparknet.training.caffe_snapshots import check_prefix, restored, starting_round
 from sparknet.training.inner_solver import solver_settings
 from sparknet.training.intake import RowKind
 from sparknet.training.preprocessing import mean_in_file
@@ -22,11 +22,14 @@ def check_caffe(config: RunConfig, rows: RowKind | None) -> None:
 
     Raises:
         NetError: the net cannot be built, does not take the rows, or weights do not fit it.
-        ConfigError: a value of the solver breaks a rule, or a mean file is missing.
-        CheckpointError: the snapshot is missing or damaged.
+        ConfigError: a value of the solver breaks a rule, a mean file is missing, or the snapshot is not at the end
+            of a round, or at the end of the run.
+        CheckpointError: the snapshot is missing, damaged, or of another net or solver type, or the directory of
+            snapshots cannot be written.
     """
     if config.solver.prototxt:
         solver_settings(config.solver.prototxt)
+        check_prefix(config)
         starting_round(config)
     if not config.net.prototxt or rows is None:
         return
@@ -37,3 +40,5 @@ def check_caffe(config: RunConfig, rows: RowKind | None) -> None:
         for intake in objective.intakes:
             mean_in_file(intake.image, rows.input.shape)
     load_listed(objective.train, config.net.weights)
+    if config.solver.snapshot:
+        restored(config, objective.train)

@@ -82,13 +82,13 @@ def read_solver(path_or_text: str) -> tuple[SolverParameter, str]:
 
 
 def solver_settings(path_or_text: str) -> SolverSettings:
-    """The settings of a solver file.
+    """The settings of a run's solver file; the run's net is told elsewhere, so that those it names do not matter.
 
     Raises:
         NetError: it is missing, or no solver file.
         ConfigError: a value breaks a rule.
     """
-    return SolverSettings.from_message(*read_solver(path_or_text))
+    return SolverSettings.from_message(*read_solver(path_or_text), own_nets=False)
 
 
 def _torch_sgd(solver: Solver, objective: Objective) -> torch.optim.SGD:

@@ -110,15 +110,20 @@ def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> 
         phase: which state, for messages.
 
     Raises:
-        NetError: an input is left over, or the rows do not fit one.
+        NetError: the state has no input, one is left over, or the rows do not fit one.
     """
     blobs = inputs_of(spec)
+    if not blobs:
+        why = " and every run is tested" if phase == "TEST" else ""
+        raise NetError(
+            f"{spec.source}: phase {phase} has no data layer{why}: add one with include {{ phase: {phase} }}"
+        )
     label = _choose_label(blobs, rows)
     left = [blob for blob in blobs if blob is not label]
     named = [blob for blob in left if blob.name == rows.input.name]
     image = named[0] if named else left[0] if len(left) == 1 else None
     if image is None or len(left) > 1:
-        names = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs) or "none"
+        names = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs)
         raise NetError(
             f"{spec.source}: phase {phase} has the inputs {names}; the data have the columns {rows.input.name!r} "
             f"and {rows.label.name!r}, so one image and at most one label can be given: name the inputs as the "

@@ -25,6 +25,8 @@ from sparknet.training.objective import Objective
 __all__ = ["Preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
 
 _FILE = "preprocess.safetensors"
+_ROWS_OWN = "--set data.mean=image takes the training rows' own mean image instead"
+_NO_MEAN = "--set data.mean=none takes none off"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -124,23 +126,23 @@ def file_normalise(config: RunConfig, objective: CaffeObjective, shape: tuple[in
             "name a mean_file in the net, or test the run's directory: sparknet test RUN_DIR"
         )
     image = objective.intakes[1].image
-    mean = None if config.data.mean == "none" else mean_in_file(image, shape)
+    mean = None if config.data.mean == "none" else mean_in_file(image, shape, remedy=_NO_MEAN)
     plain = plain_normalise(image, "TEST")
     return dataclasses.replace(plain, mean=mean, scale=plain.scale * config.data.scale)
 
 
-def mean_in_file(blob: InputBlob, shape: tuple[int, ...]) -> np.ndarray | None:
+def mean_in_file(blob: InputBlob, shape: tuple[int, ...], *, remedy: str = _ROWS_OWN) -> np.ndarray | None:
     """The mean that a data layer names: a file's image or its values, float32; None where it names none.
 
     Args:
         blob: the layer's image.
         shape: of a stored row.
+        remedy: how to do without the file, for messages.
 
     Raises:
         ConfigError: the file is missing or no mean image, or the mean does not fit the rows.
     """
     transform, where = blob.transform, f"layer {blob.layer!r} ({blob.kind})"
-    remedy = "--set data.mean=image takes the training rows' own mean image instead"
     if transform.mean_file:
         try:
             mean = read_mean(transform.mean_file)
@@ -149,7 +151,7 @@ def mean_in_file(blob: InputBlob, shape: tuple[int, ...]) -> np.ndarray | None:
         if mean.shape != shape:
             raise ConfigError(
                 f"{where}: mean_file {transform.mean_file} has shape {mean.shape} and the rows have {shape}; they "
-                f"must be equal: {remedy}"
+                f"must be equal: give the mean of such rows, or {remedy}"
             )
         return mean
     if not transform.mean_values:

@@ -38,6 +38,15 @@ _SPOKEN_FLOATS = {"inf": float("inf"), "infinity": float("inf"), "nan": float("n
 _BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 
 
+_OTHER_FILES = {
+    **{("SolverParameter", name): "this looks like a net; give the solver" for name in ("name", "layer", "layers")},
+    **{
+        ("NetParameter", name): "this looks like a solver; give the net" for name in ("net", "base_lr", "test_iter")
+    },
+}
+"""Fields that tell which other kind of file was given, by message and name."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parsed(Generic[M]):
     """A message and where its parts stand in the text."""
@@ -415,6 +424,8 @@ class _Parser:
                     f"{block.name} has no field {shown}, {outer.name} has: "
                     f"close the block of line {tokens.line_of(block.start)} before it"
                 )
+        if (block.name, name) in _OTHER_FILES:
+            return tokens.fault(f"{block.name} has no field {shown}: {_OTHER_FILES[block.name, name]}")
         near = _nearest(name, block.fields)
         remedy = near or f"; it has {_some(block.fields)}: remove it"
         return tokens.fault(f"{block.name} has no field {shown}{remedy}")

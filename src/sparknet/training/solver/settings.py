@@ -73,18 +73,22 @@ class SolverSettings:
             )
 
     @classmethod
-    def from_message(cls, message: SolverParameter, source: str = "<solver>") -> "SolverSettings":
+    def from_message(
+        cls, message: SolverParameter, source: str = "<solver>", *, own_nets: bool = True
+    ) -> "SolverSettings":
         """Take the values of a message; a legacy one must have been upgraded.
 
         Args:
             message: the solver file.
             source: its name, for errors.
+            own_nets: whether the nets are those that it names, which are then held against the tests it asks for.
 
         Raises:
             ConfigError: a value breaks a rule, as `source: key is value; ...`.
         """
         try:
-            _check_nets(message)
+            if own_nets:
+                _check_nets(message)
             require(message.HasField("base_lr"), "base_lr", "missing", "it is the rate to start from: set base_lr")
             require(
                 message.HasField("lr_policy"), "lr_policy", "missing", "set it to fixed, step, multistep or another"
@@ -123,6 +127,12 @@ def _check_nets(message: SolverParameter) -> None:
     )
     own = len(message.test_net) + len(message.test_net_param)
     tests = len(message.test_iter)
+    require(
+        bool(given) or tests <= own,
+        "net",
+        "missing",
+        "the solver names no net, and test_iter asks for tests of one: set net to the net's prototxt",
+    )
     generic = message.HasField("net") or message.HasField("net_param")
     rule = f"there are {own} test nets of their own (test_net, test_net_param), which need "
     if generic:
