@@ -615,3 +615,21 @@ def test_the_file_has_the_rights_that_others_have(saved):
     plain = Path(saved[1].parent / "plain")
     plain.touch()
     assert saved[1].stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("ending", ["caffemodel", "caffemodel.h5"])
+def test_a_blob_shared_in_another_shape_comes_back(tmp_path, ending):
+    tied = (
+        'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 } } }\n'
+        'layer { name: "down" type: "InnerProduct" bottom: "x" top: "down" param { name: "w" } '
+        'inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }\n'
+        'layer { name: "up" type: "InnerProduct" bottom: "down" top: "up" '
+        'param { name: "w" share_mode: PERMISSIVE } inner_product_param { num_output: 4 bias_term: false } }\n'
+    )
+    path = tmp_path / f"tied.{ending}"
+    net, again = CaffeNet.from_prototxt(tied), CaffeNet.from_prototxt(tied)
+    net.save_weights(path)
+    if ending.endswith("h5"):  # as Caffe, which writes a shared blob with its owner alone
+        assert dict(caffemodel.read_weights(path).blobs["up"]) == {}
+    assert again.load_weights(path).missing == ()
+    assert torch.equal(again.weights()["up"][0], net.weights()["up"][0])

@@ -75,7 +75,7 @@ class CaffeNet(nn.Module):
         self.shapes = plan.shapes
         self.steps: list[Step] = plan.steps
         self.learnable: list[Learnable] = plan.learnable
-        self._results = _results(plan.steps, plan.outputs)
+        self._results = _results(plan.steps)
         self.frame: Frame | None = None
         self._ties: list[tuple[Layer, str, Layer]] = []
         """Buffers that are another net's: whose, under which name, and that net's layer."""
@@ -152,7 +152,7 @@ class CaffeNet(nn.Module):
             raise NetError(
                 f"{self.spec.source}: outputs lack {', '.join(missing)}; give what this net's forward returned"
             )
-        return torch.stack([outputs[name].sum() * weight for name, (_, weight) in self._results.items()]).sum()
+        return torch.stack([outputs[name].sum() * weight for name, weight in self._results.items()]).sum()
 
     def weights(self) -> dict[str, list[Tensor]]:
         """The learned tensors by layer name, live, in Caffe's order; a shared one appears in each layer."""
@@ -310,20 +310,20 @@ def _run(step: Step, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
         ) from error
 
 
-def _results(steps: Sequence[Step], outputs: Sequence[str]) -> dict[str, tuple[int, float]]:
-    """Names under which `forward` returns what counts in the loss: (step, weight) of each."""
+def _results(steps: Sequence[Step]) -> dict[str, float]:
+    """Names under which `forward` returns what counts in the loss, with the weight of each."""
     last_maker = {name: at for at, step in enumerate(steps) for name in step.tops}
-    found: dict[str, tuple[int, float]] = {}
+    found: dict[str, float] = {}
     for at, step in enumerate(steps):
         for name, weight in zip(step.tops, step.weights, strict=True):
             if weight:
                 # a later layer overwrote it: the loss is of what it was before
                 key = name if last_maker[name] == at else f"{name} of {step.name}"
-                found[key] = at, weight
+                found[key] = weight
     return found
 
 
-def _result_name(step: Step, name: str, results: Mapping[str, tuple[int, float]]) -> str:
+def _result_name(step: Step, name: str, results: Mapping[str, float]) -> str:
     earlier = f"{name} of {step.name}"
     return earlier if earlier in results else name
 

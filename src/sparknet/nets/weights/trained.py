@@ -73,8 +73,10 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool =
                 "the net must be that of the weights, or the layer have another name"
             )
         chosen[name] = [found.get(place, tensor) for place, tensor in enumerate(tensors)]
-        taken.update(id(tensors[place]) for place in found)
-    missing = tuple(name for name, tensors in own.items() if any(id(tensor) not in taken for tensor in tensors))
+        taken.update(tensors[place].data_ptr() for place in found)
+    missing = tuple(
+        name for name, tensors in own.items() if any(tensor.data_ptr() not in taken for tensor in tensors)
+    )
     if whole and missing:
         raise NetError(
             f"{weights.source} has no weights for layers {', '.join(missing)}; a whole file has them: it was cut "
@@ -139,12 +141,15 @@ def _frame(net: "CaffeNet", weights: Weights) -> Frame | None:
 
 
 def _shared_places(weights: dict[str, list[Tensor]]) -> dict[str, set[int]]:
-    """Of each layer the places of blobs that a layer before it has too."""
+    """Of each layer the places of blobs that a layer before it has too, told by where their numbers lie.
+
+    A blob that is shared in another shape is a tensor of its own over the same numbers.
+    """
     seen: set[int] = set()
     places: dict[str, set[int]] = {}
     for name, tensors in weights.items():
-        places[name] = {place for place, tensor in enumerate(tensors) if id(tensor) in seen}
-        seen.update(id(tensor) for tensor in tensors)
+        places[name] = {place for place, tensor in enumerate(tensors) if tensor.data_ptr() in seen}
+        seen.update(tensor.data_ptr() for tensor in tensors)
     return places
 
 
