@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -129,7 +130,9 @@ def session_for(config: RunConfig, given: SparkSession | None = None, *, log_pat
     try:
         yield session
     except BaseException:
-        with suppress(Exception):  # the Java machine may be what failed; that error counts, not this one
+        # The Java machine, or a call to it that an interrupt cut, may be what failed: that error counts, not this one.
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM", RuntimeWarning)
             session.stop()
         raise
     session.stop()
