@@ -5,6 +5,7 @@ SparkNetError                exit code 1
 │   ├── ConfigError          an unknown key or a bad value
 │   └── MissingDependency    a package or Java that this feature needs is not installed
 ├── DataError                a source, a shard or a manifest that cannot be read
+│   └── BadImage             bytes that are no image, or not a whole one
 ├── NetError                 a net that cannot be found, built or fed
 ├── TrainingDiverged         a loss or a weight that is no longer finite
 ├── CheckpointError          a checkpoint or model that cannot be written or read
@@ -15,6 +16,7 @@ SparkNetError                exit code 1
 """
 
 __all__ = [
+    "BadImage",
     "CheckpointError",
     "ClusterError",
     "ConfigError",
@@ -52,6 +54,10 @@ class MissingDependency(UsageError):
 
 class DataError(SparkNetError):
     """A data source, a shard or a manifest cannot be read, or holds what it must not."""
+
+
+class BadImage(DataError):
+    """Bytes that are no image, or not a whole one: the row is left out and counted, up to `data.corrupt_share`."""
 
 
 class NetError(SparkNetError):

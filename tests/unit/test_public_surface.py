@@ -43,6 +43,7 @@ SURFACE = {
         "ShardWriter",
     ],
     "sparknet.errors": [
+        "BadImage",
         "CheckpointError",
         "ClusterError",
         "ConfigError",

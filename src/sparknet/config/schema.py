@@ -94,29 +94,68 @@ class Run:
 class Data:
     """Where the rows come from and how they reach the net."""
 
-    source: Literal["digits", "cifar10", "mnist", "parquet"]
-    """The reader: scikit-learn's digits, CIFAR-10 binary batches, MNIST IDX files, or Parquet."""
+    source: Literal["digits", "cifar10", "mnist", "lmdb", "image_tar", "image_folder", "csv", "parquet"]
+    """The reader: scikit-learn's digits, CIFAR-10 binary batches, MNIST IDX files, LMDB databases of Caffe's Datum
+    records, tar files of images with a label file, a directory of images for each class, CSV, or Parquet."""
     path: str = ""
-    """File, glob or directory of the training rows; digits needs none."""
+    """File, glob or directory of the training rows, local or a URI (`s3://bucket/key`, `hdfs://host:port/path`);
+    digits needs none."""
     validation_path: str = ""
     """A second source of the same kind for validation; a standard directory gives its test files."""
     validation_column: str = ""
     """A boolean column that marks validation rows."""
     validation_fraction: float = 0.0
     """Share of the rows held out, drawn with `run.seed`; 0 for one of the other two ways."""
+    labels: str = ""
+    """Source image_tar: the file of lines `NAME LABEL`; not given: `train.txt` beside the tar files or above."""
+    validation_labels: str = ""
+    """The same for `validation_path`; not given: `val.txt`."""
+    header: bool = True
+    """Source csv: the first line names the columns; if not, they are `_c0`, `_c1` and so on."""
+    s3_endpoint: str = ""
+    """URL of an S3-compatible server; not given: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS itself."""
     image: str = "image"
     """The column that is the net's input."""
+    features: tuple[str, ...] = ()
+    """In place of `image`: columns of numbers, vectors or words that make up one input vector in this order; words
+    become one number per word seen, 1 for it and 0 for the others. `["*"]` is every column but the label."""
     label: str = "label"
-    """The integer column that holds the class, from 0."""
+    """The column that holds the class: an integer from 0, or a word, which is numbered in alphabetical order."""
     shape: tuple[int, ...] = ()
     """Shape of one input row, (channels, height, width) for images; () takes what the source says."""
     classes: int | None = None
     """Labels must be below this; not given: one more than the largest label seen."""
+    resize: tuple[int, ...] = ()
+    """Height and width that encoded images (JPEG, PNG) are brought to; not given: all must be of one size."""
+    resize_mode: Literal["exact", "shorter_side"] = "exact"
+    """Stretch to that size, or keep the proportions: the image just covers it, and its middle is cut out."""
+    channel_order: Literal["rgb", "bgr"] | None = None
+    """Of encoded images when decoded; not given: rgb, and with `net.prototxt` bgr, as Caffe has it."""
+    keep: Literal["pixels", "encoded"] = "pixels"
+    """What shards hold of encoded images: pixels, which are read fastest, or the files, which are several times
+    smaller and decoded whenever they are read."""
+    corrupt_share: float = 0.01
+    """Rows that are damaged (a tar member cut short, bytes that are no image) are counted, named and left out; a
+    greater share of them is an error."""
     mean: Literal["none", "channel", "image"] | None = None
     """Subtracted from the input: nothing, or the training rows' mean per channel or per pixel. Not given: channel,
-    and with `net.prototxt` what the net's data layers say."""
+    unless `mean_values` or `mean_file` is, and with `net.prototxt` what the net's data layers say."""
+    mean_values: tuple[float, ...] = ()
+    """Subtracted instead: one number, or one per channel."""
+    mean_file: str = ""
+    """Subtracted instead: a mean image, Caffe's `binaryproto` or numpy's `.npy`."""
     scale: float = 1.0
     """The input is multiplied by this after the mean is taken off; 0.00390625 maps bytes to 0..1."""
+    std: Literal["none", "channel"] = "none"
+    """Then divided by nothing, or by the training rows' standard deviation per channel (after the same scale)."""
+    std_values: tuple[float, ...] = ()
+    """Divided by these instead: one number, or one per channel, in units of the scaled input."""
+    crop: int = 0
+    """Side of the square cut out of images: at random in training, from the middle in tests; 0: the whole image."""
+    mirror: bool = False
+    """Training images are mirrored left to right with probability 1/2."""
+    threads: int = 1
+    """Threads of a worker that decode, cut and normalise beside its training step."""
     store: str = ""
     """Directory of the prepared shards, reached by every worker; not given: `store` in the run directory."""
     shard_megabytes: float = 256.0
@@ -149,6 +188,60 @@ class Data:
             _at_least("data.classes", self.classes, 2)
         _require(self.shard_megabytes > 0, "data.shard_megabytes", self.shard_megabytes, "it must exceed 0")
         _require(self.scale != 0, "data.scale", self.scale, "0 would erase every input; 1 leaves it as it is")
+        _check_images(self)
+        _check_mean_and_std(self)
+
+
+def _check_images(data: Data) -> None:
+    _require(
+        len(data.resize) in (0, 2) and all(size >= 1 for size in data.resize),
+        "data.resize",
+        list(data.resize),
+        "it must be [height, width], both at least 1",
+    )
+    _at_least("data.crop", data.crop, 0)
+    _at_least("data.threads", data.threads, 1)
+    _require(0 <= data.corrupt_share <= 1, "data.corrupt_share", data.corrupt_share, "it is a share: from 0 to 1")
+    _require(
+        not (data.labels or data.validation_labels) or data.source == "image_tar",
+        "data.labels and data.validation_labels",
+        (data.labels, data.validation_labels),
+        f"source {data.source} has its labels with its rows: leave them out",
+    )
+    _require(
+        not data.validation_labels or bool(data.validation_path),
+        "data.validation_labels",
+        data.validation_labels,
+        "they belong to data.validation_path: set it too",
+    )
+    _require(
+        not data.features or data.image == "image",
+        "data.image and data.features",
+        (data.image, list(data.features)),
+        "one of them says what the input is: leave the other out",
+    )
+
+
+def _check_mean_and_std(data: Data) -> None:
+    means = [data.mean is not None, bool(data.mean_values), bool(data.mean_file)]
+    _require(
+        sum(means) <= 1,
+        "data.mean, data.mean_values, data.mean_file",
+        (data.mean, list(data.mean_values), data.mean_file),
+        "at most one can be given",
+    )
+    _require(
+        not data.std_values or data.std == "none",
+        "data.std and data.std_values",
+        (data.std, list(data.std_values)),
+        "at most one can be given",
+    )
+    _require(
+        all(value > 0 for value in data.std_values),
+        "data.std_values",
+        list(data.std_values),
+        "inputs are divided by them: each must exceed 0",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,12 +10,22 @@ import pyarrow as pa
 
 from sparknet.errors import DataError
 
-__all__ = ["MOST_CLASSES", "Column", "batch_of", "check_labels", "schema_of"]
+__all__ = ["MOST_CLASSES", "Column", "ImageForm", "batch_of", "check_labels", "schema_of"]
 
 MOST_CLASSES = 1 << 20
 """Labels must be below this: label counts are kept for every class, and a net has an output for each."""
 
 _ARROW: dict[str, Any] = {"uint8": pa.uint8(), "float32": pa.float32(), "int64": pa.int64()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageForm:
+    """How encoded images (JPEG, PNG, …) become pixels; number of channels and size are the column's shape."""
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Of the channels."""
+    resize_mode: Literal["exact", "shorter_side"] = "exact"
+    """Stretch to the column's size, or cover it with the proportions kept and cut out the middle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +38,8 @@ class Column:
     """Type of one value."""
     shape: tuple[int, ...]
     """Shape of one row; () for the label."""
+    image: ImageForm | None = None
+    """The rows are encoded images that are decoded so, to uint8 of `shape`; None: they are stored as they are."""
 
     @property
     def width(self) -> int:

@@ -130,7 +130,7 @@ def session_for(config: RunConfig, given: SparkSession | None = None, *, log_pat
     try:
         yield session
     except BaseException:
-        # The Java machine, or a call to it that an interrupt cut, may be what failed: that error counts, not this one.
+        # The Java machine, or a call to it that an interrupt cut, may be what failed: that error counts.
         with suppress(Exception), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM", RuntimeWarning)
             session.stop()
