@@ -13,26 +13,42 @@ To add a parser, add an entry to `TARGETS`.
 """
 
 import argparse
+import io
 import os
 import random
 import re
 import resource
 import signal
 import sys
+import tarfile
+import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
+from unittest import mock
 
+import numpy as np
 from google.protobuf.message import DecodeError, Message
+from PIL import Image
 
-from sparknet.errors import NetError
+from sparknet.data import image_tar
+from sparknet.data.columns import ImageForm
+from sparknet.data.datum import write
+from sparknet.data.decode import decode, decode_into, size_of
+from sparknet.data.lmdb_datum import Records, RowBatch, read, units
+from sparknet.data.lmdb_writer import DatabaseWriter
+from sparknet.data.storage import LOCAL
+from sparknet.data.units import Location
+from sparknet.errors import BadImage, DataError, NetError
 from sparknet.nets.prototxt import format_text, parse_text
 from sparknet.nets.rules import select
-from sparknet.nets.schema import NetParameter, SolverParameter
+from sparknet.nets.schema import Datum, NetParameter, SolverParameter
 from sparknet.nets.spec import NetSpec
 from sparknet.nets.upgrade import upgrade_net, upgrade_solver
 from sparknet.nets.weights.blobs import array_of
@@ -164,6 +180,184 @@ def run_mean(content: bytes) -> None:
     assert 0 < mean.nbytes <= len(content)
 
 
+DATUM_FORMS = [
+    Records(dtype="uint8", shape=(3, 2, 2), encoded=False),
+    Records(dtype="float32", shape=(3, 2, 2), encoded=False),
+    Records(dtype="uint8", shape=(), encoded=True),
+]
+PIXELS, FLOATS = bytes(range(12)), np.arange(12, dtype=np.float32)
+DATUMS = [
+    write(shape=(3, 2, 2), data=PIXELS, label=7),
+    write(shape=(3, 2, 2), data=PIXELS, label=999, encoded=False),
+    write(shape=(3, 2, 2), data=PIXELS, label=-1, float_data=FLOATS),
+    write(shape=(3, 2, 2), float_data=FLOATS, label=3),
+    write(data=b"\xff\xd8\xff" + PIXELS, label=0, encoded=True),
+    b"\x08\3\x10\2\x18\2\x32\x30" + FLOATS.tobytes() + b"\x7b\x08\1\x7c",
+]
+
+
+def run_datum(content: bytes) -> None:
+    """A record is what protobuf says it is, and in a batch of any kind it is a row or an error."""
+    for form in DATUM_FORMS:
+        batch = RowBatch(form, where="fuzz")
+        batch.append(b"key", memoryview(content), 0)
+        rows = batch.take()
+        rows.validate(full=True)
+        (row,) = rows.to_pylist()
+        assert (row["image"] is None) == (row["label"] is None) == (row["error"] is not None)
+        with suppress(DecodeError):
+            expected = Datum.FromString(content)
+            if row["label"] is not None:
+                values = np.array(row["image"], np.float32) if form.kind == "floats" else row["image"]
+                theirs = np.array(expected.float_data, np.float32) if form.kind == "floats" else expected.data
+                assert (bytes(values), row["label"]) == (bytes(theirs), expected.label)
+            continue
+        assert row["error"] is not None  # protobuf refuses it
+
+
+def databases() -> list[bytes]:
+    """Small database files: Caffe's, and denser ones of two to four levels and of values in pages of their own."""
+    found = files("data.mdb")
+    for rows, size, name in ((1, 12, ""), (40, 12, "n"), (500, 12, "name"), (80, 12, "x" * 450), (9, 5000, "")):
+        with tempfile.TemporaryDirectory() as folder:
+            with DatabaseWriter(Path(folder) / "db") as writer:
+                for row in range(rows):
+                    writer.append(write(shape=(1, 1, size), data=bytes(size), label=row % 10), name)
+            found.append((Path(folder) / "db" / "data.mdb").read_bytes())
+    return found
+
+
+def run_database(content: bytes) -> None:
+    """A damaged file is refused or its rows are whole; nothing is read twice or beyond what the file says."""
+    path = in_memory(content)
+    rows = 0
+    for unit in units(path, LOCAL):
+        for batch in read(unit, LOCAL):
+            batch.validate(full=True)
+            rows += batch.num_rows
+    assert 0 < rows <= len(content) // 8
+
+
+def image_files() -> list[bytes]:
+    """Small images of every format and of the kinds that decoders treat apart."""
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
+    photo, turned = Image.fromarray(pixels).resize((34, 26)), Image.Exif()
+    turned[0x0112] = 6
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) << 8)
+    two = {"save_all": True, "append_images": [photo.rotate(90)]}
+    return [
+        *(encoded(photo.convert(mode), "JPEG") for mode in ("RGB", "L", "CMYK")),
+        encoded(photo, "JPEG", progressive=True, exif=turned),
+        *(encoded(photo.convert(mode), "PNG") for mode in ("RGB", "RGBA", "LA", "1")),
+        encoded(photo.convert("P"), "PNG", transparency=3, exif=turned),
+        *(encoded(deep, kind) for kind in ("PNG", "TIFF")),
+        *(encoded(photo, "GIF", **choice) for choice in ({}, two)),
+        *(encoded(photo.convert(mode), "BMP") for mode in ("RGB", "P")),
+        *(encoded(photo, "WebP", **choice) for choice in ({}, {"lossless": True}, two)),
+        *(encoded(photo, "TIFF", compression=name) for name in ("raw", "tiff_lzw", "jpeg", "tiff_deflate")),
+    ]
+
+
+def encoded(image: Image.Image, kind: str, **choices: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **choices)
+    return file.getvalue()
+
+
+def with_checksums(content: bytes) -> bytes:
+    """Correct a PNG's checksums, without which a decoder looks no further."""
+    fixed, at = bytearray(content), 8
+    while content.startswith(b"\x89PNG") and at + 12 <= len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4])
+        fixed[end : end + 4] = zlib.crc32(content[at + 4 : end]).to_bytes(4)
+        at = end + 4
+    return bytes(fixed[: len(content)])
+
+
+def run_image(content: bytes) -> None:
+    """An image is as large as its header says, and its planes are the pixels."""
+    content = with_checksums(content)
+    size = size_of(content)
+    image = decode(content, channels=3, order="rgb")
+    assert image.shape == (*size, 3)
+    if image.size > 1 << 24:
+        return  # the rest would take seconds
+    planes = np.empty((3, *size), np.uint8)
+    decode_into(planes, content, form=ImageForm())
+    assert (planes == image.transpose(2, 0, 1)).all()
+    decode_into(np.empty((1, 8, 9), np.uint8), content, form=ImageForm(resize_mode="shorter_side"))
+
+
+TAR_NAMES = ["0.jpg", "n1/1.JPEG", "2", "d/" * 60 + "3.png", "x" * 120, "é.jpg", "._4.jpg", "read.txt"]
+
+
+def archives() -> list[bytes]:
+    """Archives of every kind, whole and put together, one within another and with a sparse file."""
+    found = list[bytes]()
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        names = [name[:99] if form == tarfile.USTAR_FORMAT and "/" not in name else name for name in TAR_NAMES]
+        members = [(name, b"\xff\xd8\xff" + bytes(200 * at)) for at, name in enumerate(names)]
+        found.append(tar_of(members, form))
+        found.append(tar_of([("inner.tar", found[-1]), *members[:2]], form))
+    sparse = bytearray(found[2])
+    sparse[156:157], sparse[482] = b"S", 1
+    return [*found, found[0] + found[4], bytes(sparse), b"\0" * 1024, found[2][:700]]
+
+
+def tar_of(members: Sequence[tuple[str, bytes]], form: int) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        return file.getvalue()[: tar.offset + 1024]
+
+
+def with_sums(content: bytes) -> bytes:
+    """Correct the checksums of tar headers, without which nothing else of them is read."""
+    fixed = bytearray(content)
+    for at in range(0, len(content) - 511, 512):
+        if fixed[at + 257 : at + 262] == b"ustar":
+            fixed[at + 148 : at + 156] = b" " * 8
+            fixed[at + 148 : at + 156] = b"%06o\0 " % sum(fixed[at : at + 512])
+    return bytes(fixed)
+
+
+@cache
+def tar_labels() -> str:
+    """Return the path of a label file for every second name."""
+    file = os.memfd_create("labels")
+    os.write(file, "".join(f"{name} {at}\n" for at, name in enumerate(TAR_NAMES[::2])).encode())
+    return f"/proc/self/fd/{file}"
+
+
+def run_archive(content: bytes) -> None:
+    """Whatever an archive is, its rows are whole or say where they are damaged, and are the same in small units."""
+    for version in (content, with_sums(content)):
+        rows = tar_rows(version)
+        assert len(rows) <= len(content) // 512 + 1
+        for row in rows:
+            assert (row["image"] is None) == (row["label"] is None) == (row["error"] is not None)
+            assert row["error"] is None or "at offset " in row["error"]
+        with mock.patch.object(image_tar, "_UNIT_BYTES", 1), mock.patch.object(image_tar, "_LOCAL_READ_BYTES", 700):
+            parts = tar_rows(version)
+        assert [without_reason(row) for row in parts] == [without_reason(row) for row in rows]
+
+
+def tar_rows(content: bytes) -> list[dict[str, Any]]:
+    where = Location(path=in_memory(content), labels=tar_labels())
+    batches = [batch for unit in image_tar.units(where) for batch in image_tar.read(unit)]
+    for batch in batches:
+        batch.validate(full=True)
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+def without_reason(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out why a header is none: it may go on beyond the unit, and be no better for it."""
+    return {**row, "error": row["error"] and row["error"].partition("without a header: ")[0]}
+
+
 @cache
 def memory_file() -> int:
     return os.memfd_create("fuzz")
@@ -215,6 +409,10 @@ TARGETS = {
     "mean_image": Target(
         corpus=lambda: files("mean.binaryproto") + BLOBS, run=run_mean, allowed=(NetError,), share=0.5
     ),
+    "archive": Target(corpus=archives, run=run_archive, allowed=(DataError,), share=0.5),
+    "datum": Target(corpus=lambda: DATUMS, run=run_datum, allowed=(DataError,)),
+    "database": Target(corpus=databases, run=run_database, allowed=(DataError,), share=0.5),
+    "image": Target(corpus=image_files, run=run_image, allowed=(BadImage,)),
 }
 
 

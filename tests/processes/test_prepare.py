@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from prepared import as_set, open_prepare_session, rows_of, write_parquet
 from pyspark import TaskContext
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from formats import cifar_directory, random_rows, write_cifar, write_mnist
 from sparknet.config import Data
 from sparknet.data import Manifest, digits
+from sparknet.data.table import Feature, TableEncoding
 from sparknet.errors import ClusterError, DataError, MissingDependency
 from sparknet.spark import prepare as preparation
 from sparknet.spark.prepare import prepare, prepare_frame
@@ -33,16 +33,7 @@ DIGITS = Data(source="digits", validation_fraction=0.2)
 
 @pytest.fixture(scope="module")
 def spark():
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = (
-        SparkSession.builder.master("local[2,2]")  # a task may fail once
-        .appName("test_prepare")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.shuffle.partitions", "2")
-        .config("spark.driver.host", "127.0.0.1")
-        .getOrCreate()
-    )
-    session.sparkContext.setLogLevel("OFF")  # these tests provoke failures
+    session = open_prepare_session("test_prepare")
     yield session
     session.stop()
 
@@ -60,27 +51,6 @@ def no_job(monkeypatch):
         raise AssertionError("a job was run")
 
     return lambda: monkeypatch.setattr(preparation, "_run_job", refuse)
-
-
-def rows_of(directory, manifest, split):
-    """All rows of a split: inputs and labels."""
-    table = getattr(manifest, f"{split}_table")(directory)
-    rows = table.slice(0, len(table))
-    return rows[manifest.input.name], rows[manifest.label.name]
-
-
-def as_set(images, labels):
-    """Rows as a sorted list, for comparison regardless of order."""
-    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
-
-
-def write_parquet(directory, columns, *, files=2):
-    directory.mkdir()
-    table = pa.table(columns)
-    step = -(-len(table) // files)
-    for number in range(files):
-        pq.write_table(table.slice(number * step, step), directory / f"part-{number}.parquet")
-    return str(directory)
 
 
 def fixed(values, kind):
@@ -481,6 +451,31 @@ def test_refused_rows(spark, store, parquet, case):
     assert len(str(raised.value).splitlines()) == 1
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
     assert not store.exists() or list(store.iterdir()) == []
+
+
+def test_words_become_numbers_and_the_manifest_says_how(spark, store, tmp_path):
+    path = write_parquet(
+        tmp_path / "p",
+        {"size": [1.0, 2.0, 3.0, 4.0], "colour": ["red", "blue", "red", "blue"], "animal": ["dog", "cat"] * 2},
+    )
+    data = Data(source="parquet", path=path, features=("size", "colour"), label="animal", validation_fraction=0.5)
+    directory, manifest = prepare(spark, data, store=store, seed=0)
+    assert manifest == Manifest.load(directory)
+    assert manifest.table == TableEncoding(
+        features=(Feature(name="size"), Feature(name="colour", words=("blue", "red"), width=2)),
+        label_words=("cat", "dog"),
+    )
+    assert (manifest.classes, manifest.input.shape) == (2, (3,))
+    both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
+    expected = np.array([[1, 0, 1], [2, 1, 0], [3, 0, 1], [4, 1, 0]], np.float32)
+    assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(expected, [1, 0, 1, 0])
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/store", "hdfs://host:8020/x", "file:///tmp/x"])
+def test_a_store_must_be_a_directory_that_workers_reach(spark, store, uri):
+    with pytest.raises(DataError, match=rf"data.store is '{uri}'; .*path of a directory that all workers reach"):
+        prepare(spark, replace(DIGITS, store=uri), store=store, seed=0)
+    assert not store.exists()
 
 
 def test_sources_of_different_kinds(spark, store, tmp_path):

@@ -10,7 +10,6 @@ from sparknet.errors import ConfigError, NetError
 from sparknet.nets import NetSpec
 from sparknet.training.caffe_run import (
     CaffeFiles,
-    data_source,
     rounding_notes,
     scoring_config,
     self_contained,
@@ -42,7 +41,7 @@ def test_the_example(example: Example) -> None:
     assert config.solver == Solver(prototxt=kept(SOLVER), batch_size=20)
     assert config.net == Net(prototxt=example.net.read_text())
     path = str(example.directory / "data")
-    assert config.data == Data(source="cifar10", path=path, validation_path=path)
+    assert config.data == Data(source="cifar10", path=path, validation_path=path, channel_order="bgr")
     assert config.sync.local_steps == 10
 
 
@@ -211,34 +210,7 @@ def test_a_solver_at_fault(example: Example, change: tuple[str, str], message: s
         run_of(example, SOLVER.replace(*change))
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("cifar:data", r"'cifar' is no kind of data: did you mean cifar10\? There are digits, cifar10:PATH"),
-        ("lmdb:/data", r"'lmdb' is no kind of data: .*There are digits, cifar10:PATH, mnist:PATH, parquet:PATH"),
-        ("/data/cifar10", r"is no kind of data: the form is KIND:PATH"),
-        ("cifar10", r"--data is 'cifar10'; give its path, as in cifar10:PATH"),
-        ("digits:x", r"digits comes without files: leave the path out"),
-        ("parquet:x", r"say which rows are held out.*data\.validation_fraction=0\.1"),
-    ],
-)
-def test_a_source_at_fault(source: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        data_source(source)
-
-
-def test_sources(tmp_path: Path) -> None:
-    assert data_source("digits") == {"source": "digits", "path": "", "validation_fraction": 0.2}
-    assert data_source(f"mnist:{tmp_path}")["validation_path"] == str(tmp_path)
-    assert "validation_path" not in data_source(f"mnist:{tmp_path}", ["data.validation_fraction=0.1"])
-    assert data_source("parquet:/x", testing=True)["validation_path"] == "/x"
-
-
 def test_testing_needs_no_solver(example: Example) -> None:
     config = self_contained(scoring_config(example.net, example.data, ["run.workers=3"]))
     assert config.net.prototxt == example.net.read_text()
     assert (config.run.workers, config.data.validation_path) == (3, str(example.directory / "data"))
-
-
-def test_a_missing_directory_is_left_to_the_source_to_name() -> None:
-    assert data_source("cifar10:/no/such/directory")["path"] == "/no/such/directory"

@@ -1,18 +1,20 @@
 """The loader: full batches, the same whatever the timing, resumable at any batch, and it ends."""
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from formats import make_table
 from sparknet.data import Cursor, Loader, Normalise, Order
+from sparknet.data.draws import row_draws
 from sparknet.errors import DataError
 
 PLAIN = Normalise(mean=None, scale=1.0)
 
 
-def loader(table, order, *, batch_size=8, cursor=None, preprocess=PLAIN, prefetch=4):
+def loader(table, order, *, batch_size=8, cursor=None, preprocess=PLAIN, **options):
     return Loader(
         table,
         order,
@@ -21,8 +23,20 @@ def loader(table, order, *, batch_size=8, cursor=None, preprocess=PLAIN, prefetc
         image="image",
         label="label",
         preprocess=preprocess,
-        prefetch=prefetch,
+        **options,
     )
+
+
+class Watched:
+    """A preprocessing that tells when a batch is being made."""
+
+    def __init__(self):
+        self.made, self.count = threading.Semaphore(0), 0
+
+    def __call__(self, images, draws, *, threads):
+        self.count += 1
+        self.made.release()
+        return PLAIN(images, draws, threads=threads)
 
 
 @pytest.fixture
@@ -89,9 +103,9 @@ def test_timing_does_not_matter(table):
     order = Order(5, rows.shard_rows, 2, 0)
     turn = threading.Semaphore(0)
 
-    def held_up(images, draws):
+    def held_up(images, draws, *, threads):
         turn.acquire()
-        return PLAIN(images, draws)
+        return PLAIN(images, draws, threads=threads)
 
     with loader(rows, order) as free, loader(rows, order, preprocess=held_up, prefetch=1) as slow:
         for _ in range(6):
@@ -101,22 +115,140 @@ def test_timing_does_not_matter(table):
 
 
 def test_works_ahead_by_prefetch_and_no_further(table):
+    rows, watched = table[0], Watched()
+    with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=watched, prefetch=2) as source:
+        for taken in range(3):
+            for _ in range(2 if taken == 0 else 1):
+                assert watched.made.acquire(timeout=20)
+            assert not watched.made.acquire(timeout=0.1)
+            next(source)
+        assert watched.made.acquire(timeout=20)
+    assert watched.count == 5
+
+
+@pytest.mark.parametrize(("batches_fit", "ahead"), [(0.5, 1), (1, 1), (2.5, 2), (100, 8)])
+def test_large_batches_are_not_made_far_ahead(table, batches_fit, ahead):
+    rows, watched = table[0], Watched()
+    batch_bytes = 8 * (2 * 3 * 4 + 8)
+    options = {"prefetch": 8, "prefetch_bytes": int(batches_fit * batch_bytes)}
+    with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=watched, **options) as source:
+        for _ in range(ahead):
+            assert watched.made.acquire(timeout=20)
+        assert not watched.made.acquire(timeout=0.1)
+        assert next(source).nbytes == batch_bytes
+        assert watched.made.acquire(timeout=20)
+    assert watched.count == ahead + 1
+
+
+def test_without_further_notice_four_batches_or_256_mb_are_made_ahead(table):
     rows = table[0]
-    made = threading.Semaphore(0)
-    count = []
+    order = Order(0, rows.shard_rows, 1, 0)
 
-    def counted(images, draws):
-        count.append(len(images))
-        made.release()
-        return PLAIN(images, draws)
+    def large(images, draws, *, threads):
+        return np.empty((8, 1 << 21, 6), np.float32)  # 384 MB that are never written to
 
-    with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=counted, prefetch=2) as source:
-        for _ in range(3):  # two in the queue and one that waits for room
-            assert made.acquire(timeout=20)
-        assert not made.acquire(timeout=0.2)
+    with loader(rows, order) as small, loader(rows, order, preprocess=large) as source:
+        next(small)
         next(source)
-        assert made.acquire(timeout=20)
-    assert len(count) == 4
+        assert (small._ahead, source._ahead) == (4, 1)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_memory_is_what_the_docstring_says(tmp_path, ahead):
+    rows, batch_size = make_table(tmp_path, [300, 300], shape=(3, 64, 64))[0], 256
+    watched = Watched()
+    stored = batch_size * 3 * 64 * 64
+    tracemalloc.start()
+    try:
+        order = Order(0, rows.shard_rows, 1, 0)
+        with loader(rows, order, batch_size=batch_size, preprocess=watched, prefetch=ahead) as source:
+            for taken in range(6):
+                for _ in range(ahead if taken == 0 else 1):
+                    assert watched.made.acquire(timeout=20)
+                batch = next(source)
+            assert batch.images.nbytes == 4 * stored
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    bound = (ahead + 2) * 4 * stored + stored
+    pieces = 5 << 20  # what is gathered and converted at a time, and labels
+    assert bound - 4 * stored < peak < bound + pieces
+
+
+def test_without_preprocessing_batches_are_the_stored_rows_and_their_draws(table):
+    rows, images, labels = table
+    order = Order(5, rows.shard_rows, 2, 0)
+    with loader(rows, order, preprocess=None) as source:
+        batches = take(source, 5)
+    wanted = np.concatenate([order.rows(epoch, 0, len(order)) for epoch in range(3)])[:40]
+    epochs = np.arange(40) // len(order)
+    draws = np.stack([row_draws(5, int(e), np.array([row]))[0] for row, e in zip(wanted, epochs, strict=True)])
+    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), images[wanted])
+    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), labels[wanted])
+    np.testing.assert_array_equal(np.concatenate([batch.draws for batch in batches]), draws)
+    assert batches[0].images.dtype == np.uint8
+    assert batches[0].draws.dtype == np.uint32
+    assert batches[0].nbytes == 8 * (2 * 3 + 8 + 16)
+
+
+def test_nothing_is_copied_without_preprocessing(table):
+    rows = table[0]
+    taken = []
+
+    class Remembers:
+        def __getattr__(self, name):
+            return getattr(rows, name)
+
+        def __len__(self):
+            return len(rows)
+
+        def take(self, numbers):
+            taken.append(rows.take(numbers))
+            return dict(taken[-1])
+
+    with loader(Remembers(), Order(5, rows.shard_rows, 2, 0), preprocess=None) as source:
+        batch = next(source)
+    assert batch.images is taken[0]["image"]
+    assert batch.labels is taken[0]["label"]
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_same_batches_from_any_number_of_threads(tmp_path, threads):
+    rows = make_table(tmp_path, [40, 30], shape=(3, 200, 210))[0]
+    order = Order(3, rows.shard_rows, 1, 0)
+    normalise = Normalise(mean=None, scale=0.5, crop=190, cut="random", mirror=True)
+    with (
+        loader(rows, order, batch_size=50, preprocess=normalise) as one,
+        loader(rows, order, batch_size=50, preprocess=normalise, threads=threads) as several,
+    ):
+        for _ in range(3):
+            first, second = next(one), next(several)
+            np.testing.assert_array_equal(first.images, second.images)
+            np.testing.assert_array_equal(first.labels, second.labels)
+            assert first.cursor == second.cursor
+            assert first.draws is None
+
+
+def test_close_leaves_no_thread(tmp_path):
+    before = set(threading.enumerate())
+    rows = make_table(tmp_path, [60], shape=(3, 200, 200))[0]
+    with loader(rows, Order(3, rows.shard_rows, 1, 0), batch_size=60, threads=3) as source:
+        next(source)
+        assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) == before
+
+
+def test_an_error_in_one_of_several_threads_reaches_the_consumer(tmp_path, monkeypatch):
+    def fails(self, result, images, windows, means):
+        raise ZeroDivisionError(threading.current_thread().name)
+
+    monkeypatch.setattr(Normalise, "_fill_by_row", fails)
+    rows = make_table(tmp_path, [60], shape=(3, 200, 200))[0]
+    with (
+        loader(rows, Order(3, rows.shard_rows, 1, 0), batch_size=60, threads=3) as source,
+        pytest.raises(DataError, match="ZeroDivisionError: sparknet-normalise"),
+    ):
+        next(source)
 
 
 def test_close_ends_the_thread_and_later_use_is_refused(table):
@@ -134,7 +266,7 @@ def test_close_wakes_a_waiting_consumer(table):
     rows = table[0]
     entered, go = threading.Event(), threading.Event()
 
-    def stuck(images, draws):
+    def stuck(images, draws, *, threads):
         entered.set()
         go.wait()
         return PLAIN(images, draws)
@@ -154,7 +286,8 @@ def test_close_wakes_a_waiting_consumer(table):
     assert entered.wait(20)
     closer = threading.Thread(target=source.close)
     closer.start()
-    assert source._stop.wait(20)
+    with source._changed:
+        assert source._changed.wait_for(lambda: source._closed, 20)
     go.set()
     closer.join(20)
     consumer.join(20)
@@ -165,7 +298,7 @@ def test_close_wakes_a_waiting_consumer(table):
 def test_an_error_reaches_the_consumer_with_its_cause_each_time(table):
     rows = table[0]
 
-    def broken(images, draws):
+    def broken(images, draws, *, threads):
         raise ZeroDivisionError("by zero")
 
     with loader(rows, Order(0, rows.shard_rows, 1, 0), preprocess=broken) as source:
@@ -179,7 +312,7 @@ def test_batches_before_an_error_are_delivered(table):
     rows = table[0]
     calls = []
 
-    def third_fails(images, draws):
+    def third_fails(images, draws, *, threads):
         calls.append(1)
         if len(calls) == 3:
             raise ZeroDivisionError
@@ -210,6 +343,6 @@ def test_refused_at_construction(table):
     for cursor in (Cursor(epoch=0, position=38), Cursor(epoch=-1), Cursor(position=-1)):
         with pytest.raises(DataError, match=r"the cursor is at epoch .*this worker has 37 rows an epoch"):
             loader(rows, order, cursor=cursor)
-    for sizes in ({"batch_size": 0}, {"prefetch": 0}):
-        with pytest.raises(DataError, match="both must be at least 1"):
+    for sizes in ({"batch_size": 0}, {"prefetch": 0}, {"threads": 0}):
+        with pytest.raises(DataError, match="all must be at least 1"):
             loader(rows, order, **sizes)

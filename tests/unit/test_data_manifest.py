@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from sparknet.data import Column, Manifest, Shard
+from sparknet.data.columns import ImageForm
 from sparknet.data.fingerprint import describe_files, fingerprint
 from sparknet.data.manifest import save_mean_image
+from sparknet.data.table import Feature, TableEncoding
 from sparknet.errors import ConfigError, DataError
 
 MANIFEST = Manifest(
@@ -19,6 +21,7 @@ MANIFEST = Manifest(
     classes=3,
     train_label_counts=(3, 0, 4),
     channel_mean=(1.5, 2.0, 0.25),
+    channel_std=(0.5, 0.0, 1.25),
     source={"source": "cifar10", "path": "/data", "files": 5},
     fingerprint="ab" * 32,
     seed=7,
@@ -31,6 +34,23 @@ def test_round_trip(tmp_path):
     assert Manifest.load(tmp_path) == MANIFEST
     assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_encoded_images_words_and_what_was_left_out_survive(tmp_path):
+    manifest = replace(
+        MANIFEST,
+        input=replace(MANIFEST.input, image=ImageForm(order="bgr", resize_mode="shorter_side")),
+        table=TableEncoding(
+            features=(Feature(name="colour", words=("blue", "red"), width=2), Feature(name="size")),
+            label_words=("cat", "dog"),
+        ),
+        skipped=3,
+        skipped_examples=("row 7 of partition 0: the JPEG of 10 bytes is cut short", "key 00000012: no Datum"),
+    )
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path) == manifest
+    assert MANIFEST.table is None
+    assert MANIFEST.skipped == 0
 
 
 def test_what_it_says():
@@ -65,8 +85,8 @@ DAMAGE = {
     "missing": (lambda path: path.unlink(), "no such file"),
     "truncated": (lambda path: path.write_text(path.read_text()[:50]), "cannot be read"),
     "binary": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
-    "no table": (lambda path: path.write_text("[1]"), "version None; this release reads 1"),
-    "other version": (changed(version=2), "version 2; this release reads 1"),
+    "no table": (lambda path: path.write_text("[1]"), "version None; this release reads 2"),
+    "other version": (changed(version=1), "version 1; this release reads 2"),
     "missing key": (changed(classes=None), "damaged: classes is missing"),
     "unknown key": (changed(colour="red"), "damaged: colour is not a known key"),
     "wrong type": (changed(seed="x"), "damaged: seed is 'x'"),

@@ -3,13 +3,16 @@
 import gzip
 import importlib
 import os
+import pickle
 
 import numpy as np
 import pytest
 
 from formats import cifar_directory, idx, random_rows, write_cifar, write_mnist
 from sparknet.data import cifar, digits, mnist
-from sparknet.data.units import find_files, local_path, split_rows
+from sparknet.data.fingerprint import describe_files
+from sparknet.data.storage import LOCAL, Storage
+from sparknet.data.units import Location, find_files, local_path, split_rows
 from sparknet.errors import DataError, MissingDependency
 
 
@@ -77,6 +80,34 @@ def test_cifar_glob_and_uri_and_large_files_in_several_units(tmp_path):
     assert_rows(cifar, units, rows)
 
 
+def test_globs_in_any_part_of_a_local_path(tmp_path):
+    for name in ("one", "two"):
+        cifar_directory(tmp_path / name)
+    (tmp_path / "three" / "test_batch.bin").mkdir(parents=True)  # a directory is no file
+    found = cifar.files(str(tmp_path / "*" / "test_*.bin"))
+    assert [file.uri for file in found] == [str(tmp_path / name / "test_batch.bin") for name in ("one", "two")]
+    assert {file.bytes for file in found} == {15 * 3073}
+
+
+def test_files_know_size_and_time(tmp_path):
+    cifar_directory(tmp_path)
+    paths = sorted(tmp_path.glob("data_batch_*.bin"))
+    assert describe_files(cifar.files(str(tmp_path))) == describe_files(paths)
+    write_mnist(tmp_path, "train", *random_rows(5, (1, 28, 28)))
+    paths = sorted(tmp_path.glob("train-*"))
+    assert describe_files(mnist.files(str(tmp_path))) == describe_files(paths)
+
+
+def test_units_travel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cifar_directory(tmp_path)
+    unit = pickle.loads(pickle.dumps(cifar.units("data_batch_1.bin")[0]))
+    assert unit.path == str(tmp_path / "data_batch_1.bin")
+    where = Location(path="s3://bucket/key", storage=Storage(s3_endpoint="http://127.0.0.1:9000"))
+    assert (where.split, where.labels) == ("train", "")
+    assert pickle.loads(pickle.dumps(where)) == where
+
+
 @pytest.mark.parametrize("size", [0, 3072, 3074])
 def test_cifar_file_of_a_wrong_size(tmp_path, size):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(size))
@@ -96,7 +127,7 @@ def test_cifar_file_that_shrinks_or_vanishes_after_listing(tmp_path):
     file = write_cifar(tmp_path / "a.bin", *random_rows(10, (3, 32, 32)))
     units = cifar.units(str(file))
     os.truncate(file, 5 * 3073)
-    with pytest.raises(DataError, match=r"a.bin: ends before row 10; it shrank"):
+    with pytest.raises(DataError, match=r"a.bin: ends at byte 15365, 30730 bytes from 0 are needed; it shrank"):
         read_all(cifar, units)
     file.unlink()
     with pytest.raises(DataError, match=r"a.bin: cannot be read: .*every worker reaches it"):
@@ -108,10 +139,15 @@ def test_missing_paths(tmp_path):
         cifar.units(str(tmp_path / "nothing"))
     with pytest.raises(DataError, match=r"no CIFAR-10 test batches \(test_batch.bin or .*set data.path"):
         cifar.units(str(tmp_path), split="test")
-    with pytest.raises(DataError, match=r"s3://b/k: scheme s3 is not read .*copy the files"):
-        cifar.units("s3://b/k")
+    with pytest.raises(DataError, match="ftp://b/: scheme ftp is not known to Arrow; use a path"):
+        cifar.units("ftp://b/k")
     with pytest.raises(DataError, match=r"path is ''|path is empty"):
         cifar.units("")
+
+
+def test_local_path_takes_local_paths_only():
+    with pytest.raises(DataError, match=r"s3://b/k: scheme s3 is not read .*copy the files"):
+        local_path("s3://b/k")
 
 
 def test_local_path_decodes_file_uris(tmp_path):
@@ -129,6 +165,7 @@ def test_find_files_prefers_the_first_pattern(tmp_path):
 def test_split_rows_covers_every_row_once(tmp_path):
     for rows in (0, 1, 5, 6, 29):
         units = split_rows(tmp_path / "f", rows=rows, most=5)
+        assert units == split_rows(LOCAL.place(str(tmp_path / "f")), rows=rows, most=5)
         assert [row for unit in units for row in range(unit.start, unit.stop)] == list(range(rows))
         assert all(1 <= unit.stop - unit.start <= 5 for unit in units)
 

@@ -1,6 +1,8 @@
 """Shards: what is written is what is read, in any order, in place; damage is named."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoded import cells_of, encoded_columns, encoded_table, png
 from formats import columns, make_table, random_rows
 from sparknet.data import Column, Shard, ShardTable, ShardWriter
-from sparknet.data.columns import batch_of, check_labels, schema_of
+from sparknet.data.columns import ImageForm, batch_of, check_labels, schema_of
+from sparknet.data.decode import decode_into
 from sparknet.data.statistics import Statistics
 from sparknet.errors import DataError
 
@@ -96,11 +100,7 @@ def test_statistics_are_those_of_the_rows(tmp_path, dtype):
     np.testing.assert_allclose(total.channel_mean, images.astype(np.float64).mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(total.mean_image, images.astype(np.float64).mean(axis=0), rtol=1e-6)
     assert total.mean_image.dtype == np.float32
-
-
-def test_statistics_of_nothing():
-    none = Statistics.merged([], shape=(2,))
-    assert (none.rows, none.labels, none.pixel_sum.tolist()) == (0, None, [0, 0])
+    np.testing.assert_allclose(total.channel_std, images.astype(np.float64).std(axis=(0, 2, 3)))
 
 
 def test_a_slice_within_a_shard_is_a_view_of_the_file(tmp_path):
@@ -113,25 +113,126 @@ def test_a_slice_within_a_shard_is_a_view_of_the_file(tmp_path):
     np.testing.assert_array_equal(rows["label"], labels[2:9])
 
 
-@settings(max_examples=60, deadline=None)
+KINDS = {
+    "small rows": lambda directory, sizes: make_table(directory, sizes, shape=(3, 2, 3)),
+    "floats": lambda directory, sizes: make_table(directory, sizes, shape=(3, 2, 3), dtype="float32"),
+    "large rows": lambda directory, sizes: make_table(directory, sizes, shape=(3, 40, 40)),
+    "encoded": encoded_table,
+    "encoded, threads": lambda directory, sizes: encoded_table(directory, sizes, threads=3),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_take_and_slice_agree_with_a_loop_over_rows(tmp_path_factory, data):
+def test_take_and_slice_agree_with_a_loop_over_rows(tmp_path_factory, kind, data):
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
-    table, images, labels = make_table(tmp_path_factory.mktemp("table"), sizes, shape=(2, 3))
-    table._gather_rows = data.draw(st.integers(1, 20))  # small enough that gathers take several pieces
+    table, images, labels = KINDS[kind](tmp_path_factory.mktemp("table"), sizes)
     wanted = data.draw(st.lists(st.integers(0, sum(sizes) - 1), max_size=40))
+    with table:
+        check_rows(table, images, labels, wanted)
+        start, stop = sorted(data.draw(st.tuples(*[st.integers(0, sum(sizes))] * 2)))
+        piece = table.slice(start, stop)
+    np.testing.assert_array_equal(piece["image"], images[start:stop])
+    np.testing.assert_array_equal(piece["label"], labels[start:stop])
+    assert piece["image"].dtype == images.dtype
+    assert piece["image"].flags.c_contiguous
+
+
+def check_rows(table, images, labels, wanted):
     got = table.take(np.array(wanted, np.int64))
-    assert got["image"].shape == (len(wanted), 2, 3)
+    assert got["image"].shape == (len(wanted), *images.shape[1:])
+    assert got["image"].dtype == images.dtype
     assert got["image"].flags.c_contiguous
     assert got["image"].flags.writeable
     for place, row in enumerate(wanted):
         np.testing.assert_array_equal(got["image"][place], images[row])
         assert got["label"][place] == labels[row]
-    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, sum(sizes))] * 2)))
-    piece = table.slice(start, stop)
-    np.testing.assert_array_equal(piece["image"], images[start:stop])
-    np.testing.assert_array_equal(piece["label"], labels[start:stop])
-    assert piece["image"].flags.c_contiguous
+
+
+def test_encoded_shards_hold_the_files(tmp_path):
+    table, images, _ = encoded_table(tmp_path, [4, 3])
+    for shard, first in zip(table._shards, (0, 4), strict=True):
+        stored = (tmp_path / shard.path).read_bytes()
+        assert all(png(image) in stored for image in images[first : first + shard.rows])
+        with pa.memory_map(str(tmp_path / shard.path)) as source, pa.ipc.open_file(source) as reader:
+            assert reader.num_record_batches == 1
+            assert reader.schema == schema_of(encoded_columns((3, 2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_encoded_shards_are_closed_by_their_bytes(tmp_path, batch):
+    images, labels = random_rows(20, (3, 4, 4))
+    files = [png(image) for image in images]
+    files[7] = png(images[7]) + bytes(2000)  # larger than a shard
+    limit = 3 * (max(len(file) for file in files[:5]) + 8)
+    writer = ShardWriter(tmp_path, prefix="e", columns=encoded_columns((3, 4, 4)), shard_bytes=limit)
+    for at in range(0, 20, batch):
+        part = slice(at, at + batch)
+        writer.append(images[part], labels[part], encoded=cells_of(files[part]))
+    written = writer.close()
+    rows = [shard.statistics.rows for shard in written]
+    assert (sum(rows), rows[:3]) == (20, [3, 3, 1])
+    ends = np.cumsum(rows)
+    for shard, end in zip(written, ends, strict=True):
+        held = files[end - shard.statistics.rows : end]
+        assert sum(map(len, held)) + 8 * len(held) <= limit or len(held) == 1
+    total = Statistics.merged((shard.statistics for shard in written), shape=(3, 4, 4))
+    np.testing.assert_array_equal(total.pixel_sum, images.sum(axis=0, dtype=np.float64))
+    table = ShardTable(
+        tmp_path,
+        [Shard(path=shard.name, rows=shard.statistics.rows) for shard in written],
+        encoded_columns((3, 4, 4)),
+    )
+    np.testing.assert_array_equal(table.slice(0, 20)["image"], images)
+
+
+def test_encoded_images_are_scaled_and_ordered_as_the_column_says(tmp_path):
+    image = random_rows(1, (3, 6, 9))[0][0]
+    form = ImageForm(order="bgr", resize_mode="shorter_side")
+    columns = encoded_columns((3, 4, 4), form)
+    writer = ShardWriter(tmp_path, prefix="e", columns=columns, shard_bytes=1 << 20)
+    wanted = np.empty((3, 4, 4), np.uint8)
+    decode_into(wanted, png(image), form=form)
+    writer.append(wanted[None], np.zeros(1, np.int64), encoded=cells_of([png(image)]))
+    shards = [Shard(path=shard.name, rows=1) for shard in writer.close()]
+    got = ShardTable(tmp_path, shards, columns).take(np.array([0]))["image"][0]
+    np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_image_that_is_damaged_later_names_shard_and_row(tmp_path, threads):
+    table, images, _ = encoded_table(tmp_path, [4, 5], threads=threads)
+    path = tmp_path / table._shards[1].path
+    stored, file = path.read_bytes(), png(images[6])
+    path.write_bytes(stored.replace(file, b"\0" * len(file)))
+    with table, pytest.raises(DataError, match=r"e1-0000.arrow: row 2 was an image .*prepare the data again"):
+        table.take(np.array([0, 8, 6, 1]))
+
+
+def test_threads_decode_and_end_with_the_table(tmp_path):
+    table, images, _ = encoded_table(tmp_path, [30], threads=3)
+
+    def decoders():
+        return {thread.name for thread in threading.enumerate() if thread.name.startswith("sparknet-decode")}
+
+    assert not decoders()
+    np.testing.assert_array_equal(table.slice(0, 30)["image"], images)
+    assert 1 <= len(decoders()) <= 3
+    table.close()
+    assert not decoders()
+    np.testing.assert_array_equal(table.take(np.arange(30))["image"], images)  # new ones
+    table.close()
+    table.close()
+
+
+def test_several_threads_may_read_one_table(tmp_path):
+    table, images, labels = encoded_table(tmp_path, [9, 9, 9], threads=2)
+    wanted = [np.random.default_rng(seed).integers(0, 27, 20) for seed in range(8)]
+    with table, ThreadPoolExecutor(4) as pool:
+        for rows, got in zip(wanted, pool.map(table.take, wanted), strict=True):
+            np.testing.assert_array_equal(got["image"], images[rows])
+            np.testing.assert_array_equal(got["label"], labels[rows])
 
 
 def test_rows_outside_the_table(tmp_path):

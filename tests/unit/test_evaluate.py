@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from formats import make_table
 from sparknet.data import Normalise
+from sparknet.data.draws import row_draws
 from sparknet.training.evaluate import EVALUATION_BATCH, Cuts, evaluate_part
 from sparknet.training.objective import ModuleObjective
 
@@ -112,6 +113,35 @@ def test_the_inputs_go_through_the_same_preprocessing(tmp_path):
     normalise = Normalise(mean=np.full((2, 3), 100, np.float32), scale=0.5)
     evaluate(Watch(*[0.0] * 10), table, normalise=normalise)
     np.testing.assert_array_equal(np.concatenate(seen), (images.astype(np.float32) - 100) * 0.5)
+
+
+class Keeps(Scores):
+    """Keeps what it is given."""
+
+    def __init__(self):
+        super().__init__(*[0.0] * 10)
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images.numpy().copy())
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_row_is_cut_alike_in_every_evaluation_and_by_whoever(tmp_path, parts):
+    """As Caffe's TEST nets with `mirror: true` ask for."""
+    table, images, _ = make_table(tmp_path, [7, 6], shape=(3, 6, 6))
+    normalise = Normalise(mean=None, scale=1.0, crop=4, cut="random", mirror=True)
+    keeps = Keeps()
+    judged = objective(keeps)
+    cuts = Cuts(rows=30, batch=4)  # more than there are: the table starts over
+    for part in range(parts):
+        evaluate_part(judged, table, normalise, cuts=cuts, part=(part, parts), columns=("image", "label"))
+    draws = row_draws(0, 0, np.arange(13), stream="evaluation")
+    once = normalise(images, draws)
+    np.testing.assert_array_equal(np.concatenate(keeps.seen), np.concatenate([once] * 3)[:30])
+    training = normalise(images, row_draws(0, 0, np.arange(13)))
+    assert not np.array_equal(once, training)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])

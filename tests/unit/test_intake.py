@@ -3,11 +3,20 @@
 import pytest
 import torch
 
+from sparknet.config import Data
 from sparknet.data import Column
-from sparknet.errors import NetError
+from sparknet.errors import ConfigError, NetError
 from sparknet.nets import NetSpec
 from sparknet.spark.sources import SourceRows
-from sparknet.training.intake import batch_in_file, input_rows, intake_of
+from sparknet.training.intake import (
+    batch_in_file,
+    check_augmentation,
+    input_rows,
+    inputs_of,
+    intake_of,
+    says_transform,
+    seen_rows,
+)
 
 
 def rows(shape=(3, 8, 8), *, image="image", label="label"):
@@ -97,3 +106,60 @@ def test_a_net_with_training_rows_alone_is_told_what_to_add():
     wanted = r"phase TEST has no data layer and every run is tested: add one with include \{ phase: TEST \}"
     with pytest.raises(NetError, match=wanted):
         intake_of(spec.select("TEST"), rows(), batch=4, phase="TEST")
+
+
+def data(**settings):
+    return Data(source="digits", validation_fraction=0.2, **settings)
+
+
+def test_a_net_sees_the_square_that_is_cut_out():
+    whole = rows()
+    assert seen_rows(whole, data()) is whole
+    assert seen_rows(whole, data(mirror=True)) is whole
+    seen = seen_rows(whole, data(crop=5))
+    assert seen.input == Column(name="image", dtype="uint8", shape=(3, 5, 5))
+    assert (seen.label, seen.classes) == (whole.label, whole.classes)
+    shapes = intake_of(inputs(named(("data", "dim: 9 dim: 3 dim: 5 dim: 5"))), seen, batch=4, phase="TRAIN").shapes
+    assert shapes["data"] == (4, 3, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "message"),
+    [
+        ((3, 8, 7), {"crop": 8}, r"data\.crop is 8 and the images are 8x7; .*lower data\.crop, or give larger"),
+        (
+            (12,),
+            {"crop": 8},
+            r"data\.crop is 8 and the rows have shape \(12,\); it takes .*set data\.shape, or leave",
+        ),
+        ((12,), {"mirror": True}, r"data\.mirror is True and the rows have shape \(12,\).*leave data\.mirror out"),
+    ],
+)
+def test_rows_that_cannot_be_cut_or_mirrored(shape, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        seen_rows(rows(shape), data(**settings))
+
+
+@pytest.mark.parametrize("transform", ["", "crop_size: 6", "mirror: true"])
+@pytest.mark.parametrize("key", ["crop", "mirror"])
+def test_a_data_layer_says_itself_what_is_cut_and_mirrored(transform, key):
+    blob = inputs_of(inputs(DATA % transform))[0]
+    said = {
+        "crop": rf"crop_size {blob.transform.crop_size}",
+        "mirror": f"mirror: {transform.count('true') > 0}".lower(),
+    }
+    message = rf"data\.{key} is \w+ and layer 'd' \(Data\) has {said[key]} in its .*; .*leave data\.{key} out"
+    with pytest.raises(ConfigError, match=message):
+        check_augmentation(blob, data(**{key: 5 if key == "crop" else True}))
+    check_augmentation(blob, data())
+
+
+def test_it_is_refused_where_the_net_is_built_too():
+    with pytest.raises(ConfigError, match=r"data\.crop is 5 and layer 'd' \(Data\) has crop_size 0"):
+        intake_of(inputs(DATA % ""), seen_rows(rows(), data(crop=5)), batch=4, phase="TRAIN")
+
+
+def test_an_input_layer_has_nothing_to_say():
+    blob = inputs_of(inputs(named(("data", IMAGE))))[0]
+    assert not says_transform(blob)
+    check_augmentation(blob, data(crop=5, mirror=True))

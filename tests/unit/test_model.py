@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from formats import columns
 from sparknet.config import Data, Net
 from sparknet.data import Normalise
+from sparknet.data.table import Feature, TableEncoding
 from sparknet.errors import CheckpointError
 from sparknet.nets.find import build_net
 from sparknet.training.model import Description, load_model, save_model
@@ -54,6 +56,18 @@ def test_it_computes_what_the_trained_net_did(saved):
     with torch.no_grad():
         inputs = torch.from_numpy(NORMALISE(images()))
         assert torch.equal(model.module(torch.from_numpy(model.normalise(images()))), net(inputs))
+
+
+def test_how_words_became_numbers_is_kept(tmp_path):
+    table = TableEncoding(
+        features=(Feature(name="colour", words=("blue", "red"), width=2), Feature(name="size")),
+        label_words=("cat", "dog"),
+    )
+    told = replace(description(), table=table)
+    (tmp_path / "weights").write_bytes(dump_weights(trained_net()))
+    save_model(tmp_path / "model", tmp_path / "weights", told, NORMALISE)
+    assert load_model(tmp_path / "model").description == told
+    assert description().table is None
 
 
 def test_plain_safetensors_and_torch_are_enough(saved):

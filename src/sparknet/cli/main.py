@@ -18,7 +18,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells know it."""
 BROKEN_PIPE = 141
 """Exit code when nobody reads the output any more, as shells know it."""
-_SOURCE_HELP = "cifar10:PATH, mnist:PATH, parquet:PATH or digits"
+_SOURCE_HELP = "KIND:PATH, with KIND lmdb, image_tar, image_folder, cifar10, mnist, parquet or csv; or digits"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_test(commands)
     _add_doctor(commands)
     _add_caffe(commands)
+    _add_data(commands)
     return parser
 
 
@@ -178,6 +179,110 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
         metavar="BLOB=N,C,H,W",
         help="shape of an input, batch first, where the file tells none or another; may be repeated",
     )
+
+
+def _add_data(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    data = commands.add_parser("data", help="bring published archives into the form that training reads")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    _add_imagenet(actions)
+    _add_conversions(actions)
+
+
+def _add_conversions(actions: "_Commands[argparse.ArgumentParser]") -> None:
+    lmdb = actions.add_parser("to-lmdb", help="any source as LMDB databases that Caffe reads")
+    lmdb.add_argument(
+        "--partitions", type=_positive, default=1, metavar="N", help="databases, in PLACE/part-00000 and so on (1)"
+    )
+    parquet = actions.add_parser(
+        "to-parquet", help="any source as Parquet with the columns id, data and label, partitioned by key"
+    )
+    parquet.add_argument("--keys", type=_positive, default=1, metavar="N", help="directories key=0 to key=N-1 (1)")
+    for action in (lmdb, parquet):
+        action.set_defaults(module="sparknet.cli.convert")
+        action.add_argument("source", metavar="SOURCE", help=_SOURCE_HELP)
+        action.add_argument("--to", required=True, metavar="PLACE", help="directory or URI; nothing must be there")
+        action.add_argument(
+            "--split", choices=("train", "test"), default="train", help="of a standard directory, its test files"
+        )
+        action.add_argument(
+            "--encoded", action="store_true", help="keep image files as they are; not given: write their pixels"
+        )
+        action.add_argument(
+            "--resize", type=_size, metavar="HEIGHTxWIDTH", help="bring images to this size before their pixels"
+        )
+        action.add_argument("--s3-endpoint", metavar="URL", help="an S3-compatible server, if it is not AWS's own")
+        action.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
+        action.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+        action.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override one key of data or cluster, as in data.label=class; may be repeated",
+        )
+
+
+def _add_imagenet(actions: "_Commands[argparse.ArgumentParser]") -> None:
+    imagenet = actions.add_parser(
+        "imagenet",
+        help="ImageNet's archives to shuffled tar chunks of images of one size",
+        description="Read ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as they were published, bring every "
+        "image to one size, shuffle them all, and write tar chunks and label files. A command that was cut off at "
+        "any moment goes on when it is given again. PLACE is a path or URI (s3://bucket/key, hdfs://host/path) "
+        "that every worker reaches.",
+        epilog="Spark sorts the images on the workers' disks, which takes about the size of the chunks: name a "
+        "directory with so much room in SPARK_LOCAL_DIRS, or make --passes.",
+    )
+    imagenet.set_defaults(module="sparknet.cli.imagenet")
+    source = imagenet.add_argument_group("what is read")
+    source.add_argument("--train-tar", metavar="PLACE", help="the tar of one tar for each class")
+    source.add_argument("--val-tar", metavar="PLACE", help="the flat tar")
+    source.add_argument(
+        "--labels", required=True, metavar="PLACE", help="directory of Caffe's train.txt and val.txt (ilsvrc12)"
+    )
+    result = imagenet.add_argument_group("what is made")
+    result.add_argument("--to", required=True, metavar="PLACE", help="directory of the chunks and label files")
+    result.add_argument("--width", type=int, default=256, metavar="N", help="of every image, in pixels (256)")
+    result.add_argument("--height", type=int, default=256, metavar="N", help="of every image, in pixels (256)")
+    result.add_argument("--train-chunks", type=int, metavar="N", help="tar files of training images (1000)")
+    result.add_argument("--val-chunks", type=int, metavar="N", help="tar files of validation images (50)")
+    result.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order of the images (0)")
+    result.add_argument("--quality", type=int, default=90, metavar="N", help="of the JPEG files, 1 to 100 (90)")
+    result.add_argument(
+        "--corrupt-share",
+        type=float,
+        default=0.001,
+        metavar="X",
+        help="images that cannot be decoded are left out and named; a greater share is an error (0.001)",
+    )
+    result.add_argument(
+        "--passes",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="read the archives N times and make a part of the chunks each time: takes less room on the workers' "
+        "disks, and less is lost when it is cut off (1)",
+    )
+    place = imagenet.add_argument_group("where it runs")
+    place.add_argument(
+        "--s3-endpoint", default="", metavar="URL", help="an S3-compatible server, if it is not AWS's own"
+    )
+    place.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
+    place.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+    place.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="cluster.KEY=VALUE",
+        help="override one configuration key of the cluster; may be repeated",
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, times, width = text.partition("x")
+    if not times or not height.isdecimal() or not width.isdecimal() or 0 in (int(height), int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give HEIGHTxWIDTH, as in 256x256")
+    return int(height), int(width)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -1,20 +1,18 @@
 """`sparknet test`: what a finished run's model, or a Caffe net with weights, is worth on rows."""
 
 import argparse
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.train import find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
-from sparknet.errors import DataError, SparkNetError, UsageError
+from sparknet.errors import DataError, UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
@@ -43,12 +41,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
             "leave one of them out"
         )
     if arguments.run_dir is None:
-        needed = {**given, "--data": arguments.data}
-        missing = [option for option in ("--model", "--weights", "--data") if needed[option] is None]
+        missing = [option for option in ("--model", "--weights") if given[option] is None]
         if missing:
-            raise UsageError(
-                f"{', '.join(missing)} missing; sparknet test takes RUN_DIR, or --model, --weights and --data"
-            )
+            raise UsageError(f"{', '.join(missing)} missing; sparknet test takes RUN_DIR, or --model and --weights")
 
 
 def _test_run(arguments: argparse.Namespace) -> int:
@@ -89,7 +84,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
     def measure(spark: SparkSession) -> Measurement:
         return measure_source(spark, model, config, most_rows=most_rows, test_net_only=True)
 
-    with _log_of_failures() as log:
+    with log_of_failures("test") as log:
         measured = _measured(config, measure, log=log)
     if batches is not None:
         _check_iterations(batches, tested.batch, rows=measured.rows)
@@ -105,23 +100,6 @@ def _check_iterations(batches: int, batch: int, *, rows: int) -> None:
         remedy = f"give at most {fitting}" if fitting else "leave it out to test every row"
         wanted = f"--iterations {batches} of batch {batch} are {batches * batch} rows"
         raise DataError(f"{wanted} and the source has {rows}: {remedy}")
-
-
-@contextmanager
-def _log_of_failures() -> Generator[Path]:
-    """Where Spark may log; only after a failure that the log may explain does it stay, and the error says where."""
-    place = Path(tempfile.mkdtemp(prefix="sparknet-test-"))
-    log, kept = place / "spark.log", False
-    try:
-        yield log
-    except SparkNetError as error:
-        kept = log.exists()
-        if kept and str(log) not in str(error):
-            error.add_note(f"Spark's own words are in {log}")
-        raise
-    finally:
-        if not kept:
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement], *, log: Path) -> Measurement:

@@ -15,6 +15,7 @@ from sparknet.spark.session import check_java
 from sparknet.spark.sources import check_source, expected_rows
 from sparknet.training.caffe_run import CaffeFiles, check_net, self_contained, train_config
 from sparknet.training.caffe_start import check_caffe
+from sparknet.training.preprocessing import check_preprocessing
 from sparknet.training.run_dir import RunDir
 
 __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
@@ -24,7 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Start a new run."""
     config = _config_from(arguments)
     check_start(config)
-    check_caffe(config, expected_rows(config.data))
+    rows = expected_rows(config.data)
+    check_caffe(config, rows)
+    if rows is not None and not config.net.prototxt:
+        check_preprocessing(config, None, rows)
     config = self_contained(config)
     path: Path = arguments.run_dir or Path("runs") / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with RunDir.create(path, config) as run_dir:
@@ -48,11 +52,8 @@ def _config_from(arguments: argparse.Namespace) -> RunConfig:
                 "by Caffe's files: leave one of them out"
             )
         return load_config(arguments.config, overrides)
-    for option, what in (("--solver", "a solver prototxt, or a configuration file"), ("--data", "KIND:PATH")):
-        if not given[option]:
-            raise UsageError(
-                f"{option} is missing; sparknet train takes CONFIG, or --solver and --data: give {what}"
-            )
+    if not given["--solver"]:
+        raise UsageError("--solver is missing; sparknet train takes CONFIG, or --solver: give a solver prototxt")
     if arguments.weights and arguments.snapshot:
         raise UsageError(
             f"--weights {arguments.weights} and --snapshot {arguments.snapshot} are given; a snapshot brings its "

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from sparknet.data.cells import Cells
 from sparknet.errors import DataError
 
 __all__ = ["MOST_CLASSES", "Column", "ImageForm", "batch_of", "check_labels", "schema_of"]
@@ -48,22 +49,26 @@ class Column:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of one row in memory; of images after decoding."""
         return self.width * np.dtype(self.dtype).itemsize
 
     @property
     def arrow_type(self) -> Any:
-        """The Arrow type: a fixed-size list of all values of a row, or the bare value for shape ()."""
+        """The Arrow type: bytes for encoded images, else a fixed-size list of a row's values or the bare value."""
+        if self.image:
+            return pa.large_binary()
         value = _ARROW[self.dtype]
         return pa.list_(pa.field("item", value, nullable=False), self.width) if self.shape else value
 
-    def to_arrow(self, values: np.ndarray) -> Any:
-        """Wrap `values`, `dtype` [n, *shape], as an Arrow array; C-contiguous values are not copied."""
+    def to_arrow(self, values: np.ndarray | Cells) -> Any:
+        """Wrap rows as an Arrow array: `dtype` [n, *shape], not copied if C-contiguous, or encoded images."""
+        if isinstance(values, Cells):
+            return values.to_arrow()
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         return pa.FixedSizeListArray.from_arrays(flat, type=self.arrow_type) if self.shape else flat
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        """View an Arrow array of `arrow_type` without nulls as `dtype` [n, *shape], read-only, no copy."""
+        """View an Arrow array of stored values without nulls as `dtype` [n, *shape], read-only, no copy."""
         if not self.shape:
             return array.to_numpy(zero_copy_only=True)
         return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), *self.shape)
@@ -74,8 +79,8 @@ def schema_of(columns: Iterable[Column]) -> pa.Schema:
     return pa.schema([pa.field(column.name, column.arrow_type, nullable=False) for column in columns])
 
 
-def batch_of(columns: Iterable[Column], arrays: Mapping[str, np.ndarray]) -> pa.RecordBatch:
-    """Make one record batch of `arrays`, each `dtype` [n, *shape] under its column's name."""
+def batch_of(columns: Iterable[Column], arrays: Mapping[str, np.ndarray | Cells]) -> pa.RecordBatch:
+    """Make one record batch of `arrays`: under each column's name its `dtype` [n, *shape] or encoded images."""
     columns = tuple(columns)
     values = [column.to_arrow(arrays[column.name]) for column in columns]
     return pa.RecordBatch.from_arrays(values, schema=schema_of(columns))

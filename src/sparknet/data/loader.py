@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import Empty, Queue
-from threading import Event, Thread
+from threading import Condition, Thread
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,17 @@ from sparknet.data.order import Cursor, Order
 from sparknet.data.shards import ShardTable
 from sparknet.errors import DataError, SparkNetError
 
-__all__ = ["Batch", "Loader"]
+__all__ = ["Batch", "Loader", "Preprocess"]
+
+_PREFETCH_BYTES = 256 << 20
+
+
+class Preprocess(Protocol):
+    """What turns stored rows into what the net sees; `Normalise` is one."""
+
+    def __call__(self, images: np.ndarray, draws: np.ndarray, /, *, threads: int) -> np.ndarray:
+        """Make new values of the input column's, [n, *shape], and each row's own random numbers, uint32 [n, 4]."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -22,18 +33,31 @@ class Batch:
     """Rows for one training step."""
 
     images: np.ndarray
-    """What the preprocessing made of the input column: float32 [batch_size, *shape]."""
+    """What the preprocessing made of the input column: float32 [batch_size, *shape]; without preprocessing the
+    stored values, uint8 or float32."""
     labels: np.ndarray
     """int64 [batch_size]."""
     cursor: Cursor
     """Where the next batch starts: to be stored with the weights that have seen this batch."""
+    draws: np.ndarray | None = None
+    """Random numbers of each row for a preprocessing that is still to come, uint32 [batch_size, 4]; else None."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.images.nbytes + self.labels.nbytes + (0 if self.draws is None else self.draws.nbytes)
 
 
 class Loader(Iterator[Batch]):
     """Delivers full batches without end, going from one epoch into the next within a batch.
 
-    The batches depend on table, order, batch size and cursor only, never on timing. One thread works
-    `prefetch` batches ahead; `close`, or leaving the `with` block, ends it.
+    The batches depend on table, order, batch size and cursor only, never on timing or `threads`. One thread works
+    ahead; `close`, or leaving the `with` block, ends it. (Threads that decode are the table's.)
+
+    Memory: at most `ahead` batches wait or are being made, where ahead = max(1, min(prefetch, prefetch_bytes /
+    bytes of a batch)), and the stored rows of one batch are held while it is made. With a consumer that lets go of
+    a batch when it has the next one, all that takes at most
+    (ahead + 2) · batch_size · (bytes of a preprocessed row) + batch_size · (bytes of a stored row).
 
     Args:
         table: the training rows.
@@ -42,9 +66,11 @@ class Loader(Iterator[Batch]):
         cursor: where to start.
         image: name of the input column.
         label: name of the label column.
-        preprocess: turns the input column's values [n, *shape] and each row's own random numbers,
-            uint64 [n, 4], into the net's float32 [n, *shape].
-        prefetch: batches made ahead, at least 1.
+        preprocess: turns the input column's values into the net's; None delivers them as they are stored, with the
+            draws for whoever preprocesses them elsewhere.
+        threads: threads that preprocess the rows of a batch.
+        prefetch: the most batches made ahead, at least 1.
+        prefetch_bytes: the most bytes of batches made ahead; one batch is made ahead whatever its size.
 
     Raises:
         DataError: the slot has no rows, the cursor lies beyond them, or a size is less than 1.
@@ -59,23 +85,29 @@ class Loader(Iterator[Batch]):
         cursor: Cursor,
         image: str,
         label: str,
-        preprocess: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        preprocess: Preprocess | None,
+        threads: int = 1,
         prefetch: int = 4,
+        prefetch_bytes: int = _PREFETCH_BYTES,
     ) -> None:
         _check(table, order, cursor)
-        if batch_size < 1 or prefetch < 1:
-            raise DataError(f"batch size {batch_size}, prefetch {prefetch}: both must be at least 1")
+        if min(batch_size, threads, prefetch) < 1:
+            raise DataError(
+                f"batch size {batch_size}, threads {threads}, prefetch {prefetch}: all must be at least 1"
+            )
         self._table = table
         self._order = order
         self._batch_size = batch_size
-        self._cursor = cursor
-        self._image = image
-        self._label = label
+        self._columns = (image, label)
         self._preprocess = preprocess
-        self._queue: Queue[Batch | _Failure | None] = Queue(prefetch)
-        self._stop = Event()
-        self._failure: _Failure | None = None
-        self._thread = Thread(target=self._work, name="sparknet-loader", daemon=True)
+        self._threads = threads
+        self._prefetch_bytes = prefetch_bytes
+        self._ahead = prefetch
+        self._ready: deque[Batch] = deque()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._changed = Condition()  # guards the four above
+        self._thread = Thread(target=self._work, args=(cursor,), name="sparknet-loader", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Batch:
@@ -86,14 +118,16 @@ class Loader(Iterator[Batch]):
             SparkNetError: whatever else stopped the thread, with its cause.
             ValueError: the loader was closed.
         """
-        if self._failure is None:
-            item = None if self._stop.is_set() else self._queue.get()
-            if isinstance(item, Batch):
-                return item
-            if item is None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._failure or self._closed)
+            if self._closed:
                 raise ValueError("next batch of a closed loader; make another one from the last cursor")
-            self._failure = item
-        raise self._failure.error from self._failure.error.__cause__
+            if self._ready:
+                batch = self._ready.popleft()
+                self._changed.notify_all()
+                return batch
+            assert self._failure is not None
+            raise self._failure from self._failure.__cause__
 
     def __enter__(self) -> Loader:
         return self
@@ -108,39 +142,50 @@ class Loader(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop the thread and wait for its end, one batch's time at most; may be called again."""
-        self._stop.set()
-        # The thread may be waiting for room. It looks at the event before each batch, so after this it
-        # puts one item at most, for which there is room now.
-        self._drain()
+        with self._changed:
+            self._closed = True
+            self._ready.clear()
+            self._changed.notify_all()
         self._thread.join()
-        self._drain()
-        self._queue.put(None)  # for a consumer that waits in another thread
 
-    def _drain(self) -> None:
+    def _work(self, cursor: Cursor) -> None:
         try:
-            while True:
-                self._queue.get_nowait()
-        except Empty:
-            return
-
-    def _work(self) -> None:
-        try:
-            cursor = self._cursor
-            while not self._stop.is_set():
+            while self._has_room():
                 batch = self._make(cursor)
                 cursor = batch.cursor
-                self._queue.put(batch)
+                self._put(batch)
+                del batch  # else it would be held here until the next one is made
         except BaseException as error:  # the consumer raises it: this thread has nobody to tell
-            self._queue.put(_Failure(_described(error)))
+            with self._changed:
+                self._failure = _described(error)
+                self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        """Wait until another batch may be made; False: no more are wanted.
+
+        Before it is made and not after, so that no batch is held while it waits for room.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._ready) < self._ahead)
+            return not self._closed
+
+    def _put(self, batch: Batch) -> None:
+        with self._changed:
+            if not self._closed:
+                self._ready.append(batch)
+            # all batches are of one size, which the first one tells
+            self._ahead = max(1, min(self._ahead, self._prefetch_bytes // max(1, batch.nbytes)))
+            self._changed.notify_all()
 
     def _make(self, cursor: Cursor) -> Batch:
         rows, draws = self._rows(cursor)
         columns = self._table.take(rows)
-        return Batch(
-            images=self._preprocess(columns[self._image], draws),
-            labels=columns[self._label],
-            cursor=cursor.advance(self._batch_size, rows_per_epoch=len(self._order)),
-        )
+        images, labels = (columns.pop(name) for name in self._columns)
+        after = cursor.advance(self._batch_size, rows_per_epoch=len(self._order))
+        if self._preprocess is None:
+            return Batch(images=images, labels=labels, cursor=after, draws=draws)
+        images = self._preprocess(images, draws, threads=self._threads)
+        return Batch(images=images, labels=labels, cursor=after)
 
     def _rows(self, cursor: Cursor) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the batch's rows, int64 [batch_size], and their random draws."""
@@ -150,15 +195,10 @@ class Loader(Iterator[Batch]):
         while missing:
             stop = min(at + missing, len(self._order))
             rows.append(self._order.rows(epoch, at, stop))
-            draws.append(self._order.draws(epoch, at, stop))
+            draws.append(self._order.draws(epoch, rows[-1]))
             missing -= stop - at
             epoch, at = epoch + 1, 0
         return np.concatenate(rows), np.concatenate(draws)
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    error: BaseException
 
 
 def _described(error: BaseException) -> BaseException:

@@ -12,11 +12,12 @@ import numpy as np
 from sparknet.config.codec import decode, encode
 from sparknet.data.columns import Column
 from sparknet.data.shards import Shard, ShardTable
+from sparknet.data.table import TableEncoding
 from sparknet.errors import ConfigError, DataError
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "MEAN_NAME", "Manifest", "save_mean_image"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 MEAN_NAME = "mean.npy"
 
@@ -41,6 +42,8 @@ class Manifest:
     """Training rows of each class."""
     channel_mean: tuple[float, ...]
     """Mean of each channel (the input's first axis) over the training rows."""
+    channel_std: tuple[float, ...]
+    """Population standard deviation of each channel over the training rows and all places, of the stored values."""
     mean_image: str = MEAN_NAME
     """File beside the manifest with the training rows' mean, float32 of the input's shape."""
     source: dict[str, bool | int | float | str]
@@ -49,6 +52,12 @@ class Manifest:
     """SHA-256 of everything that decides what the shards hold; the same fingerprint is the same data."""
     seed: int
     """Drew the validation rows; 0 where nothing was drawn."""
+    skipped: int = 0
+    """Damaged rows of the source that were left out."""
+    skipped_examples: tuple[str, ...] = ()
+    """What is wrong with the first ten of them."""
+    table: TableEncoding | None = None
+    """How columns of words became numbers; None where the source has the input and the label as they are."""
 
     @property
     def columns(self) -> tuple[Column, Column]:
@@ -65,13 +74,13 @@ class Manifest:
         """Number of validation rows."""
         return sum(shard.rows for shard in self.validation)
 
-    def train_table(self, directory: Path) -> ShardTable:
-        """The training rows; `directory` is the manifest's."""
-        return ShardTable(directory, self.train, self.columns)
+    def train_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
+        """The training rows; `directory` is the manifest's, `threads` decode encoded images."""
+        return ShardTable(directory, self.train, self.columns, threads=threads)
 
-    def validation_table(self, directory: Path) -> ShardTable:
-        """The validation rows; `directory` is the manifest's."""
-        return ShardTable(directory, self.validation, self.columns)
+    def validation_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
+        """The validation rows; `directory` is the manifest's, `threads` decode encoded images."""
+        return ShardTable(directory, self.validation, self.columns, threads=threads)
 
     def load_mean_image(self, directory: Path) -> np.ndarray:
         """Read the mean image, float32 [*shape].

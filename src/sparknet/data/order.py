@@ -18,16 +18,16 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from sparknet.data.draws import row_draws
 from sparknet.errors import DataError
 
-__all__ = ["DRAWS_PER_ROW", "Cursor", "Order", "row_draws"]
+__all__ = ["Cursor", "Order"]
 
 T = TypeVar("T")
 
 _BLOCK_ROWS = 256
 _WINDOW_BLOCKS = 64
-_BLOCKS, _WINDOW, _ROW = 1, 2, 3  # set the streams of random numbers for shuffles and rows apart
-DRAWS_PER_ROW = 4
+_BLOCKS, _WINDOW = 1, 2  # set the streams of random numbers for the two shuffles apart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,9 +102,12 @@ class Order:
             at += len(rows)
         return result
 
-    def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Random numbers for this slot's rows `start` to `stop` (exclusive) in an epoch, uint64 [rows, 4]."""
-        return row_draws((self._seed, epoch, self._slot), start, stop)
+    def draws(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Random numbers of rows in an epoch, uint32 [n, 4], for their global numbers, int64 [n].
+
+        They are those of the row, not of this slot: another number of workers draws the same.
+        """
+        return row_draws(self._seed, epoch, rows)
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
         def shuffled() -> np.ndarray:
@@ -123,17 +126,6 @@ class Order:
 
     def _random(self, *key: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self._seed, spawn_key=key)))
-
-
-def row_draws(key: tuple[int, ...], start: int, stop: int) -> np.ndarray:
-    """Random numbers of the rows `start` to `stop` (exclusive) of a sequence, uint64 [stop - start, 4].
-
-    A row's numbers depend on `key` and its place alone: Philox (Salmon et al. 2011) makes four of each count.
-    """
-    stream = np.random.Philox(
-        key=np.random.SeedSequence(key, spawn_key=(_ROW,)).generate_state(2, np.uint64), counter=[start, 0, 0, 0]
-    )
-    return stream.random_raw(DRAWS_PER_ROW * (stop - start)).reshape(-1, DRAWS_PER_ROW)
 
 
 def _require(holds: bool, message: str) -> None:

@@ -2,21 +2,24 @@
 
 import socket
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
+from sparknet.data.cells import Cells
 from sparknet.data.columns import Column
-from sparknet.data.rows import Rows, input_column, input_values, label_values, validation_marks
+from sparknet.data.inputs import Damage, InputPlan, next_piece, read_inputs
+from sparknet.data.rows import Rows, encoded_cells, label_values, validation_marks
 from sparknet.data.shards import ShardWriter
 from sparknet.data.split import held_out
 from sparknet.data.statistics import Statistics
 from sparknet.errors import DataError
 
-__all__ = ["PartitionPlan", "ShardReport", "write_partition"]
+__all__ = ["PartitionPlan", "PartitionReport", "ShardReport", "write_partition"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,14 +28,14 @@ class PartitionPlan:
 
     directory: str
     """Where the shards are written: it exists, and every worker reaches it."""
-    image: str
-    """Name of the input column."""
+    input: InputPlan
+    """How the input column is read."""
     label: str
     """Name of the label column."""
     validation: str
     """Name of the column that marks validation rows; empty when `fraction` draws them."""
-    shape: tuple[int, ...]
-    """Of one input row; () takes the first row's length."""
+    keep: Literal["pixels", "encoded"] = "pixels"
+    """What the shards hold of images."""
     classes: int | None
     """Labels must be below this; None: no bound but the general one."""
     fraction: float
@@ -47,22 +50,32 @@ class PartitionPlan:
 class ShardReport:
     """One shard that a task has written."""
 
-    partition: int
-    """The Spark partition its rows came from."""
     split: Literal["train", "validation"]
     """Which rows it holds."""
     name: str
     """File name in the plan's directory."""
+    rows: int
+    """Rows it holds."""
+    largest_label: int
+    """Of its rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartitionReport:
+    """What a task has made of its rows."""
+
+    partition: int
+    """The Spark partition the rows came from."""
+    column: Column | None = None
+    """What the shards hold of the input; None where every row is damaged."""
+    shards: tuple[ShardReport, ...]
+    """What was written: training shards, then validation shards."""
     sums: str
-    """File with the sum of each input value over the task's training rows, float64 [*shape] (`.npy`).
+    """File with the `Statistics` of the task's training rows; "" where nothing was written.
 
     A file, since a thousand sums of ImageNet's size exceed what Spark lets a driver collect."""
-    dtype: Literal["uint8", "float32", "int64"]
-    """Type of the input column."""
-    shape: tuple[int, ...]
-    """Shape of one input row."""
-    label_counts: tuple[int, ...]
-    """Rows of each label."""
+    damage: Damage
+    """Rows that were left out."""
 
 
 class _Writers:
@@ -70,81 +83,125 @@ class _Writers:
 
     def __init__(self, plan: PartitionPlan, *, column: Column, partition: int) -> None:
         # A task may be tried again or run twice at once: no attempt may touch another's files.
-        self.attempt = f"{partition:05d}-{uuid.uuid4().hex}"
-        self.column = column
+        self._attempt = f"{partition:05d}-{uuid.uuid4().hex}"
+        self.column = column if plan.keep == "encoded" else replace(column, image=None)
         self._directory = Path(plan.directory)
-        columns = (column, Column(name=plan.label, dtype="int64", shape=()))
-        self.train, self.validation = (
+        columns = (self.column, Column(name=plan.label, dtype="int64", shape=()))
+        self._train, self._validation = (
             ShardWriter(
                 self._directory,
-                prefix=f"{split}-{self.attempt}",
+                prefix=f"{split}-{self._attempt}",
                 columns=columns,
                 shard_bytes=plan.shard_bytes,
             )
             for split in ("train", "validation")
         )
 
-    def append(self, inputs: np.ndarray, labels: np.ndarray, marks: np.ndarray) -> None:
-        if marks.any():
-            self.validation.append(inputs[marks], labels[marks])
-            inputs, labels = inputs[~marks], labels[~marks]
-        self.train.append(inputs, labels)
+    def append(self, inputs: np.ndarray, labels: np.ndarray, marks: np.ndarray, encoded: Any) -> None:
+        """Add rows; `encoded` is an Arrow array of the files to keep, or None for the pixels."""
+        for writer, chosen in ((self._validation, marks), (self._train, ~marks)):
+            if chosen.all():
+                files = None if encoded is None else Cells.of(encoded)
+                writer.append(inputs, labels, encoded=files)
+            elif chosen.any():
+                files = None if encoded is None else Cells.of(encoded.filter(pa.array(chosen)))
+                writer.append(inputs[chosen], labels[chosen], encoded=files)
 
-    def finish(self, partition: int) -> Iterator[ShardReport]:
-        train, validation = self.train.close(), self.validation.close()
-        sums = f"sums-{self.attempt}.npy"
+    def finish(self) -> tuple[str, tuple[ShardReport, ...]]:
+        """Close all files; name the file of sums, and report on the shards."""
+        train, validation = self._train.close(), self._validation.close()
+        sums = f"sums-{self._attempt}.npz"
         total = Statistics.merged((shard.statistics for shard in train), shape=self.column.shape)
-        np.save(self._directory / sums, total.pixel_sum, allow_pickle=False)
+        total.save(self._directory / sums)
         written: list[tuple[Literal["train", "validation"], Any]] = [
             *(("train", shard) for shard in train),
             *(("validation", shard) for shard in validation),
         ]
-        for split, shard in written:
-            yield ShardReport(
-                partition=partition,
+        return sums, tuple(
+            ShardReport(
                 split=split,
                 name=shard.name,
-                sums=sums,
-                dtype=self.column.dtype,
-                shape=self.column.shape,
-                label_counts=tuple(shard.statistics.label_counts.tolist()),
+                rows=shard.statistics.rows,
+                largest_label=len(shard.statistics.label_counts) - 1,
             )
+            for split, shard in written
+        )
 
 
-def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: int) -> list[ShardReport]:
+def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: int) -> PartitionReport | None:
     """Write a partition's rows as shards of both splits.
 
     Args:
         plan: what to write, and where.
-        batches: Arrow record batches of the columns input (binary, list of float32, or float32), label
-            (int64) and, if `plan.validation`, marks (boolean), in this order.
+        batches: Arrow record batches of the columns input (see `input_column`), label (int64), if
+            `plan.validation` marks (boolean), in this order, and maybe `error` (string): what is wrong with a
+            damaged row, null for others.
         partition: the Spark partition.
 
     Returns:
-        A report on each shard; none for a partition without rows.
+        What was written; None for a partition without rows.
 
     Raises:
-        DataError: a row that is not as the plan says, or a directory that cannot be written.
+        DataError: a row that is neither damaged nor as the plan says, or a directory that cannot be written.
     """
-    writers: _Writers | None = None
-    rows = Rows(partition=partition, first=0)
     try:
-        for batch in batches:
-            if not batch.num_rows:
-                continue
-            if writers is None:
-                column = input_column(batch.column(0), name=plan.image, shape=plan.shape, rows=rows)
-                writers = _Writers(plan, column=column, partition=partition)
-            inputs = input_values(batch.column(0), column=writers.column, rows=rows)
-            labels = label_values(batch.column(1), name=plan.label, classes=plan.classes, rows=rows)
-            writers.append(inputs, labels, _marks(plan, batch, rows=rows))
-            rows = Rows(partition=partition, first=rows.first + batch.num_rows)
-        return list(writers.finish(partition)) if writers else []
+        return _Task(plan, partition).work(batches)
     except OSError as error:
         raise DataError(
             f"{plan.directory}: cannot be written from {socket.gethostname()}: {error}; set data.store to a "
             "directory that every worker can write"
         ) from error
+
+
+class _Task:
+    """The state of one task between batches."""
+
+    def __init__(self, plan: PartitionPlan, partition: int) -> None:
+        self._plan = plan
+        self._rows = Rows(partition=partition, first=0)
+        self._column: Column | None = None
+        self._writers: _Writers | None = None
+        self._damage = Damage()
+
+    def work(self, batches: Iterable[Any]) -> PartitionReport | None:
+        for batch in batches:
+            at = 0
+            while at < batch.num_rows:
+                piece = next_piece(self._plan.input, batch, at, column=self._column)
+                self._write(piece)
+                self._rows = replace(self._rows, first=self._rows.first + piece.num_rows)
+                at += piece.num_rows
+        if not self._rows.first:
+            return None
+        sums, shards = self._writers.finish() if self._writers else ("", ())
+        return PartitionReport(
+            partition=self._rows.partition,
+            column=self._writers.column if self._writers else None,
+            shards=shards,
+            sums=sums,
+            damage=self._damage,
+        )
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        plan, rows = self._plan, self._rows
+        found = read_inputs(plan.input, batch, column=self._column, rows=rows)
+        self._column = found.column
+        self._damage += found.damage
+        good = found.good
+        if found.column is None or not good.any():
+            return
+        labels = label_values(found.batch.column(1), name=plan.label, classes=plan.classes, rows=rows)
+        # Drawn for damaged rows too: which rows are held out does not depend on others being whole.
+        marks = _marks(plan, found.batch, rows=rows)
+        if self._writers is None:
+            self._writers = _Writers(plan, column=found.column, partition=rows.partition)
+        files = None
+        if self._writers.column.image:
+            files = encoded_cells(batch.column(0), name=plan.input.name)
+        if not good.all():
+            labels, marks = labels[good], marks[good]
+            files = None if files is None else files.filter(pa.array(good))
+        self._writers.append(found.values, labels, marks, files)
 
 
 def _marks(plan: PartitionPlan, batch: Any, *, rows: Rows) -> np.ndarray:

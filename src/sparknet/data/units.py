@@ -8,11 +8,26 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from sparknet.data.storage import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["Split", "Unit", "find_files", "local_path", "ranges", "split_rows"]
+__all__ = ["Location", "Split", "Unit", "find_files", "local_path", "ranges", "split_rows"]
 
 Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Location:
+    """Where a source's files are."""
+
+    path: str
+    """A file, a glob or a directory, as a path or URI; "" for a source without files."""
+    split: Split = "train"
+    """Which files of a standard directory."""
+    labels: str = ""
+    """A file of labels beside the images, for the sources that need one."""
+    storage: Storage = LOCAL
+    """How the files are reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +35,7 @@ class Unit:
     """Rows `start` to `stop` (exclusive) of one file: what one task reads."""
 
     path: str
+    """Absolute path or URI."""
     start: int
     stop: int
 
@@ -43,38 +59,47 @@ def local_path(path: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def find_files(path: str, *, in_directory: Sequence[str], what: str) -> list[Path]:
+def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: Storage = LOCAL) -> list[Facts]:
     """List the files that a path, glob or directory means, sorted by name.
 
     Args:
-        path: a file, a glob or a directory.
-        in_directory: glob patterns relative to a directory; the first that matches anything is used.
+        path: a file, a glob or a directory, as a path or URI; a URI has a glob in its last part only.
+        in_directory: glob patterns relative to a directory, with a glob in the last part only; the first that
+            matches anything is used.
         what: what is looked for, for the message ("CIFAR-10 training batches").
+        storage: how a URI is reached.
 
     Raises:
-        DataError: nothing is there.
+        DataError: nothing is there, or it cannot be reached.
     """
-    place = local_path(path)
-    if place.is_dir():
+    place = storage.place(path)
+    here = place.facts()
+    if here and here.is_directory:
         for pattern in in_directory:
-            found = sorted(file for file in place.glob(pattern) if file.is_file())
+            found = _matches(place / pattern)
             if found:
                 return found
         raise DataError(f"{path}: the directory has no {what} ({' or '.join(in_directory)}); set data.path")
-    if place.is_file():
-        return [place]
-    matches = glob.glob(str(place))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    found = sorted(Path(name) for name in matches if Path(name).is_file())
+    found = [here] if here else _matches(place)
     if not found:
         raise DataError(f"{path}: no such file, directory or glob match; correct data.path")
     return found
 
 
-def split_rows(path: Path, *, rows: int, most: int) -> list[Unit]:
+def _matches(pattern: Place) -> list[Facts]:
+    if pattern.local is None:
+        return pattern.parent.files(pattern.name)
+    matches = sorted(glob.glob(str(pattern.local)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    found = [pattern.storage.place(name).facts() for name in matches]
+    return [file for file in found if file and not file.is_directory]
+
+
+def split_rows(file: Place | Path, *, rows: int, most: int) -> list[Unit]:
     """Cut a file's rows into as few units of nearly equal size as keep each within `most` rows."""
+    uri = file.uri if isinstance(file, Place) else str(file.absolute())
     count = -(-rows // most)
     bounds = [rows * part // count for part in range(count + 1)] if count else [0]
-    return [Unit(path=str(path.absolute()), start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
+    return [Unit(path=uri, start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:

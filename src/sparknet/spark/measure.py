@@ -18,19 +18,21 @@ import torch
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
-from sparknet.config import Data, RunConfig, encode
+from sparknet.config import Data, RunConfig, decode, encode
 from sparknet.data.columns import Column
+from sparknet.data.inputs import Damage, InputPlan, Inputs, next_piece, read_inputs
 from sparknet.data.manifest import Manifest
 from sparknet.data.preprocess import Normalise
-from sparknet.data.rows import Rows, input_column, input_values, label_values
+from sparknet.data.rows import Rows, label_values
 from sparknet.errors import DataError
 from sparknet.spark.frames import select_columns
-from sparknet.spark.prepare import prepare
+from sparknet.spark.prepare import image_form, prepare
 from sparknet.spark.sources import read_source
 from sparknet.spark.tasks import collect_reports, numbered
 from sparknet.training.build_objective import build_objective, build_test_objective
 from sparknet.training.chores import as_fields
 from sparknet.training.evaluate import Cuts, evaluate_part
+from sparknet.training.messages import ChoreReport
 from sparknet.training.model import Description, Model
 from sparknet.training.objective import Objective
 from sparknet.training.state import dump_weights, load_weights
@@ -55,6 +57,8 @@ class Measurement:
     """Means of the net's other outputs by name."""
     seconds: float
     """What the slowest worker took for its rows, reading included, the start of Spark and Python not."""
+    skipped: int = 0
+    """Damaged rows that were left out."""
 
     @property
     def rows_per_second(self) -> float:
@@ -81,6 +85,8 @@ class MeasurePlan:
     """Directory of the manifest, the same path on every worker; empty where rows come by Spark."""
     test_net_only: bool = False
     """The weights are those of a Caffe file's TEST net, which is all that is built."""
+    input: InputPlan | None = None
+    """How the rows' input is read where rows come by Spark."""
 
     def objective(self) -> Objective:
         """Rebuild what is measured on a worker."""
@@ -140,16 +146,25 @@ def measure_source(
         test_net_only: `model.module` is a Caffe file's TEST net.
 
     Raises:
-        DataError: the rows cannot be read or do not fit the model.
+        DataError: the rows cannot be read or do not fit the model, or more than `data.corrupt_share` of them are
+            damaged.
         WorkerError: the net failed.
         ClusterError: Spark failed.
     """
-    data = config.data
-    frame = select_columns(read_source(spark, data, validation=bool(data.validation_path)), data, validation=None)
+    data, second = config.data, bool(config.data.validation_path)
+    rows = read_source(spark, data, validation=second)
+    frame = select_columns(rows, data, validation=None, table=model.description.table)
     tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
-    plan = replace(_plan(model, config), test_net_only=test_net_only)
-    where = data.validation_path or data.source
-    return _measured(tasks, functools.partial(measure_rows, plan), where=where)
+    reading = InputPlan(
+        name=data.image,
+        shape=model.description.input.shape,
+        form=image_form(data, validation=second),
+        resize=data.resize,
+        threads=data.threads,
+    )
+    plan = replace(_plan(model, config), test_net_only=test_net_only, input=reading)
+    where, share = data.validation_path or data.source, data.corrupt_share
+    return _measured(tasks, functools.partial(measure_rows, plan), where=where, corrupt_share=share)
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -170,32 +185,43 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
 
 
 def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """The task on rows as they come: `batches` have the columns input and label."""
+    """The task on rows as they come: `batches` have the columns input, label and maybe error."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
+    assert plan.input is not None, "rows come by Spark"
     rows, objective = Rows(partition=context.partitionId(), first=0), plan.objective()
-    columns = ("input", "label")
+    column: Column | None = None
     began = time.perf_counter()
     for batch in batches:
-        if batch.num_rows:
-            table, cuts = _Rows(plan, batch, rows), Cuts.of(objective, batch.num_rows)
-            found = evaluate_part(objective, table, plan.normalise, cuts=cuts, part=(0, 1), columns=columns)
-            yield {**encode(found), "until_seconds": time.perf_counter() - began}
-        rows = replace(rows, first=rows.first + batch.num_rows)
+        at = 0
+        while at < batch.num_rows:
+            piece = next_piece(plan.input, batch, at, column=column)
+            inputs = read_inputs(plan.input, piece, column=column, rows=rows)
+            found = _measure(plan, objective, inputs, rows)
+            yield {**found, "damage": encode(inputs.damage), "until_seconds": time.perf_counter() - began}
+            column, at = inputs.column, at + piece.num_rows
+            rows = replace(rows, first=rows.first + piece.num_rows)
+
+
+def _measure(plan: MeasurePlan, objective: Objective, inputs: Inputs, rows: Rows) -> dict[str, Any]:
+    if not inputs.good.any():
+        return encode(ChoreReport(part=0, rows=0, sums={}))
+    table = _Rows(plan, inputs, rows)
+    cuts, columns = Cuts.of(objective, len(table)), ("input", "label")
+    return encode(evaluate_part(objective, table, plan.normalise, cuts=cuts, part=(0, 1), columns=columns))
 
 
 class _Rows:
-    """One Arrow batch of Spark, checked against the model, as a table of rows."""
+    """Some whole rows from Spark, checked against the model, as a table."""
 
-    def __init__(self, plan: MeasurePlan, batch: pa.RecordBatch, rows: Rows) -> None:
-        data, expected = plan.config.data, plan.description.input
-        found = input_column(batch.column(0), name=data.image, shape=expected.shape, rows=rows)
+    def __init__(self, plan: MeasurePlan, inputs: Inputs, rows: Rows) -> None:
+        expected, found = plan.description.input, inputs.column
+        assert found is not None, "there are whole rows"
         # A net's file says nothing of the type: any that can be read becomes float32.
         _check_input(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
-        self._columns: dict[str, np.ndarray] = {
-            "input": input_values(batch.column(0), column=found, rows=rows),
-            "label": label_values(batch.column(1), name=data.label, classes=plan.description.classes, rows=rows),
-        }
+        name, classes = plan.config.data.label, plan.description.classes
+        labels = label_values(inputs.batch.column(1), name=name, classes=classes, rows=rows)
+        self._columns: dict[str, np.ndarray] = {"input": inputs.values, "label": labels[inputs.good]}
 
     def __len__(self) -> int:
         return len(self._columns["label"])
@@ -224,17 +250,20 @@ def _plan(model: Model, config: RunConfig) -> MeasurePlan:
     )
 
 
-def _measured(frame: DataFrame, task: Any, *, where: str) -> Measurement:
+def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float = 0.0) -> Measurement:
     reports = collect_reports(frame, task, doing=_DOING)
     # summed in the order of the parts: floats would tell the difference
     reports.sort(key=lambda report: (report.values["part"], report.slot))
     rows = sum(report.values["rows"] for report in reports)
+    damage = sum((decode(Damage, report.values.get("damage", {})) for report in reports), Damage())
+    damage.check(rows + damage.rows, share=corrupt_share)
     if not rows:
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
     names = dict.fromkeys(name for report in reports for name in report.values["sums"])
     means = {name: sum(report.values["sums"].get(name, 0.0) for report in reports) / rows for name in names}
     fields: Any = as_fields(means)
-    return Measurement(rows=int(rows), seconds=max(report.values["until_seconds"] for report in reports), **fields)
+    seconds = max(report.values["until_seconds"] for report in reports)
+    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **fields)
 
 
 def _check_fit(description: Description, manifest: Manifest) -> None:

@@ -26,14 +26,16 @@ from sparknet.errors import ClusterError, SparkNetError
 from sparknet.spark.driver_client import DriverAddress, DriverClient
 from sparknet.training.build_objective import build_objective
 from sparknet.training.evaluate import Cuts, evaluate_part
+from sparknet.training.feed import Feed
 from sparknet.training.heartbeat import Heartbeats
+from sparknet.training.intake import seen_rows
 from sparknet.training.local_steps import Replica
 from sparknet.training.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.preprocessing import Preprocessing
 from sparknet.training.process_group import Groups
 from sparknet.training.rounds import Surroundings, Worker
 
-__all__ = ["WorkerPlan", "run_workers"]
+__all__ = ["WorkerPlan", "keep_freed_memory", "run_workers"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +110,8 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
         beat_client.close()
 
 
-def _keep_freed_memory() -> None:
-    """Let this process keep what a training step frees, for the next step.
+def keep_freed_memory() -> None:
+    """Let this process keep what a training step frees, for the next step; call it before threads are started.
 
     glibc's malloc otherwise may hand a step's activations back to the kernel and fault them in again, page by page,
     at the next: up to a fourth of the time of a small net. The price is that a worker's memory stays at its peak.
@@ -118,19 +120,24 @@ def _keep_freed_memory() -> None:
         malloc = ctypes.CDLL(None)
         malloc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
         malloc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: nor take tensors of less than 1 GiB from outside it
+        malloc.mallopt(-8, 1)  # M_ARENA_MAX: the loader's threads use that heap too, and not ones of their own
 
 
 def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: Groups, beats: Heartbeats) -> Worker:
     config, directory = plan.config, Path(plan.data_dir)
     torch.set_num_threads(config.cluster.threads_per_worker)
-    _keep_freed_memory()
+    keep_freed_memory()
     manifest = Manifest.load(directory)
-    train, validation = manifest.train_table(directory), manifest.validation_table(directory)
+    threads = config.data.threads
+    train = manifest.train_table(directory, threads=threads)
+    validation = manifest.validation_table(directory, threads=threads)
     columns = (manifest.input.name, manifest.label.name)
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
-    objective = build_objective(config.net, manifest, batch_size=config.solver.batch_size, seed=config.run.seed)
+    rows = seen_rows(manifest, config.data)
+    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
     cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
-    replica = Replica(objective, config, slot=who.slot, rounds=plan.rounds)
+    feed = Feed.of(objective, plan.preprocessing.train)
+    replica = Replica(objective, config, slot=who.slot, rounds=plan.rounds, feed=feed)
 
     def open_loader(cursor: Cursor) -> Loader:
         return Loader(
@@ -140,7 +147,8 @@ def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: G
             cursor=cursor,
             image=columns[0],
             label=columns[1],
-            preprocess=plan.preprocessing.train,
+            preprocess=feed.for_loaders,
+            threads=threads,
         )
 
     def evaluate(part: int, parts: int) -> ChoreReport:

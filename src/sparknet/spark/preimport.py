@@ -4,6 +4,7 @@ Set as `spark.python.daemon.module`. A worker that dies is back in a fraction of
 that importing torch takes. Only imports happen before the fork: threads and channels would not survive it.
 """
 
+import gc
 import importlib
 import sys
 
@@ -16,4 +17,7 @@ if __name__ == "__main__":
     # sources never train, and importing torch would only hold them up.
     if "pyspark.worker" in sys.argv:
         importlib.import_module("sparknet.spark.placement")
+    # A worker looks for garbage after each task: frozen, the imports' hundred thousand objects are passed over.
+    gc.collect()
+    gc.freeze()
     daemon.manager()

@@ -14,25 +14,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from sparknet.config import Data, decode, encode
-from sparknet.data.columns import Column
+from sparknet.data.columns import Column, ImageForm
 from sparknet.data.fingerprint import describe_files, fingerprint
+from sparknet.data.inputs import Damage, InputPlan
 from sparknet.data.manifest import FORMAT_VERSION, Manifest, save_mean_image
-from sparknet.data.partition import PartitionPlan, ShardReport, write_partition
+from sparknet.data.partition import PartitionPlan, PartitionReport, ShardReport, write_partition
 from sparknet.data.shards import Shard
 from sparknet.data.statistics import Statistics
+from sparknet.data.table import TableEncoding
 from sparknet.errors import DataError
 from sparknet.spark.frames import describe_file_source, describe_frame, select_columns
-from sparknet.spark.sources import FORMATS, read_source, source_files
+from sparknet.spark.sources import FORMATS, locate, read_source, source_files
+from sparknet.spark.tables import learn
 from sparknet.spark.tasks import run_job
 from sparknet.spark.translate import spark_errors
 
-__all__ = ["prepare", "prepare_frame"]
+__all__ = ["image_form", "prepare", "prepare_frame"]
 
 _Frames = tuple[DataFrame, DataFrame | None]
 
@@ -50,6 +52,8 @@ class _Task:
     """For people, in the manifest."""
     identity: Any
     """What the rows are, as JSON values: equal for equal rows."""
+    form: ImageForm | None
+    """How images become pixels; None where the source's bytes are pixels."""
     frames: Callable[[], _Frames]
     """Opens all or the training rows, and the validation rows if they are a second source."""
 
@@ -57,8 +61,8 @@ class _Task:
 def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers: int = 1) -> tuple[Path, Manifest]:
     """Turn the source that `data` names into shards, unless that was done before.
 
-    The same is: the same files (name, size, time of change), the same columns, shape, classes, split and
-    shard size, and for a drawn split the same seed.
+    The same is: the same files (name, size, time of change), the same columns, shape, classes, form of images,
+    split and shard size, and for a drawn split the same seed.
 
     Args:
         spark: runs the job.
@@ -68,16 +72,16 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
         workers: refuse data with fewer training rows than this.
 
     Returns:
-        The directory `store/<first 16 digits of the fingerprint>` and its manifest.
+        The directory `store/<first 16 digits of the fingerprint>` and its manifest, which says how many damaged
+        rows were left out.
 
     Raises:
-        DataError: the source, a row, the split or the store is at fault; nothing is left in the store.
+        DataError: the source, a row, the split or the store is at fault, or more than `data.corrupt_share` of the
+            rows are damaged; nothing is left in the store.
         MissingDependency: the source needs a package that is not installed.
         ClusterError: the Spark job failed.
     """
-    form = FORMATS.get(data.source)
-    if form:
-        data = replace(data, shape=data.shape or form.columns[0].shape, classes=data.classes or form.classes)
+    source = FORMATS.get(data.source)
     second = bool(data.validation_path)
 
     def frames() -> _Frames:
@@ -85,13 +89,15 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
         return train, read_source(spark, data, validation=True) if second else None
 
     with spark_errors(f"reading {data.path or data.source}"):
-        if form:
+        form = image_form(data, validation=False)
+        if source:
+            rows = source.describe(locate(data, validation=False))
+            data = replace(data, shape=data.shape or rows.input.shape, classes=data.classes or rows.classes)
             sides = [describe_files(source_files(data, validation=side)) for side in (False, True)[: 1 + second]]
         else:
             opened = frames()
             sides = [describe_file_source(frame) for frame in opened if frame is not None]
             frames = lambda: opened  # noqa: E731 - Spark has listed the files and inferred the schema
-    source = {"source": data.source, "path": data.path, "validation_path": data.validation_path}
     return _prepared(
         _Task(
             spark=spark,
@@ -99,8 +105,9 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
             store=store,
             seed=seed,
             workers=workers,
-            source=source,
+            source={"source": data.source, "path": data.path, "validation_path": data.validation_path},
             identity={"source": data.source, "files": sides},
+            form=form,
             frames=frames,
         )
     )
@@ -133,12 +140,34 @@ def prepare_frame(
             workers=workers,
             source={"source": "DataFrame", "schema": frame.schema.simpleString()},
             identity=identity,
+            form=_form(data),
             frames=lambda: (frame, None),
         )
     )
 
 
+def image_form(data: Data, *, validation: bool) -> ImageForm | None:
+    """How a source's images become pixels; None where its bytes are pixels already.
+
+    Args:
+        data: the source.
+        validation: of `data.validation_path` instead of `data.path`.
+
+    Raises:
+        DataError: the source is missing or damaged.
+    """
+    source = FORMATS.get(data.source)
+    if source and not source.describe(locate(data, validation=validation)).encoded:
+        return None
+    return _form(data)
+
+
+def _form(data: Data) -> ImageForm:
+    return ImageForm(order=data.channel_order or "rgb", resize_mode=data.resize_mode)
+
+
 def _prepared(task: _Task) -> tuple[Path, Manifest]:
+    _check_store(task.data.store)
     digest = _digest(task)
     directory = task.store / digest[:16]
     if not directory.exists():
@@ -159,15 +188,27 @@ def _prepared(task: _Task) -> tuple[Path, Manifest]:
     return directory, manifest
 
 
+def _check_store(store: str) -> None:
+    if "://" in store or store.startswith("file:"):
+        raise DataError(
+            f"data.store is {store!r}; shards are mapped into memory from files: set data.store to the path of a "
+            "directory that all workers reach, on this machine or a shared file system"
+        )
+
+
 def _digest(task: _Task) -> str:
     data = task.data
     return fingerprint(
         {
             "version": FORMAT_VERSION,
             "identity": task.identity,
-            "columns": [data.image, data.label, data.validation_column],
+            "endpoint": data.s3_endpoint,
+            "labels": [data.labels, data.validation_labels],
+            "header": data.header,
+            "columns": [data.image, data.features, data.label, data.validation_column],
             "shape": data.shape,
             "classes": data.classes,
+            "images": [encode(task.form) if task.form else None, data.resize, data.keep],
             "fraction": data.validation_fraction,
             "seed": _split_seed(task),
             "shard_megabytes": data.shard_megabytes,
@@ -189,8 +230,8 @@ def _make(task: _Task, directory: Path, *, digest: str) -> None:
             f"{task.store}: the store cannot be written: {error}; set data.store to a directory that can"
         ) from error
     try:
-        reports = _run_job(task, hidden)
-        _assemble(task, hidden, reports, digest=digest)
+        written = _run_job(task, hidden)
+        _assemble(task, hidden, written, digest=digest)
         _publish(hidden, directory)
     except OSError as error:
         raise DataError(
@@ -200,56 +241,85 @@ def _make(task: _Task, directory: Path, *, digest: str) -> None:
         _discard(hidden)
 
 
-def _run_job(task: _Task, hidden: Path) -> list[ShardReport]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Written:
+    """What the job has found and made."""
+
+    table: TableEncoding | None
+    reports: list[PartitionReport]
+    """By partition."""
+
+    @property
+    def damage(self) -> Damage:
+        """Of all partitions."""
+        return sum((report.damage for report in self.reports), Damage())
+
+    def shards(self, split: str) -> list[ShardReport]:
+        """The shards of a split."""
+        return [shard for report in self.reports for shard in report.shards if shard.split == split]
+
+
+def _run_job(task: _Task, hidden: Path) -> _Written:
+    data, doing = task.data, "preparing the data"
+    plan = _plan(task, hidden)
+    with spark_errors(doing):
+        train, validation = run_job(task.spark, task.frames, doing=doing)
+        table = learn(train, data)
+
+        def collect() -> list[Row]:
+            selected = select_columns(train, data, validation=validation, table=table)
+            return selected.mapInArrow(partial(_write_shards, plan), "report string").collect()
+
+        rows = run_job(task.spark, collect, doing=doing)
+    reports = [decode(PartitionReport, json.loads(row.report)) for row in rows]
+    return _Written(table=table, reports=sorted(reports, key=lambda report: report.partition))
+
+
+def _plan(task: _Task, hidden: Path) -> PartitionPlan:
     data = task.data
-    plan = PartitionPlan(
+    return PartitionPlan(
         directory=str(hidden.absolute()),
-        image=data.image,
+        input=InputPlan(
+            name=data.image,
+            shape=data.shape,
+            form=task.form,
+            resize=data.resize,
+            threads=data.threads,
+        ),
         label=data.label,
         validation=data.validation_column or data.validation_path,
-        shape=data.shape,
+        keep=data.keep,
         classes=data.classes,
         fraction=data.validation_fraction,
         seed=task.seed,
         shard_bytes=int(data.shard_megabytes * 1e6),
     )
 
-    def collect() -> list[Row]:
-        train, validation = task.frames()
-        selected = select_columns(train, data, validation=validation)
-        return selected.mapInArrow(partial(_write_shards, plan), "report string").collect()
-
-    with spark_errors("preparing the data"):
-        rows = run_job(task.spark, collect, doing="preparing the data")
-    reports = [decode(ShardReport, json.loads(row.report)) for row in rows]
-    return sorted(reports, key=lambda report: (report.partition, report.name))
-
 
 def _write_shards(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The task: runs in a Python worker, once for each partition."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
-    reports = write_partition(plan, batches, partition=context.partitionId())
-    if reports:
-        yield pa.record_batch({"report": [json.dumps(encode(report)) for report in reports]})
+    report = write_partition(plan, batches, partition=context.partitionId())
+    if report:
+        yield pa.record_batch({"report": [json.dumps(encode(report))]})
 
 
-def _assemble(task: _Task, hidden: Path, reports: list[ShardReport], *, digest: str) -> None:
+def _assemble(task: _Task, hidden: Path, written: _Written, *, digest: str) -> None:
     """Give the reported shards their names, remove what failed attempts left, and write the manifest."""
-    column = _common_column(reports, name=task.data.image)
-    parts = {split: [report for report in reports if report.split == split] for split in ("train", "validation")}
+    damage = written.damage
+    rows = sum(shard.rows for report in written.reports for shard in report.shards)
+    damage.check(rows + damage.rows, share=task.data.corrupt_share)
+    column = _common_column(written.reports, name=task.data.image)
+    parts = {split: written.shards(split) for split in ("train", "validation")}
     for split, part in parts.items():
         if not part:
             raise DataError(f"the {split} set is empty; {_empty_remedy(task.data, split)}")
-    train = _train_statistics(hidden, parts["train"], shape=column.shape)
-    largest = max(len(report.label_counts) for report in reports)
-    classes = task.data.classes or largest
+    train = _train_statistics(hidden, written, shape=column.shape)
+    classes = task.data.classes or _count_classes(written)
     counts = [*train.label_counts.tolist(), *[0] * (classes - len(train.label_counts))]
     shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
-    named = {shard.path for both in shards.values() for shard in both}
-    for left in hidden.iterdir():
-        if left.name not in named:
-            left.unlink()
+    _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
     save_mean_image(hidden, train.mean_image)
     Manifest(
         input=column,
@@ -259,24 +329,44 @@ def _assemble(task: _Task, hidden: Path, reports: list[ShardReport], *, digest: 
         classes=classes,
         train_label_counts=tuple(counts),
         channel_mean=train.channel_mean,
+        channel_std=train.channel_std,
         source=task.source,
         fingerprint=digest,
         seed=_split_seed(task),
+        skipped=damage.rows,
+        skipped_examples=damage.examples,
+        table=written.table,
     ).save(hidden)
     _sync_directory(hidden)
 
 
-def _common_column(reports: list[ShardReport], *, name: str) -> Column:
-    columns = [Column(name=name, dtype=report.dtype, shape=report.shape) for report in reports]
+def _common_column(reports: list[PartitionReport], *, name: str) -> Column:
+    columns = [report.column for report in reports if report.column]
     if not columns:
-        raise DataError("the data have no rows; training needs at least one: check data.path and its filters")
+        whole = "whole " if any(report.damage.rows for report in reports) else ""
+        raise DataError(
+            f"the data have no {whole}rows; training needs at least one: check data.path and its filters"
+        )
     other = next((column for column in columns if column != columns[0]), None)
     if other:
         raise DataError(
             f"column {name} has rows of shape {columns[0].shape} in one partition and {other.shape} in another; "
-            "all must be of one: correct the rows or set data.shape"
+            "all must be of one: correct the rows or set data.shape, for images data.resize"
         )
     return columns[0]
+
+
+def _count_classes(written: _Written) -> int:
+    """One more than the largest label, or as many as there are words."""
+    if written.table and written.table.label_words:
+        return len(written.table.label_words)
+    return 1 + max(shard.largest_label for report in written.reports for shard in report.shards)
+
+
+def _remove_others(hidden: Path, named: set[str]) -> None:
+    for left in hidden.iterdir():
+        if left.name not in named:
+            left.unlink()
 
 
 def _empty_remedy(data: Data, split: str) -> str:
@@ -289,21 +379,15 @@ def _empty_remedy(data: Data, split: str) -> str:
     return f"validation_fraction is {data.validation_fraction:g} of too few rows: set data.validation_fraction"
 
 
-def _train_statistics(hidden: Path, train: list[ShardReport], *, shape: tuple[int, ...]) -> Statistics:
-    def part(report: ShardReport, first: bool) -> Statistics:
-        counts = np.array(report.label_counts, np.int64)
-        # a task's sums cover all its training shards
-        sums = np.load(hidden / report.sums) if first else np.zeros(shape)
-        return Statistics(rows=int(counts.sum()), label_counts=counts, pixel_sum=sums)
-
-    missing = [report.name for report in train if not (hidden / report.name).exists()]
+def _train_statistics(hidden: Path, written: _Written, *, shape: tuple[int, ...]) -> Statistics:
+    missing = [shard.name for shard in written.shards("train") if not (hidden / shard.name).exists()]
     if missing:
         raise DataError(
             f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; set data.store "
             "to a directory that the driver and every worker share"
         )
-    firsts = [i == 0 or train[i - 1].sums != report.sums for i, report in enumerate(train)]
-    return Statistics.merged(map(part, train, firsts), shape=shape)
+    parts = (Statistics.load(hidden / report.sums) for report in written.reports if report.sums)
+    return Statistics.merged(parts, shape=shape)
 
 
 def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
@@ -311,7 +395,7 @@ def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
     for number, report in enumerate(part):
         name = f"{report.split}-{number:05d}.arrow"
         (hidden / report.name).rename(hidden / name)
-        shards.append(Shard(path=name, rows=sum(report.label_counts)))
+        shards.append(Shard(path=name, rows=report.rows))
     return tuple(shards)
 
 

@@ -33,6 +33,7 @@ from sparknet.training.coordinator import Coordinator, Progress, Rules
 from sparknet.training.evaluate import Cuts
 from sparknet.training.events import EventLog
 from sparknet.training.inner_solver import batches_per_step
+from sparknet.training.intake import seen_rows
 from sparknet.training.model import describe, save_model
 from sparknet.training.objective import Objective
 from sparknet.training.preprocessing import make_preprocessing
@@ -146,7 +147,10 @@ class _Run:
                 workers=config.run.workers,
             )
             objective = build_objective(
-                config.net, manifest, batch_size=config.solver.batch_size, seed=config.run.seed
+                config.net,
+                seen_rows(manifest, config.data),
+                batch_size=config.solver.batch_size,
+                seed=config.run.seed,
             )
             preprocessing = make_preprocessing(config, objective, manifest, directory, run_dir=self._run_dir.path)
             saved = self._resume_point() or self._beginning(objective)

@@ -1,210 +1,112 @@
-"""Formats that Spark does not read, as Spark data sources: `spark.read.format("cifar10").load(path)`.
+"""Where rows come from: `data.source` as a DataFrame."""
 
-`register(spark)` makes `digits`, `cifar10` and `mnist` known to a session. Rows have the columns
-`image binary` (uint8 in (channels, height, width) order) and `label bigint`.
-"""
-
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from weakref import WeakSet
 
-import numpy as np
-import pyarrow as pa
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
-from pyspark.sql.types import StructType
 
 from sparknet.config import Data
-from sparknet.data import cifar, digits, mnist
 from sparknet.data.columns import MOST_CLASSES, Column
-from sparknet.data.units import Split, Unit, local_path
+from sparknet.data.formats import FORMATS, SourceRows
+from sparknet.data.storage import Facts, Storage
+from sparknet.data.units import Location, local_path
 from sparknet.errors import DataError
+from sparknet.spark.data_sources import register
 
 __all__ = [
     "FORMATS",
-    "Format",
+    "ExpectedRows",
     "SourceRows",
     "check_source",
     "expected_rows",
+    "locate",
     "read_source",
     "register",
     "source_files",
 ]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Format:
-    """A reader of `sparknet.data` as Spark sees it."""
-
-    columns: tuple[Column, Column]
-    """Input and label, as the reader's batches have them."""
-    classes: int
-    """Labels are below this."""
-    units: Callable[[str, Split], list[Unit]]
-    """Lists what a path holds; raises DataError."""
-    files: Callable[[str, Split], list[Path]]
-    """Lists the files behind those units; raises DataError."""
-    read: Callable[[Unit], Iterator[pa.RecordBatch]]
-    """Yields a unit's rows."""
+_COLOURS = 3
+"""Channels of encoded images when decoded, unless data.shape says otherwise."""
+_NO_FILE_SYSTEM = ("No FileSystem for scheme", "S3AFileSystem not found")
+"""How Hadoop says that it lacks a library."""
 
 
-def _no_path(path: str, split: Split) -> list[Unit]:
-    if path or split != "train":
-        raise DataError(
-            f"digits: path {path!r}, split {split!r}; the digits have neither files nor a test split: leave "
-            "both out and hold out a share (data.validation_fraction)"
-        )
-    return digits.units()
+def locate(data: Data, *, validation: bool) -> Location:
+    """Where the rows are: the training rows, or those of `data.validation_path`.
+
+    Raises:
+        DataError: there is no such path.
+    """
+    if validation and not data.validation_path:
+        raise DataError("data.validation_path is ''; a second source needs one: set data.validation_path")
+    labels = data.validation_labels if validation else data.labels
+    if validation and data.source == "image_folder" and data.path:
+        labels = data.path  # the training images number the classes
+    return Location(
+        path=data.validation_path if validation else data.path,
+        split="test" if validation else "train",
+        labels=labels,
+        storage=Storage(s3_endpoint=data.s3_endpoint),
+    )
 
 
-FORMATS: dict[str, Format] = {
-    "digits": Format(
-        columns=digits.COLUMNS,
-        classes=digits.CLASSES,
-        units=_no_path,
-        files=lambda path, split: [],
-        read=digits.read,
-    ),
-    "cifar10": Format(
-        columns=cifar.COLUMNS,
-        classes=cifar.CLASSES,
-        units=lambda path, split: cifar.units(path, split=split),
-        files=lambda path, split: cifar.files(path, split=split),
-        read=cifar.read,
-    ),
-    "mnist": Format(
-        columns=mnist.COLUMNS,
-        classes=mnist.CLASSES,
-        units=lambda path, split: mnist.units(path, split=split),
-        files=lambda path, split: mnist.files(path, split=split),
-        read=mnist.read,
-    ),
-}
-"""The formats by the name that Spark knows them by, which is also `data.source`."""
-
-
-class _Source(DataSource):
-    def schema(self) -> str:
-        return "image binary, label bigint"
-
-    def reader(self, schema: StructType) -> DataSourceReader:
-        return _Reader(self.name(), path=self.options.get("path", ""), split=self.options.get("split", "train"))
-
-
-class DigitsSource(_Source):
-    """`spark.read.format("digits").load()`: scikit-learn's 8x8 digits."""
-
-    @classmethod
-    def name(cls) -> str:
-        """What `format` takes."""
-        return "digits"
-
-
-class Cifar10Source(_Source):
-    """`spark.read.format("cifar10").load(path)`: CIFAR-10 binary batches; option `split`: train or test."""
-
-    @classmethod
-    def name(cls) -> str:
-        """What `format` takes."""
-        return "cifar10"
-
-
-class MnistSource(_Source):
-    """`spark.read.format("mnist").load(path)`: IDX files, plain or gzipped; option `split`: train or test."""
-
-    @classmethod
-    def name(cls) -> str:
-        """What `format` takes."""
-        return "mnist"
-
-
-class _UnitPartition(InputPartition):
-    def __init__(self, unit: Unit) -> None:
-        super().__init__(unit)
-
-
-class _Reader(DataSourceReader):
-    def __init__(self, name: str, *, path: str, split: str) -> None:
-        if split != "train" and split != "test":
-            raise DataError(f"option split is {split!r}; it must be 'train' or 'test'")
-        self._name = name
-        self._path = path
-        self._split: Split = split
-
-    def partitions(self) -> list[InputPartition]:
-        units = FORMATS[self._name].units(self._path, self._split)
-        return [_UnitPartition(unit) for unit in units]
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        for batch in FORMATS[self._name].read(partition.value):
-            yield _for_spark(batch)
-
-
-def _for_spark(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Rename a reader's fixed-size lists of bytes to binary, which Spark has; the bytes are not copied."""
-    image: Any = batch.column(0)
-    width = image.type.list_size
-    flat = image.flatten()
-    offsets = pa.array(flat.offset + width * np.arange(len(image) + 1, dtype=np.int32))
-    buffers = [None, offsets.buffers()[1], flat.buffers()[1]]
-    binary = pa.BinaryArray.from_buffers(pa.binary(), len(image), buffers)
-    return pa.RecordBatch.from_arrays([binary, batch.column(1)], names=["image", "label"])
-
-
-_registered: WeakSet[SparkSession] = WeakSet()
-
-
-def register(spark: SparkSession) -> None:
-    """Make the formats digits, cifar10 and mnist known to a session; a second call does nothing."""
-    if spark not in _registered:
-        for source in (DigitsSource, Cifar10Source, MnistSource):
-            spark.dataSource.register(source)
-        _registered.add(spark)
-
-
-def source_files(data: Data, *, validation: bool) -> list[Path]:
-    """List the files of a source other than Parquet; the digits have none.
+def source_files(data: Data, *, validation: bool) -> list[Facts]:
+    """List the files of a source of `FORMATS`; the digits have none.
 
     Raises:
         DataError: a file is missing.
     """
-    path, split = _path_and_split(data, validation=validation)
-    return FORMATS[data.source].files(path, split)
+    return FORMATS[data.source].files(locate(data, validation=validation))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceRows:
-    """What a source's rows are, as far as it can be said without reading them."""
+class ExpectedRows:
+    """What will reach a net, in the shape that it is given."""
 
     input: Column
     label: Column
     classes: int
+    """Labels are below this; `MOST_CLASSES` where only the rows tell."""
 
 
-def expected_rows(data: Data) -> SourceRows | None:
-    """What the rows of a source will be; None where only reading them tells."""
+def expected_rows(data: Data) -> ExpectedRows | None:
+    """What the rows of a source will be; None where only reading them tells.
+
+    Raises:
+        DataError: the source is missing or damaged.
+    """
     form = FORMATS.get(data.source)
-    shape = data.shape or (form.columns[0].shape if form else ())
+    rows = form.describe(locate(data, validation=False)) if form else None
+    shape = data.shape or _shape(rows, data)
     if not shape:
         return None
-    return SourceRows(
-        input=Column(name=data.image, dtype=form.columns[0].dtype if form else "float32", shape=shape),
+    return ExpectedRows(
+        input=Column(name=data.image, dtype=rows.input.dtype if rows else "float32", shape=shape),
         label=Column(name=data.label, dtype="int64", shape=()),
-        classes=data.classes or (form.classes if form else MOST_CLASSES),
+        classes=data.classes or (rows and rows.classes) or MOST_CLASSES,
     )
+
+
+def _shape(rows: SourceRows | None, data: Data) -> tuple[int, ...]:
+    if rows is None:
+        return ()
+    if rows.encoded and data.resize:
+        return (_COLOURS, *data.resize)
+    return rows.input.shape
 
 
 def check_source(data: Data, *, validation: bool) -> None:
     """Look at what a source's path names, without a session: what is wrong at first sight costs no Spark start.
 
     Raises:
-        DataError: a local path is missing or damaged.
+        DataError: the path is missing or damaged.
     """
-    path, split = _path_and_split(data, validation=validation)
-    if data.source != "parquet":
-        FORMATS[data.source].units(path, split)
+    where = locate(data, validation=validation)
+    if data.source in FORMATS:
+        FORMATS[data.source].check(where)
+    else:
+        _check_local(where.path)
 
 
 def read_source(spark: SparkSession, data: Data, *, validation: bool) -> DataFrame:
@@ -217,24 +119,41 @@ def read_source(spark: SparkSession, data: Data, *, validation: bool) -> DataFra
             files.
 
     Raises:
-        DataError: a local path is missing or damaged.
+        DataError: the path is missing or damaged, or Spark lacks what it takes to reach it.
     """
-    path, split = _path_and_split(data, validation=validation)
-    if data.source == "parquet":
-        return spark.read.parquet(path)
-    FORMATS[data.source].units(path, split)  # Spark would report what is wrong here in sixty lines
+    check_source(data, validation=validation)  # Spark would report what is wrong here in sixty lines
+    where = locate(data, validation=validation)
+    if data.source not in FORMATS:
+        return _read_by_spark(spark, data, where.path)
     register(spark)
-    reader = spark.read.format(data.source).option("split", split)
-    return reader.load(str(local_path(path).absolute())) if path else reader.load()
+    places = {"path": where.path, "labels": where.labels}
+    # Spark plans in a process of its own, which may run in another directory.
+    options = {key: where.storage.place(path).uri for key, path in places.items() if path}
+    reader = spark.read.format(data.source).option("split", where.split)
+    return reader.options(s3Endpoint=where.storage.s3_endpoint, **options).load()
 
 
-def _path_and_split(data: Data, *, validation: bool) -> tuple[str, Split]:
-    if validation and not data.validation_path:
-        raise DataError("data.validation_path is ''; a second source needs one: set data.validation_path")
-    path = data.validation_path if validation else data.path
-    if data.source == "parquet":
-        _check_local(path)
-    return path, "test" if validation else "train"
+def _read_by_spark(spark: SparkSession, data: Data, path: str) -> DataFrame:
+    path = str(local_path(path)) if path.startswith("~") else path
+    try:
+        if data.source == "parquet":
+            return spark.read.parquet(path)
+        return spark.read.csv(
+            path,
+            header=data.header,
+            inferSchema=True,
+            ignoreLeadingWhiteSpace=True,
+            ignoreTrailingWhiteSpace=True,
+        )
+    except (PySparkException, Py4JError) as error:
+        if not any(sign in str(error) for sign in _NO_FILE_SYSTEM):
+            raise
+        scheme = path.split("://", 1)[0]
+        raise DataError(
+            f"{path}: this Spark has nothing to read {scheme}:// with; {data.source} is read by Spark itself: "
+            "name the files as s3a:// and start Spark with the hadoop-aws package of its Hadoop version "
+            "(spark.jars.packages), or copy them to where every worker reaches them"
+        ) from None
 
 
 def _check_local(path: str) -> None:
@@ -242,5 +161,5 @@ def _check_local(path: str) -> None:
     if "://" in path and not path.startswith("file:"):
         return
     place = local_path(path)
-    if not set("*?[{") & set(str(place)) and not Path(place).exists():
+    if not set("*?[{") & set(str(place)) and not place.exists():
         raise DataError(f"{path}: no such file or directory; correct data.path or data.validation_path")

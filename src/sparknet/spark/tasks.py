@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.utils import is_remote
 
 from sparknet.errors import ClusterError, DataError, SparkNetError, WorkerError
 from sparknet.spark.translate import spark_errors
@@ -114,9 +115,15 @@ def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seco
     tag = f"sparknet-{secrets.token_hex(8)}"
     done, results, errors = threading.Event(), list[T](), list[BaseException]()
 
+    # A classic session's own tags are known to the thread alone that set them; those of its context to all.
+    context = None if is_remote() else spark.sparkContext
+    add, cancel = (
+        (spark.addTag, spark.interruptTag) if context is None else (context.addJobTag, context.cancelJobsWithTag)
+    )
+
     def work() -> None:
         try:
-            spark.addTag(tag)
+            add(tag)
             results.append(job())
         except BaseException as error:  # raised again by the thread that waits
             errors.append(error)
@@ -133,7 +140,7 @@ def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seco
             )
     finally:
         if not done.is_set():
-            spark.interruptTag(tag)
+            cancel(tag)
             thread.join(_LAST_WORD_SECONDS)
     if errors:
         raise errors[0]

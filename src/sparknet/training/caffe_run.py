@@ -3,14 +3,13 @@
 docs/caffe.md has the table of it.
 """
 
-import difflib
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from sparknet.config import Data, Net, RunConfig
 from sparknet.config.files import config_from
@@ -20,6 +19,7 @@ from sparknet.nets.prototxt import format_text, parse_text
 from sparknet.nets.prototxt.parse import names_file
 from sparknet.nets.schema import TEST, TRAIN, NetParameter, SolverParameter
 from sparknet.nets.spec import NetSpec
+from sparknet.training.caffe_data import NetSources, data_source
 from sparknet.training.inner_solver import read_solver, solver_settings
 from sparknet.training.intake import batch_in_file
 from sparknet.training.solver.nets import NetPlan, find_file, plan_test_nets, plan_training_net
@@ -28,7 +28,6 @@ from sparknet.training.solver.settings import SolverSettings
 __all__ = [
     "CaffeFiles",
     "check_net",
-    "data_source",
     "rounding_notes",
     "scoring_config",
     "self_contained",
@@ -38,9 +37,6 @@ __all__ = [
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
 _NETS = (*_TRAIN_NETS, "test_net", "test_net_param")
 _PREFIX = re.compile(r"""\bsnapshot_prefix\s*:\s*("[^"\n]*"|'[^'\n]*')""")
-_DIRECTORIES = ("cifar10", "mnist")
-"""Kinds whose standard directories hold test files too."""
-_DIGITS_HELD_OUT = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +52,12 @@ class CaffeFiles:
     """A solver state to go on from."""
 
 
-def train_config(files: CaffeFiles, source: str, overrides: Sequence[str]) -> RunConfig:
+def train_config(files: CaffeFiles, source: str | None, overrides: Sequence[str]) -> RunConfig:
     """The run that a solver file stands for; its paths are still paths, so that errors name the files.
 
     Args:
         files: solver, net and what to start from.
-        source: `KIND:PATH`, or `digits`.
+        source: `KIND:PATH`, or `digits`; None takes the databases that the net's data layers name.
         overrides: `section.key=value` settings, which win.
 
     Raises:
@@ -89,7 +85,7 @@ def train_config(files: CaffeFiles, source: str, overrides: Sequence[str]) -> Ru
     weights = files.weights or ",".join(_beside(settings.weights, files.solver.parent))
     tables: dict[str, Any] = {
         "run": {"name": _run_name(spec), "seed": max(0, settings.random_seed)},
-        "data": data_source(source, overrides),
+        "data": data_source(source, overrides, net=NetSources(spec=spec, directory=files.solver.parent)),
         "net": {"prototxt": net, "weights": "" if files.snapshot else weights},
         "solver": {
             "prototxt": str(files.solver),
@@ -104,50 +100,17 @@ def train_config(files: CaffeFiles, source: str, overrides: Sequence[str]) -> Ru
     return config_from(tables, overrides)
 
 
-def scoring_config(model: Path, source: str, overrides: Sequence[str]) -> RunConfig:
+def scoring_config(model: Path, source: str | None, overrides: Sequence[str]) -> RunConfig:
     """What testing a net file on a source comes to: of the configuration only net, data and cluster matter.
 
     Raises:
         ConfigError: the source or an override is at fault.
         NetError: the file is missing or no net.
     """
-    data = data_source(source, overrides, testing=True)
+    net = NetSources(spec=NetSpec.from_prototxt(str(model)), directory=model.parent)
+    data = data_source(source, overrides, net=net, testing=True)
     tables = {"run": {"rounds": 1}, "net": {"prototxt": str(model)}, "data": data}
     return config_from(tables, overrides)
-
-
-def data_source(source: str, overrides: Sequence[str] = (), *, testing: bool = False) -> dict[str, Any]:
-    """The `data` table for `KIND:PATH`; overrides that say what is held out leave that to them.
-
-    Args:
-        source: what `--data` was given.
-        overrides: the other settings.
-        testing: all rows are to be tested, a standard directory's test files.
-
-    Raises:
-        ConfigError: the kind is not known, or a path is missing or too many.
-    """
-    kinds: tuple[str, ...] = get_args(get_type_hints(Data)["source"])
-    kind, colon, path = source.partition(":")
-    forms = ", ".join(f"{known}:PATH" if known != "digits" else known for known in kinds)
-    if kind not in kinds:
-        close = difflib.get_close_matches(kind, kinds, n=1)
-        hint = f"did you mean {close[0]}?" if close and colon else "the form is KIND:PATH."
-        raise ConfigError(f"--data is {source!r}; {kind!r} is no kind of data: {hint} There are {forms}")
-    if (kind == "digits") == bool(path):
-        rule = "digits comes without files: leave the path out" if path else f"give its path, as in {kind}:PATH"
-        raise ConfigError(f"--data is {source!r}; {rule}")
-    table: dict[str, Any] = {"source": kind, "path": path}
-    if any(setting.strip().startswith("data.validation_") for setting in overrides):
-        return table
-    if kind == "digits":
-        return {**table, "validation_fraction": _DIGITS_HELD_OUT}
-    if testing or (kind in _DIRECTORIES and (Path(path).is_dir() or not Path(path).exists())):
-        return {**table, "validation_path": path}  # of one that is missing the source itself says so
-    raise ConfigError(
-        f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
-        "others, --set data.validation_fraction=0.1 draws a share"
-    )
 
 
 def check_net(net: Net) -> None:
@@ -179,7 +142,7 @@ def self_contained(config: RunConfig) -> RunConfig:
         solver = replace(solver, prototxt=_as_text(Path(solver.prototxt)))
     if solver.prototxt:
         solver = replace(solver, prototxt=_with_absolute_prefix(solver.prototxt))
-    data = replace(data, path=_absolute(data.path), validation_path=_absolute(data.validation_path))
+    data = _data_from_anywhere(data, caffe=bool(net.prototxt))
     weights = ",".join(str(Path(name.strip()).absolute()) for name in net.weights.split(",") if name.strip())
     snapshot = str(Path(solver.snapshot).absolute()) if solver.snapshot else ""
     return replace(config, data=data, net=replace(net, weights=weights), solver=replace(solver, snapshot=snapshot))
@@ -269,6 +232,18 @@ def _phase_alone(plan: NetPlan) -> Any:
 def _run_name(spec: NetSpec) -> str:
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec.parameters.name)
     return kept.strip("-_.").lower() or "caffe"
+
+
+def _data_from_anywhere(data: Data, *, caffe: bool) -> Data:
+    return replace(
+        data,
+        path=_absolute(data.path),
+        validation_path=_absolute(data.validation_path),
+        labels=_absolute(data.labels),
+        validation_labels=_absolute(data.validation_labels),
+        mean_file=_absolute(data.mean_file),
+        channel_order=data.channel_order or ("bgr" if caffe else None),
+    )
 
 
 def _absolute(path: str) -> str:

@@ -7,8 +7,8 @@ from sparknet.training.build_objective import build_objective
 from sparknet.training.caffe_objective import CaffeObjective
 from sparknet.training.caffe_snapshots import check_prefix, restored, starting_round
 from sparknet.training.inner_solver import solver_settings
-from sparknet.training.intake import RowKind
-from sparknet.training.preprocessing import mean_in_file
+from sparknet.training.intake import RowKind, seen_rows
+from sparknet.training.preprocessing import check_preprocessing
 
 __all__ = ["check_caffe"]
 
@@ -33,12 +33,11 @@ def check_caffe(config: RunConfig, rows: RowKind | None) -> None:
         starting_round(config)
     if not config.net.prototxt or rows is None:
         return
-    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
+    seen = seen_rows(rows, config.data)
+    objective = build_objective(config.net, seen, batch_size=config.solver.batch_size, seed=config.run.seed)
     if not isinstance(objective, CaffeObjective):
         raise ConfigError(f"net.prototxt gave a {type(objective).__name__}; this is a defect, please report it")
-    if config.data.mean is None:
-        for intake in objective.intakes:
-            mean_in_file(intake.image, rows.input.shape)
+    check_preprocessing(config, objective, rows)
     load_listed(objective.train, config.net.weights)
     if config.solver.snapshot:
         restored(config, objective.train)

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from sparknet.data.order import row_draws
+from sparknet.data.draws import row_draws
 from sparknet.data.preprocess import Normalise
+from sparknet.training.feed import Feed
 from sparknet.training.messages import ChoreReport
 from sparknet.training.objective import EVALUATION_BATCH, Objective
 
 __all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
 
 _BATCHES_PER_PART = 4
-_DRAWS = (0, 4)
-"""Key of the random numbers of evaluated rows: the same ones in every evaluation."""
 
 
 class Table(Protocol):
@@ -80,10 +78,12 @@ def evaluate_part(
         columns: names of the image and the label column.
     """
     rows, sums = 0, dict[str, float]()
+    feed = Feed.of(objective, normalise)
     for start, stop in cuts.batches(*part):
         images, labels = _read(table, columns, start, stop)
-        inputs = normalise(images, row_draws(_DRAWS, start, stop))
-        for name, value in objective.measure(torch.from_numpy(inputs), torch.tensor(labels)).items():
+        # the same numbers for a row in every evaluation, of whatever run
+        draws = row_draws(0, 0, np.arange(start, stop) % len(table), stream="evaluation")
+        for name, value in objective.measure(*feed.rows(images, labels, draws)).items():
             sums[name] = sums.get(name, 0.0) + value
         rows += stop - start
     return ChoreReport(part=part[0], rows=rows, sums=sums)

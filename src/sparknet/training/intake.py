@@ -1,21 +1,35 @@
 """How rows reach a Caffe net: which input is given which column, in which shape."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
 
+from sparknet.config import Data
 from sparknet.data.columns import Column
 from sparknet.data.preprocess import Normalise
-from sparknet.errors import DataError, NetError
+from sparknet.errors import ConfigError, DataError, NetError
 from sparknet.nets.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.nets.schema import LayerParameter
 from sparknet.nets.spec import NetSpec, PhaseName
 
-__all__ = ["Intake", "RowKind", "batch_in_file", "input_rows", "inputs_of", "intake_of", "plain_normalise"]
+__all__ = [
+    "Intake",
+    "RowKind",
+    "batch_in_file",
+    "check_augmentation",
+    "input_rows",
+    "inputs_of",
+    "intake_of",
+    "plain_normalise",
+    "says_transform",
+    "seen_rows",
+]
 
 _DATABASES = ("Data", "ImageData", "WindowData")
 """Kinds whose rows have whatever shape the data have."""
+_TRANSFORMING = (*_DATABASES, "MemoryData")
+"""Kinds that say in their transform_param what is done to their images."""
 _BATCHES = {
     "Data": "data_param",
     "ImageData": "image_data_param",
@@ -42,6 +56,66 @@ class RowKind(Protocol):
     def classes(self) -> int:
         """Labels are below this."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CutRows:
+    """Rows of which the net sees a square."""
+
+    input: Column
+    """With the square's shape."""
+    label: Column
+    classes: int
+    crop: int
+    """`data.crop`."""
+
+
+def seen_rows(rows: RowKind, data: Data) -> RowKind:
+    """What a net that knows nothing of cutting is fed: `rows` after `data.crop`.
+
+    Raises:
+        ConfigError: no such square can be cut out of the rows, or they cannot be mirrored.
+    """
+    shape = rows.input.shape
+    for key, value in (("data.crop", data.crop), ("data.mirror", data.mirror)):
+        if value and len(shape) != 3:
+            raise ConfigError(
+                f"{key} is {value!r} and the rows have shape {shape}; it takes (channels, height, width): set "
+                f"data.shape, or leave {key} out"
+            )
+    if not data.crop:
+        return rows
+    if min(shape[1:]) < data.crop:
+        raise ConfigError(
+            f"data.crop is {data.crop} and the images are {shape[1]}x{shape[2]}; they must be at least as large: "
+            "lower data.crop, or give larger images with data.resize"
+        )
+    cut = replace(rows.input, shape=(shape[0], data.crop, data.crop))
+    return _CutRows(input=cut, label=rows.label, classes=rows.classes, crop=data.crop)
+
+
+def says_transform(blob: InputBlob) -> bool:
+    """Whether the layer's kind has a transform_param, which says what is done to its images."""
+    return blob.kind in _TRANSFORMING
+
+
+def check_augmentation(blob: InputBlob, data: Data) -> None:
+    """Refuse `data.crop` and `data.mirror` beside a data layer, which says both in its transform_param.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if says_transform(blob):
+        _refuse_beside(blob, "data.crop", data.crop, f"crop_size {blob.transform.crop_size}")
+        _refuse_beside(blob, "data.mirror", data.mirror, f"mirror: {str(blob.transform.mirror).lower()}")
+
+
+def _refuse_beside(blob: InputBlob, key: str, value: int, said: str) -> None:
+    if value:
+        raise ConfigError(
+            f"{key} is {value!r} and layer {blob.layer!r} ({blob.kind}) has {said} in its transform_param; only "
+            f"one can say it, and for such a net that is the layer: set it there and leave {key} out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +185,7 @@ def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> 
 
     Raises:
         NetError: the state has no input, one is left over, or the rows do not fit one.
+        ConfigError: `data.crop` is set and a data layer does the cutting.
     """
     blobs = inputs_of(spec)
     if not blobs:
@@ -129,6 +204,8 @@ def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> 
             f"and {rows.label.name!r}, so one image and at most one label can be given: name the inputs as the "
             "columns"
         )
+    if isinstance(rows, _CutRows) and says_transform(image):
+        _refuse_beside(image, "data.crop", rows.crop, f"crop_size {image.transform.crop_size}")
     shapes: dict[str, Shape] = {image.name: (batch, *_row_shape(spec, image, rows.input.shape))}
     if label is not None:
         shapes[label.name] = _label_shape(spec, label, batch)
@@ -154,7 +231,7 @@ def _batch_of(layer: LayerParameter) -> int | None:
 def _choose_label(blobs: list[InputBlob], rows: RowKind) -> InputBlob | None:
     for fits in (
         lambda blob: blob.name == rows.label.name,
-        lambda blob: blob.place == 1 and blob.kind in (*_DATABASES, "MemoryData"),
+        lambda blob: blob.place == 1 and blob.kind in _TRANSFORMING,
         lambda blob: blob.name == "label",
     ):
         found = [blob for blob in blobs if fits(blob)]

@@ -13,6 +13,7 @@ from sparknet.config import RunConfig
 from sparknet.data.loader import Loader
 from sparknet.data.order import Cursor
 from sparknet.errors import TrainingDiverged
+from sparknet.training.feed import Feed
 from sparknet.training.inner_solver import build_inner_solver
 from sparknet.training.objective import Objective
 
@@ -41,12 +42,16 @@ class Replica:
         config: solver, seeds and the length of a round.
         slot: whose random draws (dropout) these are.
         rounds: rounds of the whole run, which the learning-rate policies need.
+        feed: turns a loader's batches into tensors; not given: they are ready to be used.
     """
 
-    def __init__(self, objective: Objective, config: RunConfig, *, slot: int, rounds: int) -> None:
+    def __init__(
+        self, objective: Objective, config: RunConfig, *, slot: int, rounds: int, feed: Feed | None = None
+    ) -> None:
         self.objective = objective
         self.config = config
         self.slot = slot
+        self._feed = feed or Feed.of(objective, None)
         total = rounds * config.sync.local_steps
         self._solver = build_inner_solver(config.solver, objective, total_iterations=total)
         self.steps_taken = 0
@@ -74,7 +79,7 @@ class Replica:
             int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0])
         )
         self.module.train()
-        total, samples, rate, cursor = torch.zeros(()), 0, 0.0, None
+        total, samples, rate, cursor = torch.zeros((), device=self._feed.device), 0, 0.0, None
         began = time.perf_counter()
         for step in range(steps):
             if ended.is_set():
@@ -85,7 +90,7 @@ class Replica:
             self.optimizer.zero_grad(set_to_none=True)
             for _ in range(self._solver.batches_per_step):
                 batch = next(loader)
-                loss = self.objective.loss(torch.from_numpy(batch.images), torch.from_numpy(batch.labels))
+                loss = self.objective.loss(*self._feed.batch(batch))
                 loss.backward()
                 total += loss.detach()
                 samples += len(batch.labels)

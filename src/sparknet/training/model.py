@@ -21,6 +21,7 @@ from sparknet.config.schema import Net
 from sparknet.data.columns import Column
 from sparknet.data.manifest import Manifest
 from sparknet.data.preprocess import Normalise
+from sparknet.data.table import TableEncoding
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.build_objective import build_objective
 from sparknet.training.checkpoint import WEIGHTS
@@ -39,6 +40,8 @@ class Description:
     classes: int
     data: Data
     """How the training data were read: the default for testing."""
+    table: TableEncoding | None = None
+    """How columns of words became numbers; None where rows have the input and the label as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,14 @@ def save_model(directory: Path, weights: Path, description: Description, normali
 def describe(net: Net, data: Data, manifest: Manifest) -> Description:
     """The description of a model trained on prepared data."""
     net = replace(net, weights="")  # they were only the beginning
-    return Description(net=net, input=manifest.input, label=manifest.label, classes=manifest.classes, data=data)
+    return Description(
+        net=net,
+        input=manifest.input,
+        label=manifest.label,
+        classes=manifest.classes,
+        data=data,
+        table=manifest.table,
+    )
 
 
 def load_model(directory: Path) -> Model:

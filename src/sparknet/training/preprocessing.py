@@ -1,30 +1,33 @@
 """The preprocessing of a run, for training rows and for evaluated ones: made once on the driver, then data.
 
-A Caffe net's data layers say it (`transform_param`), and each phase has its own; for other nets both are the same.
+A Caffe net's data layers say it (`transform_param`), each phase for itself; for other nets the configuration does:
+training rows are cut at random and mirrored, evaluated ones cut in the middle. Mean and deviation can be set in the
+configuration for both kinds.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sparknet.config import RunConfig
+from sparknet.config import Data, RunConfig
 from sparknet.data.manifest import Manifest
-from sparknet.data.preprocess import Normalise
+from sparknet.data.preprocess import Normalise, channel_values
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.nets.layers import InputBlob
+from sparknet.nets.spec import PhaseName
 from sparknet.nets.weights.mean_image import read_mean
 from sparknet.training.caffe_objective import CaffeObjective
-from sparknet.training.intake import plain_normalise
+from sparknet.training.intake import RowKind, check_augmentation, plain_normalise, says_transform, seen_rows
 from sparknet.training.objective import Objective
 
-__all__ = ["Preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
+__all__ = ["Preprocessing", "check_preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
 
 _FILE = "preprocess.safetensors"
+_PHASES: tuple[PhaseName, PhaseName] = ("TRAIN", "TEST")
 _ROWS_OWN = "--set data.mean=image takes the training rows' own mean image instead"
 _NO_MEAN = "--set data.mean=none takes none off"
 
@@ -81,54 +84,82 @@ def make_preprocessing(
     """Decide what rows go through, and keep it in the run directory.
 
     Args:
-        config: `data.mean` and `data.scale`.
+        config: section `data`, and whether the net is Caffe's.
         objective: a Caffe net's data layers say the rest.
         manifest: of the prepared data.
         directory: the manifest's.
         run_dir: where mean images of files are kept: a run that is resumed needs the files no more.
 
     Raises:
-        ConfigError: a mean file is missing or does not fit; the message says how to do without.
+        ConfigError: a mean file is missing, something does not fit the rows, or is said twice; the message says how
+            to do without.
         DataError: the training rows' mean image cannot be read.
         RunDirError: what was kept is damaged, or it cannot be kept.
     """
-    data = config.data
-    from_rows = not config.net.prototxt or data.mean is not None
-    prepared = Normalise.from_manifest(manifest, directory, mean=data.mean or "channel", scale=data.scale)
-    if not isinstance(objective, CaffeObjective):
-        return Preprocessing(train=prepared, test=prepared)
+    data, shape = config.data, manifest.input.shape
+    seen_rows(manifest, data)
     kept = Preprocessing.load(run_dir)
     states: list[Normalise] = []
-    for place, phase in enumerate(("TRAIN", "TEST")):
-        image = objective.intakes[place].image
-        plain = plain_normalise(image, phase)
-        if from_rows:
-            mean = prepared.mean
-        elif kept is not None and image.transform.mean_file:
+    for place, phase in enumerate(_PHASES):
+        blob = _image_blob(objective, place)
+        plain = _plain(data, blob, phase)
+        of_rows = Normalise.from_manifest(
+            manifest, directory, mean=data.mean or "channel", scale=plain.scale, std=data.std
+        )
+        if _rows_say_mean(config):
+            mean = of_rows.mean
+        elif kept is not None and _mean_is_in_file(data, blob):
             mean = (kept.train, kept.test)[place].mean
         else:
-            mean = mean_in_file(image, manifest.input.shape)
-        states.append(dataclasses.replace(plain, mean=mean, scale=plain.scale * data.scale))
+            mean = _named_mean(data, blob, shape, remedy=_ROWS_OWN)
+        std = _named_std(data, shape) if data.std_values else of_rows.std
+        states.append(replace(plain, mean=mean, std=std))
     made = Preprocessing(train=states[0], test=states[1])
     made.save(run_dir)
     return made
 
 
-def file_normalise(config: RunConfig, objective: CaffeObjective, shape: tuple[int, ...]) -> Normalise:
-    """The preprocessing of a TEST net without a run: only what its file says.
+def check_preprocessing(config: RunConfig, objective: Objective | None, rows: RowKind) -> None:
+    """Find what `make_preprocessing` would refuse, as far as it can be known before the rows are prepared.
+
+    Args:
+        config: of a new run.
+        objective: of a Caffe net; None for others, which say nothing of their inputs.
+        rows: what the source's rows are.
 
     Raises:
-        ConfigError: `data.mean` asks for training rows, which are not there, or a mean file is missing.
+        ConfigError: a mean file is missing, something does not fit the rows, or is said twice.
     """
-    if config.data.mean not in (None, "none"):
-        raise ConfigError(
-            f"data.mean is {config.data.mean!r}, the training rows' mean, and there is no run here that knows it; "
-            "name a mean_file in the net, or test the run's directory: sparknet test RUN_DIR"
-        )
-    image = objective.intakes[1].image
-    mean = None if config.data.mean == "none" else mean_in_file(image, shape, remedy=_NO_MEAN)
-    plain = plain_normalise(image, "TEST")
-    return dataclasses.replace(plain, mean=mean, scale=plain.scale * config.data.scale)
+    data, shape = config.data, rows.input.shape
+    seen_rows(rows, data)
+    _named_std(data, shape)
+    for place, phase in enumerate(_PHASES):
+        blob = _image_blob(objective, place)
+        _plain(data, blob, phase)
+        if not _rows_say_mean(config):
+            _named_mean(data, blob, shape, remedy=_ROWS_OWN)
+
+
+def file_normalise(config: RunConfig, objective: CaffeObjective, shape: tuple[int, ...]) -> Normalise:
+    """The preprocessing of a TEST net without a run: what its file says, and the numbers of section `data`.
+
+    Raises:
+        ConfigError: `data.mean` or `data.std` asks for training rows, which are not there, a mean file is missing,
+            or something does not fit the rows.
+    """
+    data = config.data
+    for key, value, remedy in (
+        ("data.mean", data.mean, "name a mean_file in the net"),
+        ("data.std", data.std, "give data.std_values"),
+    ):
+        if value not in (None, "none"):
+            raise ConfigError(
+                f"{key} is {value!r}, which is counted from the training rows, and there is no run here that knows "
+                f"it; {remedy}, or test the run's directory: sparknet test RUN_DIR"
+            )
+    blob = objective.intakes[1].image
+    mean = None if data.mean == "none" else _named_mean(data, blob, shape, remedy=_NO_MEAN)
+    return replace(_plain(data, blob, "TEST"), mean=mean, std=_named_std(data, shape))
 
 
 def mean_in_file(blob: InputBlob, shape: tuple[int, ...], *, remedy: str = _ROWS_OWN) -> np.ndarray | None:
@@ -144,16 +175,7 @@ def mean_in_file(blob: InputBlob, shape: tuple[int, ...], *, remedy: str = _ROWS
     """
     transform, where = blob.transform, f"layer {blob.layer!r} ({blob.kind})"
     if transform.mean_file:
-        try:
-            mean = read_mean(transform.mean_file)
-        except NetError as error:
-            raise ConfigError(f"{where}: mean_file: {error}, or {remedy}") from error
-        if mean.shape != shape:
-            raise ConfigError(
-                f"{where}: mean_file {transform.mean_file} has shape {mean.shape} and the rows have {shape}; they "
-                f"must be equal: give the mean of such rows, or {remedy}"
-            )
-        return mean
+        return _image_in(transform.mean_file, shape, where=f"{where}: mean_file", remedy=remedy)
     if not transform.mean_values:
         return None
     if len(transform.mean_values) not in (1, shape[0]):
@@ -161,9 +183,87 @@ def mean_in_file(blob: InputBlob, shape: tuple[int, ...], *, remedy: str = _ROWS
             f"{where}: {len(transform.mean_values)} mean_value for rows of shape {shape}; give one, or one per "
             "channel"
         )
-    places = (1,) * (len(shape) - 1)
-    values = np.array(transform.mean_values, np.float32)
-    return np.broadcast_to(values, (shape[0],)).reshape(-1, *places).copy()
+    return channel_values(transform.mean_values, shape)
+
+
+def _image_blob(objective: Objective | None, place: int) -> InputBlob | None:
+    """The image input of phase TRAIN (0) or TEST (1) of a Caffe net; None for other nets."""
+    return objective.intakes[place].image if isinstance(objective, CaffeObjective) else None
+
+
+def _plain(data: Data, blob: InputBlob | None, phase: PhaseName) -> Normalise:
+    """All but mean and deviation: what a data layer says or, where none can, the configuration."""
+    if blob is not None and says_transform(blob):
+        check_augmentation(blob, data)
+        said = plain_normalise(blob, phase)
+        return replace(said, scale=said.scale * data.scale)
+    training = phase == "TRAIN"
+    return Normalise(
+        mean=None,
+        scale=data.scale,
+        crop=data.crop,
+        cut="random" if training and data.crop else "centre",
+        mirror=training and data.mirror,
+    )
+
+
+def _rows_say_mean(config: RunConfig) -> bool:
+    """The mean is counted from the training rows (or there is none), not named by a file or in numbers."""
+    data = config.data
+    return data.mean is not None or not (config.net.prototxt or data.mean_values or data.mean_file)
+
+
+def _mean_is_in_file(data: Data, blob: InputBlob | None) -> bool:
+    return bool(data.mean_file or (not data.mean_values and blob is not None and blob.transform.mean_file))
+
+
+def _named_mean(data: Data, blob: InputBlob | None, shape: tuple[int, ...], *, remedy: str) -> np.ndarray | None:
+    """The mean that the configuration names, else a data layer, float32."""
+    if data.mean_values:
+        return _fitting("data.mean_values", data.mean_values, shape)
+    if data.mean_file:
+        return _image_in(data.mean_file, shape, where="data.mean_file", remedy=remedy)
+    return None if blob is None else mean_in_file(blob, shape, remedy=remedy)
+
+
+def _named_std(data: Data, shape: tuple[int, ...]) -> np.ndarray | None:
+    return _fitting("data.std_values", data.std_values, shape) if data.std_values else None
+
+
+def _fitting(key: str, values: Sequence[float], shape: tuple[int, ...]) -> np.ndarray:
+    if len(values) not in (1, shape[0]):
+        raise ConfigError(
+            f"{key} is {list(values)} and the rows have shape {shape}; it must be one number, or {shape[0]}, one "
+            f"per channel: set {key}"
+        )
+    return channel_values(tuple(values), shape)
+
+
+def _image_in(path: str, shape: tuple[int, ...], *, where: str, remedy: str) -> np.ndarray:
+    """A mean image in a file, float32 of `shape`."""
+    try:
+        mean = _read_npy(path) if path.endswith(".npy") else read_mean(path)
+    except NetError as error:
+        raise ConfigError(f"{where}: {error}, or {remedy}") from error
+    if mean.shape != shape:
+        raise ConfigError(
+            f"{where} {path} has shape {mean.shape} and the rows have {shape}; they must be equal: give the mean "
+            f"of such rows, or {remedy}"
+        )
+    return mean
+
+
+def _read_npy(path: str) -> np.ndarray:
+    try:
+        mean: object = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise NetError(f"{path} cannot be read: {error.strerror or error}; give a .npy file") from error
+    except (ValueError, EOFError) as error:
+        raise NetError(f"{path} is no array, or a damaged one: {error}; give a .npy file") from error
+    if not isinstance(mean, np.ndarray) or mean.dtype.kind not in "fiu":
+        found = mean.dtype if isinstance(mean, np.ndarray) else type(mean).__name__
+        raise NetError(f"{path} holds {found}; a mean image is an array of numbers: give such a .npy file")
+    return mean.astype(np.float32)
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,260 @@
+"""Where the members of a tar archive lie, found by walking its headers; nothing is ever unpacked.
+
+Python's `tarfile` takes twice as long for it, ends at the first damage without saying that there is more behind it,
+and reads names and records of any size that a file claims. Formats: POSIX 1988 and 2001 (IEEE Std 1003.1, pax), the
+GNU manual's "Basic Tar Format", and what was before them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["BLOCK", "Member", "Readable", "index"]
+
+BLOCK = 512
+"""Headers and data begin at multiples of this many bytes."""
+
+_ZEROS = bytes(BLOCK)
+_SCAN_BYTES = 1 << 20
+_MOST_EXTENSION_BYTES = 1 << 20  # of a long name or a set of pax records; a file may claim any size
+_MOST_EXTENSIONS = 16  # before one header; of each kind one makes sense
+_MOST_MAP_BLOCKS = 256
+_REGULAR = b"0\x007"
+_WITHOUT_DATA = b"123456"  # links, devices, directories, pipes: whatever size their headers say
+_SPARSE = ord("S")
+_PAX, _LONG_NAME, _OTHER_EXTENSIONS = b"xX", b"L", b"Kg"  # long link names and global records name no member
+
+
+class Readable(Protocol):
+    """What `index` needs of a file."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to a byte."""
+        ...
+
+    def read(self, size: int, /) -> bytes:
+        """Read this many bytes; fewer only at the end."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One regular file of an archive, or a damaged stretch of it. Offsets are the file's."""
+
+    name: str
+    """As the archive has it, with directories; "" for a stretch without a header."""
+    start: int
+    """Of its first header: here an archive can be cut."""
+    offset: int
+    """Of its data."""
+    bytes: int
+    """Of its data, as far as the archive holds them."""
+    damage: str = ""
+    """What is wrong with it; "" if nothing is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Header:
+    name: str
+    kind: int
+    stored: int
+    offset: int
+    sparse: bool
+
+
+class _NoHeaderError(Exception):
+    """The bytes at a place are no header; the message says why."""
+
+
+def index(file: Readable, stop: int, *, start: int = 0) -> Iterator[Member]:
+    """Yield the regular files of the archive that lies in bytes `start` to `stop` (exclusive) of a file.
+
+    Directories, links and devices are passed over. What cannot be read is yielded with `damage`, and the walk
+    goes on at the next header behind it, if there is one: a member that is cut short or sparse, and a stretch that
+    holds no header. Behind an end marker more members may follow (archives that were put together), else anything.
+
+    Args:
+        file: is moved between the members; the caller may move it too.
+        stop: the file's size, or where a part that was cut at some member's `start` ends.
+        start: of the archive or part.
+    """
+    if start == stop:
+        yield Member(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
+    position = start
+    while position < stop:
+        zeros = _skip_zeros(file, position, stop) - position
+        try:
+            if position + zeros >= stop:
+                return
+            header = _read_header(file, position + zeros, stop)
+        except _NoHeaderError as error:
+            found = _find_header(file, position + zeros + BLOCK, stop)
+            if found < stop or zeros < 2 * BLOCK:
+                yield _stretch(position + zeros, found, str(error))
+            position = found
+            continue
+        member = _member(header, position + zeros, stop)
+        if member is not None:
+            yield member
+        position = header.offset + -(-header.stored // BLOCK) * BLOCK
+
+
+def _stretch(start: int, stop: int, why: str) -> Member:
+    damage = f"{stop - start} bytes without a header: {why}"
+    return Member(name="", start=start, offset=start, bytes=stop - start, damage=damage)
+
+
+def _member(header: _Header, start: int, stop: int) -> Member | None:
+    there = max(0, min(header.stored, stop - header.offset))
+    damage = ""
+    if there < header.stored:
+        damage = f"cut short: {there} of {header.stored} bytes are there"
+    elif header.sparse:
+        damage = "a sparse file is not read: pack it without holes (tar without --sparse)"
+    elif header.kind not in _REGULAR or (header.kind == 0 and header.name.endswith("/")):
+        return None  # before there were kinds, a directory's name ended so
+    return Member(name=header.name, start=start, offset=header.offset, bytes=there, damage=damage)
+
+
+def _read_header(file: Readable, position: int, stop: int) -> _Header:
+    """Read the header at a place, with the long name and pax records before it."""
+    name, records = b"", dict[bytes, bytes]()
+    for _ in range(_MOST_EXTENSIONS):
+        block = _read(file, position, stop, BLOCK)
+        size, kind = _checked(block), block[156]
+        position += BLOCK
+        if kind not in _PAX + _LONG_NAME + _OTHER_EXTENSIONS:
+            return _header(block, size, name, records, _skip_sparse_map(file, position, stop, block))
+        if size > _MOST_EXTENSION_BYTES:
+            raise _NoHeaderError(f"a name or pax records of {size} bytes")
+        body = _read(file, position, stop, size)
+        position += -(-size // BLOCK) * BLOCK
+        if kind in _LONG_NAME:
+            name = body.partition(b"\0")[0]
+        elif kind in _PAX:
+            records = _pax_records(body)
+    raise _NoHeaderError(f"more than {_MOST_EXTENSIONS} names and pax records before one header")
+
+
+def _header(block: bytes, size: int, name: bytes, records: dict[bytes, bytes], offset: int) -> _Header:
+    if b"size" in records:
+        size = _decimal(records[b"size"])
+    path = records.get(b"GNU.sparse.name") or records.get(b"path") or name or _name(block)
+    return _Header(
+        name=path.decode(errors="backslashreplace"),
+        kind=block[156],
+        stored=0 if block[156] in _WITHOUT_DATA else size,
+        offset=offset,
+        sparse=block[156] == _SPARSE or any(key.startswith(b"GNU.sparse.") for key in records),
+    )
+
+
+def _checked(block: bytes) -> int:
+    """The size that a header states, if its checksum is right."""
+    stated = _number(block[148:156])
+    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if stated != total:
+        high = sum(byte > 127 for byte in block[:148] + block[156:])
+        if stated != total - 256 * high:  # some old programs summed signed bytes
+            raise _NoHeaderError("the checksum is wrong")
+    return _number(block[124:136])
+
+
+def _number(field: bytes) -> int:
+    """A number in octal digits, or in base 256 where the first bit is set (GNU)."""
+    if field[0] & 0x80:
+        if field[0] & 0x40:
+            raise _NoHeaderError("a negative number")
+        return int.from_bytes(bytes([field[0] & 0x3F]) + field[1:], "big")
+    digits = field.partition(b"\0")[0].strip()
+    if digits.strip(b"01234567"):
+        raise _NoHeaderError(f"{digits!r} is no octal number")
+    return int(digits or b"0", 8)
+
+
+def _decimal(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > 20:
+        raise _NoHeaderError(f"a pax record has {digits[:40]!r} for a number")
+    return int(digits)
+
+
+def _name(block: bytes) -> bytes:
+    name = block[:100].partition(b"\0")[0]
+    prefix = block[345:500].partition(b"\0")[0] if block[257:263] == b"ustar\0" else b""  # GNU has times there
+    return prefix + b"/" + name if prefix else name
+
+
+def _pax_records(body: bytes) -> dict[bytes, bytes]:
+    """Read `LENGTH KEY=VALUE` lines, of which LENGTH counts every byte."""
+    records = dict[bytes, bytes]()
+    position = 0
+    while position < len(body) and body[position]:
+        digits = body[position : position + 20].partition(b" ")[0]
+        length = _decimal(digits)
+        key, equals, value = body[position + len(digits) + 1 : position + length].partition(b"=")
+        if not equals or not value.endswith(b"\n") or position + length > len(body):
+            raise _NoHeaderError("pax records of another form")
+        records[key] = value[:-1]
+        position += length
+    return records
+
+
+def _skip_sparse_map(file: Readable, position: int, stop: int, block: bytes) -> int:
+    """Where the data begin: directly behind the header, or behind the blocks that say where GNU's holes are."""
+    more = block[156] == _SPARSE and block[482]
+    for _ in range(_MOST_MAP_BLOCKS):
+        if not more:
+            return position
+        more = _read(file, position, stop, BLOCK)[504]
+        position += BLOCK
+    raise _NoHeaderError(f"a sparse file with more than {_MOST_MAP_BLOCKS} blocks of holes")
+
+
+def _read(file: Readable, position: int, stop: int, size: int) -> bytes:
+    if position + size > stop:
+        raise _NoHeaderError("the archive ends within a header")
+    file.seek(position)
+    data = file.read(size)
+    if len(data) < size:
+        raise _NoHeaderError("the file ends within a header")
+    return data
+
+
+def _skip_zeros(file: Readable, position: int, stop: int) -> int:
+    """Where the next block that is not all zeros begins; `stop` if there is none."""
+    size = BLOCK  # most often the first block is a header
+    while position < stop:
+        file.seek(position)
+        piece = file.read(min(size, stop - position))
+        if not piece:
+            return stop
+        if piece[0] or piece != (_ZEROS if len(piece) == BLOCK else bytes(len(piece))):
+            zeros = len(piece) - len(piece.lstrip(b"\0"))
+            return position + zeros // BLOCK * BLOCK
+        position += len(piece)
+        size = _SCAN_BYTES
+    return stop
+
+
+def _find_header(file: Readable, position: int, stop: int) -> int:
+    """Where the next header with a right checksum begins; `stop` if there is none."""
+    while position < stop:
+        file.seek(position)
+        piece = file.read(min(_SCAN_BYTES, stop - position))
+        if not piece:
+            return stop
+        at = piece.find(b"ustar")  # 257 bytes into every header since 1988
+        while at >= 0:
+            begin = at - 257
+            if begin >= 0 and begin % BLOCK == 0 and _is_header(piece[begin : begin + BLOCK]):
+                return position + begin
+            at = piece.find(b"ustar", at + 1)
+        position += len(piece)
+    return stop
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        return len(block) == BLOCK and _checked(block) >= 0
+    except _NoHeaderError:
+        return False

@@ -1,0 +1,117 @@
+"""What a column of a DataFrame holds, and its cells in the few types that training knows."""
+
+from typing import Literal
+
+from pyspark.ml.functions import vector_to_array
+from pyspark.ml.linalg import VectorUDT
+from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    BooleanType,
+    CharType,
+    DataType,
+    FloatType,
+    NumericType,
+    StringType,
+    StructType,
+    VarcharType,
+)
+
+from sparknet.errors import DataError
+
+__all__ = ["Kind", "as_number", "as_numbers", "as_word", "checked", "find_column", "kind_of", "row_name"]
+
+Kind = Literal["bytes", "image", "numbers", "number", "word", "other"]
+"""Binary, Spark's struct of an image, a vector or (nested) array of numbers, one number or boolean, a word, or what
+cannot be used."""
+_IMAGE_FIELDS = {"height", "width", "nChannels", "mode", "data"}
+_ROW_BITS = 33  # monotonically_increasing_id has the partition above these
+
+
+def find_column(frame: DataFrame, name: str, *, key: str) -> tuple[SparkColumn, DataType]:
+    """The column `name`, which may hold dots and quotes, and its type.
+
+    Args:
+        frame: the rows.
+        name: the column.
+        key: the setting that names it, for the message ("image").
+
+    Raises:
+        DataError: there is no such column, or several.
+    """
+    times = frame.columns.count(name)
+    if times != 1:
+        has = "is not" if not times else f"is {times} times"
+        raise DataError(f"column {name} {has} in the data, which has {', '.join(frame.columns)}: set data.{key}")
+    quoted = name.replace("`", "``")
+    return F.col(f"`{quoted}`"), frame.schema[name].dataType
+
+
+def kind_of(kind: DataType) -> Kind:
+    """What the cells of a column of this type are."""
+    if isinstance(kind, BinaryType):
+        return "bytes"
+    if isinstance(kind, StructType) and set(kind.names) >= _IMAGE_FIELDS:
+        return "image"
+    if isinstance(kind, VectorUDT | OldVectorUDT) or (isinstance(kind, ArrayType) and _is_number(_innermost(kind))):
+        return "numbers"
+    if _is_number(kind):
+        return "number"
+    if isinstance(kind, StringType | CharType | VarcharType):
+        return "word"
+    return "other"
+
+
+def as_number(column: SparkColumn) -> SparkColumn:
+    """A number or boolean as float."""
+    return column.cast(FloatType())
+
+
+def as_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
+    """A vector, dense or sparse, or an array, nested or not, as array<float> of all its numbers in order."""
+    if not isinstance(kind, ArrayType):
+        return vector_to_array(column, "float32")
+    while isinstance(kind.elementType, ArrayType):
+        column, kind = F.flatten(column), kind.elementType
+    return column.cast(ArrayType(FloatType()))
+
+
+def as_word(column: SparkColumn) -> SparkColumn:
+    """A text, number or boolean as a word without spaces around it."""
+    return F.trim(column.cast("string"))
+
+
+def row_name(row: SparkColumn) -> SparkColumn:
+    """Name a row for a message; `row` is what monotonically_increasing_id gave it."""
+    number = row.bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
+    parts = (F.lit("row "), number, F.lit(" of partition "), F.shiftright(row, _ROW_BITS))
+    return F.concat(*(part.cast("string") for part in parts))
+
+
+def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str) -> SparkColumn:
+    """`value` where `holds` is true; where it is false or null the job ends with a DataError.
+
+    Args:
+        value: the cells.
+        holds: what must be true of them.
+        message: of the error, in pieces.
+    """
+    pieces = [piece if isinstance(piece, SparkColumn) else F.lit(piece) for piece in message]
+    # Named as our own exceptions are in a worker's traceback, so that it becomes one. Spark appends a code, which
+    # the new line keeps off the message.
+    raised = F.raise_error(F.concat(F.lit("sparknet.errors.DataError: "), *pieces, F.lit("\n")))
+    return F.when(holds, value).otherwise(raised)
+
+
+def _innermost(kind: DataType) -> DataType:
+    while isinstance(kind, ArrayType):
+        kind = kind.elementType
+    return kind
+
+
+def _is_number(kind: DataType) -> bool:
+    return isinstance(kind, NumericType | BooleanType)
