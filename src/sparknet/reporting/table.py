@@ -27,10 +27,13 @@ def measured_facts(record: Record) -> list[tuple[str, str]]:
     """Name and value of each line that tells what a model was worth on some rows.
 
     Args:
-        record: rows, what was measured, seconds and rows_per_second.
+        record: rows, what was measured, seconds, rows_per_second and, if some were damaged, skipped.
     """
+    skipped = whole(record, "skipped") if record.get("skipped") else 0
+    damaged = [("damaged", f"{skipped:,} rows left out")] if skipped else []
     return [
         ("rows", f"{whole(record, 'rows'):,} {text(record, 'kind')}".rstrip()),
+        *damaged,
         *shown_measures(record),
         ("time", seconds(number(record, "seconds"))),
         ("speed", f"{number(record, 'rows_per_second'):,.0f} rows/s"),

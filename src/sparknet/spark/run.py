@@ -245,6 +245,9 @@ class _Run:
         config = self._config
         for note in rounding_notes(config, rounds):
             self._tell("note", message=note)
+        if manifest.skipped:
+            told = f"{manifest.skipped:,} damaged rows were left out, the first: {manifest.skipped_examples[0]}"
+            self._tell("note", level="warning", message=told)
         self._tell(
             "run_started",
             name=config.run.name,
