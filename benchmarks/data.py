@@ -7,10 +7,10 @@
 - cut: a random 224x224 square, mirror and mean of 256x3x256x256 bytes, against a loop over the images in numpy;
 - loop: cifar10_quick trained with one thread on what the loader gives, against the same loop on one batch.
 
-Parquet is read by pyarrow from a memory map, and its batches go through our checks; in a run Spark reads it. Reading
-and decoding run with the allocator as it comes, as in Spark's tasks; what follows as in a training worker, which keeps
-what it frees. The files are in the page cache. The exit code is 0 unless something broke; missed bars are printed and
-recorded.
+Parquet is read by pyarrow from a memory map, and its batches go through our checks; in a run Spark reads it.
+Reading and decoding run with the allocator as it comes, as in Spark's tasks; what follows as in a training worker,
+which keeps what it frees. The files are in the page cache. The exit code is 0 unless something broke; missed bars
+are printed and recorded.
 """
 
 import argparse

@@ -6,7 +6,7 @@ moto keeps the objects in memory and refuses unsigned requests. What a fault doe
 - `cut`: of a GET, the head and half of the body arrive and then the connection ends; any other request gets no
   answer, and the server never sees it.
 - `lost`: the server carries the request out; its answer is lost.
-- `denied`, `moved`, `skewed`: 403 AccessDenied, 301 PermanentRedirect, 403 RequestTimeTooSkewed.
+- `denied`, `moved`: 403 AccessDenied, 301 PermanentRedirect.
 - `delay`: the request waits.
 """
 
@@ -24,7 +24,7 @@ from typing import Literal
 import boto3
 from moto.server import ThreadedMotoServer
 
-Kind = Literal["500", "slow_down", "cut", "lost", "denied", "moved", "skewed", "delay"]
+Kind = Literal["500", "slow_down", "cut", "lost", "denied", "moved", "delay"]
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "not-so-secret-secret"}
 _ANSWERS = {
@@ -32,7 +32,6 @@ _ANSWERS = {
     "slow_down": (503, "SlowDown"),
     "denied": (403, "AccessDenied"),
     "moved": (301, "PermanentRedirect"),
-    "skewed": (403, "RequestTimeTooSkewed"),
 }
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 

@@ -8,7 +8,8 @@ import time
 
 import fuzz_parsers
 import pytest
-from fuzz_parsers import TARGETS, Target, fuzz, input_of, limit_memory, outcome, shrink
+from fuzz_parsers import fuzz, input_of, limit_memory, outcome, shrink
+from fuzz_targets import TARGETS, Target
 
 INPUTS = 50_000  # of all targets together; a million at night
 

@@ -69,23 +69,23 @@ def commands(
 
 def test_usage(commands: Commands, example: Example) -> None:
     refused, solver = commands.refused, example.solver
-    refused(2, "--solver is missing; sparknet train takes CONFIG, or --solver and --data", "train")
-    refused(2, "--data is missing; .*KIND:PATH", "train", "--solver", solver)
+    refused(2, "--solver is missing; sparknet train takes CONFIG, or --solver", "train")
+    refused(2, "--data is not given, and layer 'cifar' .* is not here: give --data", "train", "--solver", solver)
     refused(2, "a.toml and --solver are given; .*leave one of them out", "train", "a.toml", "--solver", solver)
     commands.train_refused(
         2,
         "--weights a and --snapshot b are given; a snapshot brings its own",
         **{"--weights": "a", "--snapshot": "b"},
     )
-    refused(2, "--model, --weights, --data missing; sparknet test takes RUN_DIR", "test")
-    refused(2, "--weights, --data missing", "test", "--model", example.net)
+    refused(2, "--model, --weights missing; sparknet test takes RUN_DIR", "test")
+    refused(2, "--weights missing", "test", "--model", example.net)
     refused(2, "run and --iterations are given", "test", "run", "--iterations", 3)
 
 
 def test_sources(commands: Commands, tmp_path: Path) -> None:
     refused = commands.train_refused
     refused(2, r"'cifar' is no kind of data: did you mean cifar10\?", **{"--data": "cifar:x"})
-    refused(2, "'lmdb' is no kind of data: .*There are digits, cifar10:PATH", **{"--data": "lmdb:/x"})
+    refused(2, "'leveldb' is no kind of data: .*There are digits, cifar10:PATH", **{"--data": "leveldb:/x"})
     refused(1, "the directory has no CIFAR-10 train batches", **{"--data": f"cifar10:{tmp_path}"})
     refused(2, "say which rows are held out", **{"--data": "parquet:/x"})
     commands.test_refused(1, "/x: no such file or directory", **{"--data": "parquet:/x"})

@@ -661,7 +661,14 @@ def test_a_full_disk_while_checkpointing(warm, tmp_path):
         done.refused(1, "the checkpoint of round 2 cannot be written to .*No space left", "make room there")
         assert not list((run_dir / "checkpoints").iterdir())
         left = {path.name for path in run_dir.iterdir() if not path.name.startswith("training_log")}
-        assert left <= {".lock", "config.toml", "events.jsonl", "checkpoints", "spark.log"}
+        assert left <= {
+            ".lock",
+            "config.toml",
+            "events.jsonl",
+            "checkpoints",
+            "preprocess.safetensors",
+            "spark.log",
+        }
         subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
         resumed = warm.run("resume", run_dir)
         assert resumed.code == 0, resumed.err

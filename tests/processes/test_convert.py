@@ -3,6 +3,9 @@
 import io
 import os
 import sys
+import tarfile
+import tempfile
+from pathlib import Path
 
 import cv2
 import lmdb
@@ -13,9 +16,11 @@ from pyspark.sql import SparkSession
 from sklearn.datasets import load_sample_images
 
 from formats import cifar_directory
+from s3_server import CREDENTIALS, reach, s3_server
 from sparknet.config import Data
 from sparknet.data.datum import parse
 from sparknet.errors import DataError
+from sparknet.spark import convert
 from sparknet.spark.convert import to_lmdb, to_parquet
 from sparknet.spark.sources import read_source
 
@@ -26,7 +31,10 @@ pytestmark = pytest.mark.spark
 def spark():
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.master("local[2]").appName("test_convert").config("spark.ui.enabled", "false")
-    session = builder.config("spark.driver.host", "127.0.0.1").getOrCreate()
+    builder = builder.config("spark.driver.host", "127.0.0.1")
+    for name, value in {**CREDENTIALS, "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        builder = builder.config(f"spark.executorEnv.{name}", value)
+    session = builder.getOrCreate()
     session.sparkContext.setLogLevel("OFF")
     yield session
     session.stop()
@@ -95,6 +103,17 @@ def test_more_databases_than_files_hold_every_row_once(spark, cifar, tmp_path):
     assert held.rows == len(test[1])
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_databases_where_spark_does_not_tell_its_partitions(spark, cifar, tmp_path, monkeypatch, partitions):
+    def hidden(frame):
+        raise NotImplementedError("Spark Connect has no RDDs")
+
+    monkeypatch.setattr(type(spark.range(1)), "rdd", property(hidden))
+    monkeypatch.setattr(convert, "is_remote", lambda: True)
+    done = to_lmdb(spark, data_of("cifar10", cifar[0]), str(tmp_path / "rows"), partitions=partitions)
+    assert (done.rows, done.parts) == (60, partitions)
+
+
 def test_images_as_pixels_of_one_size_in_the_order_of_caffe(spark, photographs, tmp_path):
     settings = {"resize": (40, 30), "corrupt_share": 0.1}
     done = to_lmdb(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), partitions=1)
@@ -118,6 +137,67 @@ def test_images_as_the_files_they_are(spark, photographs, tmp_path):
     assert sorted(datum.label for datum in found) == [0] * 7 + [1] * 7
 
 
+@pytest.mark.parametrize("write", ["lmdb", "parquet"])
+def test_files_that_are_kept_need_no_common_size(spark, photographs, tmp_path, write):
+    data = data_of("image_folder", photographs, keep="encoded", corrupt_share=0.1, threads=2)
+    if write == "lmdb":
+        done = to_lmdb(spark, data, str(tmp_path / "rows"), partitions=1)
+        found = [datum.data for _, datum in records(tmp_path / "rows")]
+    else:
+        done = to_parquet(spark, data, str(tmp_path / "rows"), keys=1)
+        found = [row.data for row in spark.read.parquet(str(tmp_path / "rows")).collect()]
+    assert (done.rows, done.damage.rows) == (14, 1)
+    assert "short.jpg" in done.damage.examples[0]
+    files = [path.read_bytes() for path in photographs.rglob("*.*") if path.name != "short.jpg"]
+    assert sorted(bytes(data) for data in found) == sorted(files)
+
+
+def test_the_tests_of_archives_without_training_rows(spark, photographs, tmp_path):
+    with tarfile.open(tmp_path / "val.0.tar", "w") as tar:
+        for name in ("1.jpg", "2.jpg"):
+            tar.add(photographs / "china" / name, name)
+    (tmp_path / "val.txt").write_text("1.jpg 4\n2.jpg 0\n")
+    data = data_of("image_tar", tmp_path, resize=(8, 6))
+    done = to_lmdb(spark, data, str(tmp_path / "rows"), partitions=1, testing=True)
+    assert done.rows == 2
+    assert [(key, datum.label, datum.shape) for key, datum in records(tmp_path / "rows")] == [
+        (b"00000000_1.jpg", 4, (3, 8, 6)),
+        (b"00000001_2.jpg", 0, (3, 8, 6)),
+    ]
+
+
+def test_databases_in_an_object_store(spark, cifar, photographs, monkeypatch):
+    directory, images, labels, _ = cifar
+    with s3_server("rows") as server:
+        reach(server, monkeypatch)
+        for name, partitions in (("one", 1), ("several", 2)):
+            data = data_of("cifar10", directory, s3_endpoint=server.endpoint)
+            assert to_lmdb(spark, data, f"s3://rows/{name}", partitions=partitions).rows == 60
+            found = [row for where in databases_in(server, name) for row in where]
+            assert sorted(found) == sorted(
+                (image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)
+            )
+        keys = ["one/data.mdb", "several/part-00000/data.mdb", "several/part-00001/data.mdb"]
+        assert server.keys("rows") == keys
+        with pytest.raises(DataError, match="there is something already"):
+            to_lmdb(spark, data, "s3://rows/one", partitions=1)
+        strict = data_of("image_folder", photographs, keep="encoded", s3_endpoint=server.endpoint)
+        with pytest.raises(DataError, match=r"1 of 15 rows are damaged"):
+            to_lmdb(spark, strict, "s3://rows/none", partitions=2)
+        assert server.keys("rows") == keys, "nothing is left of what failed"
+        with pytest.raises(DataError, match=r"nothing to write s3:// with, and it is Spark"):
+            to_parquet(spark, data, "s3://rows/table", keys=2)
+
+
+def databases_in(server, name):
+    """Pixels and labels of each database under a name in the bucket `rows`."""
+    for key in server.keys("rows"):
+        if key.startswith(f"{name}/"):
+            with tempfile.TemporaryDirectory() as spool:
+                server.client().download_file("rows", key, str(Path(spool) / "data.mdb"))
+                yield [(bytes(datum.data), datum.label) for _, datum in records(spool)]
+
+
 def test_numbers_as_float_data(spark, tmp_path):
     rows = [([float(row), row / 2, -1.0], row % 3) for row in range(20)]
     spark.createDataFrame(rows, "image array<float>, label int").write.parquet(str(tmp_path / "rows.parquet"))
@@ -130,10 +210,16 @@ def test_numbers_as_float_data(spark, tmp_path):
 
 def test_parquet_by_key(spark, cifar, tmp_path):
     directory, images, labels, _ = cifar
-    done = to_parquet(spark, data_of("cifar10", directory), str(tmp_path / "rows"), keys=4)
+    tmp_path = tmp_path / "a b%20c"
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    hadoop.set("fs.defaultFS", "hdfs://127.0.0.1:1")  # as on a cluster; nobody is there
+    try:
+        done = to_parquet(spark, data_of("cifar10", directory), str(tmp_path / "rows"), keys=4)
+    finally:
+        hadoop.unset("fs.defaultFS")
     assert (done.rows, done.parts) == (60, 4)
     assert {path.name for path in (tmp_path / "rows").glob("key=*")} == {f"key={key}" for key in range(4)}
-    frame = spark.read.parquet(str(tmp_path / "rows"))
+    frame = spark.read.parquet(f"file://{tmp_path}/rows")
     assert frame.columns == ["id", "data", "label", "key"]
     found = sorted(frame.collect(), key=lambda row: row.id)
     assert [row.id for row in found] == list(range(60))

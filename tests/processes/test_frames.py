@@ -65,8 +65,9 @@ def rows(spark):
     [
         ("bytes", "binary", [b"\x01\x02", b"\x03\x04"]),
         ("vector", "array<float>", [[1.0, 2.5], [0.0, 3.5]]),
-        ("nested", "array<float>", [[1, 2, 3, 4], [5, 6, 7, 8]]),
-        ("cube", "array<float>", [[1, 2, 3, 4, 1, 2, 3, 4], [5, 6, 7, 8, 5, 6, 7, 8]]),
+        # with their nesting, so that rows of 2 x 3 are told from rows of 3 x 2
+        ("nested", "array<array<float>>", [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]),
+        ("cube", "array<array<array<float>>>", [[[[1, 2], [3, 4]]] * 2, [[[5, 6], [7, 8]]] * 2]),
         ("flags", "array<float>", [[1, 1], [0, 1]]),
         ("number", "float", [0.5, 1.5]),
         ("flag", "float", [1.0, 0.0]),

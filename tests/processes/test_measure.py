@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +15,15 @@ from pyspark.sql import SparkSession
 from encoded import png
 from formats import random_rows
 from sparknet.config import Data, Net, Run, RunConfig
-from sparknet.data import Column, Normalise
+from sparknet.data import Column, Normalise, shards
 from sparknet.data.columns import ImageForm
 from sparknet.data.table import Feature, TableEncoding
 from sparknet.errors import DataError
-from sparknet.spark.measure import data_at, measure_source, measure_validation
+from sparknet.spark.measure import MeasurePlan, data_at, measure_shards, measure_source, measure_validation
+from sparknet.spark.prepare import prepare
 from sparknet.training.build_objective import build_objective
 from sparknet.training.model import Description, Model
+from sparknet.training.state import dump_weights
 
 pytestmark = pytest.mark.spark
 
@@ -140,6 +143,56 @@ def test_prepared_rows_measure_the_same_however_they_are_kept(spark, photos, tmp
     measured = measure_validation(spark, model, config_of(data, CNN), store=tmp_path / "store")
     assert measured.rows == 56
     assert measured.accuracy == pytest.approx(accuracy_of(model, images, labels))
+
+
+def test_a_net_of_squares_is_rebuilt_for_squares():
+    data = Data(source="parquet", path="p", validation_fraction=0.5, crop=28)
+    net = Net(name="lenet")
+    small = model_on(net, replace(data, crop=0), shape=(1, 28, 28), classes=10)
+    large = replace(small.description, input=Column(name="image", dtype="uint8", shape=(1, 40, 32)), data=data)
+    plan = MeasurePlan(
+        config=config_of(data, net),
+        description=large,
+        weights=dump_weights(small.module),
+        normalise=Normalise(mean=None, scale=1.0, crop=28),
+    )
+    measured = plan.objective().measure(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64))
+    assert measured["loss"] > 0
+
+
+def test_files_are_decoded_by_as_many_threads_as_said_which_end(spark, photos, tmp_path, monkeypatch):
+    path, _, _ = photos
+    data = Data(source="parquet", path=path, validation_path=path, corrupt_share=0.1, keep="encoded", threads=3)
+    model, config = model_on(CNN, data, shape=SHAPE, classes=4), config_of(data, CNN)
+    directory, _ = prepare(spark, data, store=tmp_path / "store", seed=0)
+    seen = set()
+    decode_into = shards.decode_into
+
+    def decode(*arguments, **keywords):
+        seen.add(threading.current_thread().name)
+        decode_into(*arguments, **keywords)
+
+    monkeypatch.setattr(shards, "decode_into", decode)
+    plan = MeasurePlan(
+        config=config,
+        description=model.description,
+        weights=dump_weights(model.module),
+        normalise=model.normalise,
+        data_dir=str(directory),
+    )
+    parts = pa.record_batch({"id": pa.array([0, 1])})
+    assert sum(report["rows"] for report in measure_shards(plan, iter([parts]))) == 56
+    assert seen
+    assert all(name.startswith("sparknet-decode") for name in seen)
+    assert not seen & {thread.name for thread in threading.enumerate()}
+
+
+def test_what_spark_refuses_to_read_is_told_in_one_line(spark, tmp_path):
+    data = Data(source="parquet", path="p", validation_fraction=0.5)
+    model = model_on(CNN, data, shape=SHAPE, classes=4)
+    with pytest.raises(DataError, match=r"reading .*\.parquet: Spark refused: \[PATH_NOT_FOUND\]") as raised:
+        measure_source(spark, model, config_of(data_at(data, f"{tmp_path}/*.parquet"), CNN))
+    assert "\n" not in str(raised.value)
 
 
 def test_words_are_encoded_as_the_model_learned_them(spark, tmp_path):

@@ -303,7 +303,7 @@ def test_a_task_whose_worker_dies_is_tried_again_and_its_rows_count_once(spark, 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
-@pytest.mark.parametrize("stage", ["_run_job", "_assemble", "_publish"])
+@pytest.mark.parametrize("stage", ["_run_job", "assemble", "publish"])
 def test_a_failure_at_any_stage_leaves_nothing(spark, store, monkeypatch, stage, error):
     def fail(*arguments, **named):
         raise error("stop")

@@ -130,6 +130,10 @@ def test_damaged_images_are_left_out_up_to_a_share(spark, store, tmp_path, keep,
     assert all(re.match(r"column image: row \d+ of partition \d: ", text) for text in manifest.skipped_examples)
     no_job()
     assert prepare(spark, replace(data, corrupt_share=0.2, threads=3, crop=2), store=store, seed=0)[1] == manifest
+    with pytest.raises(
+        DataError, match=r"5 of 50 rows are damaged, a share of 0.1; at most 0.05 may be. The first"
+    ):
+        prepare(spark, replace(data, corrupt_share=0.05), store=store, seed=0)
 
 
 def test_too_many_damaged_images_leave_nothing(spark, store, tmp_path):
@@ -219,3 +223,13 @@ def test_what_decides_what_shards_hold_decides_the_fingerprint(spark, store, mon
             spark, frame, replace(Data(source="digits", validation_fraction=0.2), **keys), store=store, seed=0
         )
     assert (digests[0] == digests[1]) == (case in SAME)
+
+
+@pytest.mark.parametrize("keys", [{"channel_order": "bgr"}, {"keep": "encoded"}, {"resize": (2, 2)}])
+def test_a_table_is_not_prepared_again_for_what_is_said_of_images(spark, store, monkeypatch, keys):
+    digests = []
+    monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))
+    table = Data(source="digits", validation_fraction=0.2, features=("id",))
+    for data in (table, replace(table, **keys)):
+        prepare_frame(spark, spark.range(1), data, store=store, seed=0)
+    assert digests[0] == digests[1]

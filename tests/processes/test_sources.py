@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 import tarfile
 from dataclasses import replace
@@ -197,7 +198,7 @@ def test_classes_of_test_images_are_the_training_images(spark, tmp_path):
     selected = select_columns(
         read_source(spark, data, validation=False), data, validation=read_source(spark, data, validation=True)
     )
-    assert selected.columns == ["input", "label", "validation", "error"]
+    assert selected.columns == ["input", "label", "validation", "error", "name"]
     assert sorted((row.label, row.validation) for row in selected.collect()) == [
         (0, False),
         (1, False),
@@ -214,6 +215,57 @@ def test_csv_with_and_without_a_header(spark, tmp_path):
     assert [tuple(row) for row in frame.collect()] == [(39, "State-gov", 0), (50, "?", 1)]
     bare = read_source(spark, at(tmp_path / "a.csv", "csv", header=False), validation=False)
     assert (bare.columns, bare.count()) == (["_c0", "_c1", "_c2"], 3)
+    assert bare.select("_metadata.file_path").distinct().count() == 1  # what knows remote files again
+
+
+def test_csv_as_rfc_4180_has_it(spark, tmp_path):
+    text = '"say ""hi"", you",2,1\n"C:\\",,0\n\n ,"3, and 4",1\n'
+    (tmp_path / "a.csv").write_text(f"größe,b.c,y\n{text}", "utf-8-sig")
+    frame = read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+    assert frame.columns == ["größe", "b.c", "y"]
+    assert [tuple(row) for row in frame.collect()] == [
+        ('say "hi", you', "2", 1),
+        ("C:\\", None, 0),
+        (None, "3, and 4", 1),
+    ]
+
+
+@pytest.mark.parametrize("line", ["1,2,0,9", "1,2", "a, b,7,0", '"two'])
+@pytest.mark.parametrize("column", ["label", "malformed line"])
+def test_a_line_of_another_width_is_an_error_whatever_is_asked_of_it(spark, tmp_path, line, column):
+    (tmp_path / "a.csv").write_text(f"{column},x,y\n1,2,1\n{line}\n")
+    frame = read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+    assert frame.columns == [column, "x", "y"]
+    words = f"the line '{re.escape(line)}' has not 3 values as the first one has: put values with a comma in quotes"
+    with pytest.raises(DataError, match=rf"{tmp_path}/a\.csv: {words}"), spark_errors("reading"):
+        frame.select(column).collect()
+
+
+@pytest.mark.parametrize("other", ["y,x,label", "x, y,label", "x,y"])
+def test_files_with_other_columns_are_not_read_together(spark, tmp_path, other):
+    (tmp_path / "1 ü.csv").write_text("x,y,label\n1,2,0\n")
+    (tmp_path / "2.csv").write_text("x,y,label\r\n3,4,1\r\n", "utf-8-sig", newline="")
+    (tmp_path / "3.csv").touch()
+    frame = read_source(spark, at(tmp_path, "csv"), validation=False)
+    assert sorted(tuple(row) for row in frame.collect()) == [(1, 2, 0), (3, 4, 1)]
+    (tmp_path / "4.csv").write_text(f"{other}\n6,5,1\n")
+    words = rf"4\.csv: the first line is '{other}', and that of file:.*1%20.*\.csv is 'x,y,label'; files that"
+    with pytest.raises(DataError, match=words):
+        read_source(spark, at(tmp_path, "csv"), validation=False)
+
+
+def test_an_empty_csv(spark, tmp_path):
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(DataError, match=r"a\.csv: the file is empty; training needs rows"):
+        read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+
+
+@pytest.mark.parametrize("name", ["a[1]{b}*?", "a b#c%20d", "ä\\b"])
+def test_what_a_file_is_called_is_no_glob_where_it_is_there(spark, tmp_path, name):
+    pq.write_table(pa.table({"image": [[1.0, 2.0]], "label": [0]}), tmp_path / name)
+    (tmp_path / f"{name}.csv").write_text("x,label\n1,0\n")
+    assert read_source(spark, at(tmp_path / name, "parquet"), validation=False).count() == 1
+    assert read_source(spark, at(tmp_path / f"{name}.csv", "csv"), validation=False).count() == 1
 
 
 def test_parquet_by_home_directory_and_glob(spark, tmp_path, monkeypatch):

@@ -349,13 +349,6 @@ def test_what_a_refusal_means(server, kind, message, method):
     assert not any(secret in str(refusal.value) for secret in CREDENTIALS.values())
 
 
-def test_a_wrong_clock(server):
-    place = put(server, "small", bytes(10_000))
-    server.inject("skewed", method="GET")
-    with pytest.raises(DataError, match="clock is wrong"):
-        place.read()
-
-
 def test_an_empty_part_of_a_key(server):
     with pytest.raises(DataError, match=f"s3://{BUCKET}//key: cannot be looked up: .*Empty path component"):
         LOCAL.place(f"s3://{BUCKET}//key").facts()

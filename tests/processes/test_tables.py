@@ -155,6 +155,13 @@ def test_features_of_every_kind_in_the_order_given(mixed):
     ]
 
 
+def test_words_of_another_encoding_are_refused(spark, tmp_path):
+    (tmp_path / "latin1.csv").write_bytes("café,1\ncafè,0\n".encode("latin1"))
+    data = csv(tmp_path / "latin1.csv", "_c0", label="_c1")
+    with pytest.raises(DataError, match=r"column _c0 has the word 'caf\ufffd', in which a letter was not UTF-8"):
+        learn(read_source(spark, data, validation=False), data)
+
+
 def test_the_star_leaves_out_label_and_mark(mixed):
     data = table("*", label="whole", validation_column="flag", validation_fraction=0)
     encoding = learn(mixed, data)

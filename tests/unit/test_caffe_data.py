@@ -64,6 +64,23 @@ def test_a_prepared_directory_of_tar_files_has_its_tests(tmp_path: Path) -> None
     assert table == {"source": "image_tar", "path": str(tmp_path), "validation_path": str(tmp_path)}
 
 
+def test_labels_of_the_tests_do_not_say_which_rows_they_are(tmp_path: Path) -> None:
+    (tmp_path / "ILSVRC2012_img_val").mkdir()
+    table = data_source(f"image_tar:{tmp_path}", [" data.validation_labels=/labels/val.txt"])
+    assert table["validation_path"] == str(tmp_path)
+    held = data_source(f"image_tar:{tmp_path}", ["data.validation_path = /other"])
+    assert "validation_path" not in held
+
+
+def test_files_by_name_are_not_tested_on_themselves(tmp_path: Path) -> None:
+    for name in ("data_batch_1.bin", "data_batch_2.bin"):
+        (tmp_path / name).write_bytes(b"")
+    for path in (tmp_path / "data_batch_1.bin", tmp_path / "data_batch_*.bin"):
+        with pytest.raises(ConfigError, match="say which rows are held out"):
+            data_source(f"cifar10:{path}")
+    assert data_source(f"cifar10:{tmp_path}")["validation_path"] == str(tmp_path)
+
+
 def test_without_a_source_the_data_layers_name_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("rows", "held"):
         shutil.copytree(DATABASES / "uint8", tmp_path / name)

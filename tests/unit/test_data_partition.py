@@ -270,3 +270,8 @@ def test_damage_is_held_against_the_share():
     assert Damage() + damage == damage + Damage() == damage
     assert (damage + damage).rows == 50
     Damage().check(0, share=0.0)
+    Damage().check(3, share=0.0)
+    Damage(rows=29).check(100, share=0.29)  # 0.29 * 100 is less than 29
+    Damage(rows=3, examples=("x",)).check(3, share=1.0)
+    with pytest.raises(DataError, match=r"1 of 100 rows are damaged, a share of 0.01; at most 0 may be"):
+        Damage(rows=1, examples=("x",)).check(100, share=0.0)

@@ -1,6 +1,7 @@
 """The registry of formats, each held against its own reader, and directories of images."""
 
 import io
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from formats import cifar_directory, random_rows, write_mnist
+from sparknet.data import image_folder, named_rows
 from sparknet.data.columns import Column
 from sparknet.data.formats import FORMATS
 from sparknet.data.image_folder import FolderUnit
@@ -167,7 +169,7 @@ def test_a_file_that_vanished_ends_the_reading(tmp_path):
         list(FORMATS["image_folder"].read(unit, LOCAL))
 
 
-def test_many_images_are_cut_into_units_and_batches(tmp_path):
+def test_many_images_are_cut_into_units_and_batches(tmp_path, monkeypatch):
     (tmp_path / "c").mkdir()
     data = png()
     for number in range(1100):
@@ -176,4 +178,42 @@ def test_many_images_are_cut_into_units_and_batches(tmp_path):
     units = form.units(Location(path=str(tmp_path)))
     assert [len(unit.names) for unit in units] == [512, 512, 76]
     assert all(isinstance(unit, FolderUnit) for unit in units)
-    assert [batch.num_rows for batch in form.read(units[-1], LOCAL)] == [64, 12]
+    monkeypatch.setattr(named_rows, "_BATCH_BYTES", 50 * len(data))
+    assert [batch.num_rows for batch in form.read(units[-1], LOCAL)] == [50, 26]
+
+
+def test_large_images_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    make_folder(tmp_path, {"c": [f"{number}.png" for number in range(8)]})
+    size = max(file.stat().st_size for file in (tmp_path / "c").iterdir())
+    monkeypatch.setattr(image_folder, "_READ_AT_ONCE_BYTES", 3 * size)
+    (unit,) = image_folder.units(Location(path=str(tmp_path)))
+    assert list(image_folder._groups(unit.sizes)) == [(0, 3), (3, 6), (6, 8)]
+    assert list(image_folder._groups([1, 10**9, 10**9, 1])) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert list(image_folder._groups([1] * 40)) == [(0, 32), (32, 40)]
+    assert [row["label"] for batch in image_folder.read(unit) for row in batch.to_pylist()] == [0] * 8
+
+
+def test_a_file_larger_than_any_image_is_a_damaged_row_and_not_read(tmp_path, monkeypatch):
+    made = make_folder(tmp_path, {"c": ["1.png", "2.png"]})
+    (tmp_path / "c" / "2.png").write_bytes(png() + bytes(1000))
+    monkeypatch.setattr(image_folder, "LARGEST_IMAGE", 900)
+    first, second = rows_of("image_folder", Location(path=str(tmp_path)))
+    assert first["image"] == made["c/1.png"]
+    assert (second["image"], second["label"]) == (None, None)
+    assert second["error"] == f"{tmp_path}/c/2.png: more than 900 bytes, which no image has"
+
+
+def test_a_directory_that_links_to_itself_is_an_error(tmp_path):
+    make_folder(tmp_path, {"ant": ["1.png"], "bee": ["1.png"]})
+    (tmp_path / "alias").symlink_to(tmp_path / "bee")  # which is no loop
+    assert [row["label"] for row in rows_of("image_folder", Location(path=str(tmp_path)))] == [0, 1, 2]
+    (tmp_path / "ant" / "up").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"ant/up: is a link to .*, which it lies in itself: .*; remove the link"):
+        FORMATS["image_folder"].check(Location(path=str(tmp_path)))
+
+
+def test_a_name_that_is_not_utf_8_is_an_error(tmp_path):
+    make_folder(tmp_path, {"ant": ["1.png"]})
+    (tmp_path / "ant" / os.fsdecode(b"caf\xe9.png")).write_bytes(png())
+    with pytest.raises(DataError, match=r"ant/caf\\udce9\.png': the name is not UTF-8, .*: rename it"):
+        FORMATS["image_folder"].check(Location(path=str(tmp_path)))

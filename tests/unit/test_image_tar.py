@@ -7,9 +7,10 @@ import pickle
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from sparknet.data import image_tar
+from sparknet.data import image_tar, named_rows
 from sparknet.data.decode import encode_jpeg
 from sparknet.data.storage import LOCAL, Place
 from sparknet.data.units import Location
@@ -225,6 +226,37 @@ def test_damage_is_rows_with_errors(tmp_path):
     assert str(path) in told["last.JPEG"]
 
 
+def test_links_to_images_are_damaged_rows(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(image(1))
+    (tmp_path / "in" / "b.jpg").hardlink_to(tmp_path / "in" / "a.jpg")
+    for name, target in (("labelled", "a.jpg"), ("c.PNG", "a.jpg"), ("readme", "a.jpg"), ("more.tar", "x.tar")):
+        (tmp_path / "in" / name).symlink_to(target)
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(tmp_path / "in", "in")
+    labels = write_text(tmp_path / "l.txt", {"a.jpg": 0, "b.jpg": 1, "labelled": 2})
+    found = errors(where(path, labels=str(labels)))
+    assert set(found) == {"in/b.jpg", "in/labelled", "in/c.PNG", "in/more.tar"}
+    assert [row["name"] for row in rows(where(path, labels=str(labels))) if row["image"]] == ["in/a.jpg"]
+    assert all(": a link, whose bytes stand elsewhere: pack the file itself" in error for error in found.values())
+
+
+def test_small_images_between_large_files_do_not_hold_the_pieces_that_they_lie_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_tar, "_LOCAL_READ_BYTES", 100_000)
+    monkeypatch.setattr(image_tar, "_MOST_HELD_BYTES", 500_000)
+    entries = [entry for i in range(40) for entry in ((f"{i}.jpg", image(i)), (f"{i}.npy", bytes(150_000)))]
+    path = write_tar(tmp_path / "x.tar", entries)
+    labels = write_text(tmp_path / "l.txt", {f"{i}.jpg": i for i in range(40)})
+    before, most, found = pa.total_allocated_bytes(), 0, []
+    for unit in image_tar.units(where(path, labels=str(labels))):
+        for batch in image_tar.read(unit):
+            most = max(most, pa.total_allocated_bytes() - before)
+            found += [(row["name"], row["image"], row["label"]) for row in batch.to_pylist()]
+    assert found == [(f"{i}.jpg", image(i), i) for i in range(40)]
+    assert most < 900_000  # and not the 4 MB of all pieces
+
+
 def test_what_is_no_image_by_name_is_passed_over(tmp_path):
     others = [("README.txt", b"text"), ("meta.json", b"{}"), ("no_suffix", b"x"), ("d/._good.JPEG", b"\0\5\x16\7")]
     path = write_tar(tmp_path / "a.tar", [*others, ("good", image(1)), ("also.bin", image(2))])
@@ -245,7 +277,7 @@ def test_garbage_and_empty_files_are_rows_with_errors(tmp_path):
 
 def test_an_absurdly_large_image_is_a_damaged_row(shards, monkeypatch):
     directory, _ = shards
-    monkeypatch.setattr(image_tar, "_LARGEST_IMAGE", 502)
+    monkeypatch.setattr(image_tar, "LARGEST_IMAGE", 502)
     assert set(errors(where(directory))) == {"c1/i3.JPEG", "c0/i4.JPEG", "c1/i5.JPEG"}
 
 
@@ -328,7 +360,7 @@ def test_units_are_cut_between_members_and_lose_none(tmp_path, monkeypatch, unit
 @pytest.mark.parametrize("read_bytes", [512, 1000, 4096])
 def test_batches_are_bounded_and_nothing_is_read_twice(shards, monkeypatch, batch_bytes, read_bytes):
     directory, expected = shards
-    monkeypatch.setattr(image_tar, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(named_rows, "_BATCH_BYTES", batch_bytes)
     monkeypatch.setattr(image_tar, "_LOCAL_READ_BYTES", read_bytes)
     read = []
     original = image_tar._Pieces._fetch
@@ -347,7 +379,7 @@ def test_batches_are_bounded_and_nothing_is_read_twice(shards, monkeypatch, batc
 
 def test_rows_of_a_batch_are_bounded(shards, monkeypatch):
     directory, _ = shards
-    monkeypatch.setattr(image_tar, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(named_rows, "_BATCH_ROWS", 2)
     assert [batch.num_rows for batch in batches(where(directory))] == [2, 1, 2, 1]
 
 

@@ -73,13 +73,13 @@ def in_library(file):
         return list(transaction.cursor())
 
 
-def in_pages(file, first_key=b""):
+def in_pages(file, first_key=b"", stop_key=b""):
     """Keys and values, as this package reads them."""
     content = file.read_bytes()
     tree = Tree(lambda offset, size: content[offset : offset + size], size=len(content), where=str(file))
     return [
         (key, content[offset : offset + size])
-        for leaf in tree.leaves(first_key)
+        for leaf in tree.leaves(first_key, stop_key)
         for key, offset, size in zip(leaf.keys, leaf.offsets.tolist(), leaf.sizes.tolist(), strict=True)
     ]
 
@@ -215,6 +215,7 @@ def test_units_cover_each_record_once(tmp_path, monkeypatch, rows):
     read_rows, found = rows_of(path)
     assert [row["name"] for row in read_rows] == [f"{row:08d}" for row in range(rows)]
     assert [unit.first_row for unit in found] == [int(name) for name in (unit.first_key.decode() for unit in found)]
+    assert [unit.stop_key for unit in found] == [*(unit.first_key for unit in found[1:]), b""]
     pages = (path / "data.mdb").stat().st_size // PAGE
     assert len(found) == min(4, pages, rows)
     assert max(unit.rows for unit in found) - min(unit.rows for unit in found) <= 1
@@ -249,6 +250,10 @@ def test_a_database_that_changed_since_it_was_listed_is_refused(tmp_path):
     (unit,) = units(path)
     with pytest.raises(DataError, match=r"10 records from key '00000000' on; 11 are needed.*has changed"):
         list(read(replace(unit, rows=11), LOCAL))
+    with pytest.raises(DataError, match=r"data.mdb: 10 records; 12 were there: the database has changed"):
+        next(read(replace(unit, entries=12), LOCAL))
+    with pytest.raises(DataError, match=r"0 records from key '1' on; some are needed.*has changed"):
+        list(read(replace(unit, first_key=b"1", rows=None), LOCAL))
 
 
 def test_two_units_of_one_database_are_read_at_once(tmp_path):
@@ -304,55 +309,189 @@ def test_databases_that_are_read_together_must_be_alike(tmp_path):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """A directory that `s3://` names."""
+    """A directory that `s3://` names; temporary files cannot be made."""
     root = tmp_path / "cloud"
     (root / "bucket").mkdir(parents=True)
     inside = arrow_fs.SubTreeFileSystem(str(root), arrow_fs.LocalFileSystem())
     monkeypatch.setattr(storage, "file_system", lambda uri, **_: (inside, uri.split("://", 1)[1]))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     return root / "bucket"
 
 
-def test_a_remote_database_is_one_unit_and_its_copy_is_removed(tmp_path, bucket):
+@pytest.fixture
+def taken(monkeypatch):
+    """Offset and size of each request for bytes of a remote file."""
+    found = []
+    whole = storage.RemoteFile.take
+    monkeypatch.setattr(
+        storage.RemoteFile, "take", lambda self, at, size: found.append((at, size)) or whole(self, at, size)
+    )
+    return found
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Remote databases are cut into units of a few pages."""
+    monkeypatch.setattr(lmdb_datum, "_UNIT_BYTES", 8 * PAGE)
+
+
+def with_history(directory, seed, value):
+    """Random keys, values of all sizes, deletions, many transactions; returns the live keys."""
+    random = np.random.default_rng(seed)
+    live: set[bytes] = set()
+    with lmdb.open(str(directory), map_size=1 << 28, sync=False, lock=False) as environment:
+        for _ in range(6):
+            with environment.begin(write=True) as transaction:
+                for _ in range(300):
+                    if live and random.random() < 0.3:
+                        transaction.delete(live.pop())
+                    else:
+                        key = random.bytes(int(random.choice([1, 8, 21, 200, 511])))
+                        transaction.put(
+                            key, value(random.bytes(int(random.choice([1, 10, 500, 2000, 5000, 70_000]))))
+                        )
+                        live.add(key)
+        bytes_in_use = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    # pages at the end that the last transaction both took and freed were never written
+    os.truncate(directory / "data.mdb", max(bytes_in_use, (directory / "data.mdb").stat().st_size))
+    return live
+
+
+def encoded(content):
+    return write(data=content, label=len(content) % 7, encoded=True)
+
+
+def test_remote_databases_are_read_without_a_copy(bucket):
     for part in range(2):
         database(bucket / "train" / f"part-{part}", map(datum, range(40 * part, 40 * part + 40)))
     for path in ("s3://bucket/train", "s3://bucket/train/part-*", "s3://bucket/train/part-?"):
         rows, found = rows_of(path, Storage(s3_endpoint="http://127.0.0.1:1"))
-        assert found == [LmdbUnit(uri=f"s3://bucket/train/part-{part}/data.mdb") for part in range(2)]
+        assert [(unit.uri, unit.first_row, unit.rows) for unit in found] == [
+            (f"s3://bucket/train/part-{part}/data.mdb", 0, 40) for part in range(2)
+        ]
         assert [row["image"] for row in rows] == [pixels(row).tobytes() for row in range(80)]
-    assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_the_copy_is_removed_when_reading_stops_early(tmp_path, bucket):
-    database(bucket / "db", map(datum, range(5)))
-    batches = read(LmdbUnit(uri="s3://bucket/db/data.mdb"), LOCAL)
-    next(batches)
-    assert list((tmp_path / "temporary").iterdir())
-    batches.close()
-    assert not list((tmp_path / "temporary").iterdir())
+@pytest.mark.parametrize("seed", range(4))
+def test_a_remote_database_with_a_history_is_read_as_a_local_one(bucket, small_units, monkeypatch, seed):
+    monkeypatch.setattr(lmdb_datum, "_UNIT_BYTES", 64 * PAGE)
+    live = with_history(bucket, seed, encoded)
+    rows, _ = rows_of(bucket)
+    remote, found = rows_of("s3://bucket/data.mdb")
+    assert remote == rows
+    assert [row["error"] for row in rows] == [None] * len(live)
+    assert len(found) > 30
+    assert {unit.rows for unit in found} == {None}
+    assert [unit.stop_key for unit in found] == [*(unit.first_key for unit in found[1:]), b""]
+    assert found[0].first_key == b"" < min(unit.first_key for unit in found[1:])
 
 
-def test_describing_a_remote_database_reads_a_few_pages(tmp_path, bucket, monkeypatch):
-    database(bucket / "db", [datum(row, shape=(1, 300, 300), data=bytes(90_000)) for row in range(300)])
-    taken = []
-    whole = storage.RemoteFile.take
-    monkeypatch.setattr(
-        storage.RemoteFile, "take", lambda self, at, size: taken.append(size) or whole(self, at, size)
+def test_a_remote_unit_of_any_keys_is_read_alone(bucket, small_units):
+    live = sorted(with_history(bucket, 9, encoded))
+    (unit, *_), random = units("s3://bucket/data.mdb"), np.random.default_rng(0)
+    for first, stop in np.sort(random.choice(len(live), (30, 2), replace=False)).tolist():
+        part = replace(unit, first_key=live[first], stop_key=live[stop], rows=None)
+        names = [name for batch in read(part, LOCAL) for name in batch.column("name").to_pylist()]
+        assert names == [key.decode(errors="backslashreplace") for key in live[first:stop]]
+
+
+@pytest.mark.parametrize(("rows", "fewest"), [(1, 1), (3, 2), (20, 8), (300, 99)])
+def test_a_remote_database_of_few_pages_is_cut_between_rows(bucket, small_units, rows, fewest):
+    """One leaf page, or few with large values: cutting between them would make units too large."""
+    image = bytes(3 * 60 * 60)
+    database(bucket / "db", [datum(row, shape=(3, 60, 60), data=image) for row in range(rows)])
+    read_rows, found = rows_of("s3://bucket/db")
+    assert [row["name"] for row in read_rows] == [f"{row:08d}" for row in range(rows)]
+    assert len(found) >= fewest
+    assert sum(unit.rows for unit in found) == rows
+    assert max(unit.rows for unit in found) - min(unit.rows for unit in found) <= 1
+
+
+def test_an_error_of_a_remote_database_counts_from_the_first_key_of_its_unit(bucket, small_units):
+    database(bucket / "db", [*map(datum, range(890)), b"\x00", *map(datum, range(891, 1000))])
+    rows, found = rows_of("s3://bucket/db")
+    assert [row["name"] for row in rows if row["error"]] == ["00000890"]
+    unit = max((unit for unit in found if unit.first_key <= b"00000890"), key=lambda unit: unit.first_key)
+    first = unit.first_key.decode()
+    assert 0 < int(first) <= 890
+    assert rows[890]["error"].startswith(
+        f"s3://bucket/db/data.mdb: record {890 - int(first)} from key {first!r} on (key '00000890'): offset 0"
     )
+
+
+def test_describing_a_remote_database_reads_a_few_pages(bucket, taken):
+    database(bucket / "db", [datum(row, shape=(1, 300, 300), data=bytes(90_000)) for row in range(300)])
     assert describe("s3://bucket/db").shape == (1, 300, 300)
-    assert 90_000 < sum(taken) < 90_000 + 10 * PAGE
+    assert 90_000 < sum(size for _, size in taken) < 90_000 + 10 * PAGE
+
+
+def test_a_remote_database_is_cut_by_its_branch_pages_alone(bucket, taken, monkeypatch):
+    monkeypatch.setattr(lmdb_datum, "_UNIT_BYTES", 64 * PAGE)
+    file = database(bucket / "db", map(datum, range(30_000)), "x" * 200) / "data.mdb"
+    content = file.read_bytes()
+    found = units("s3://bucket/db")
+    assert len(found) == -(-len(content) // (64 * PAGE))
+    pages = [content[at + 10] for at, size in taken if size == PAGE]
+    assert pages.count(2) == 1, "the first record's leaf page"
+    assert len(pages) < len(found)
+    assert len(set(taken)) == len(taken)
+    sizes = [sum(batch.num_rows for batch in read(unit, LOCAL)) for unit in found]
+    assert sum(sizes) == 30_000
+    assert max(sizes) < 2.1 * min(sizes)
+
+
+def test_a_unit_is_read_in_large_pieces_and_no_byte_twice(bucket, taken, monkeypatch):
+    monkeypatch.setattr(lmdb_datum, "_UNIT_BYTES", 30 << 20)
+    values = [datum(row, shape=(1, 300, 300), data=bytes(90_000)) for row in range(900)]
+    file = database(bucket / "db", values) / "data.mdb"
+    found = units("s3://bucket/db")
+    assert len(found) == 3
+    taken.clear()
+    assert sum(batch.num_rows for unit in found for batch in read(unit, LOCAL)) == 900
+    assert sum(size for _, size in taken) < 1.3 * file.stat().st_size
+    assert sum(size < 8 << 20 for _, size in taken) <= 7 * len(found)
+
+
+def test_jumps_through_a_database_cost_little(bucket, taken):
+    """Written in a random order: what lies beside a record belongs to others."""
+    order = np.random.default_rng(0).permutation(2000)
+    (bucket / "db").mkdir()
+    with lmdb.open(str(bucket / "db"), map_size=1 << 28, sync=False, lock=False) as environment:
+        for row in order.tolist():
+            with environment.begin(write=True) as transaction:
+                transaction.put(b"%08d" % row, datum(row, shape=(1, 100, 100), data=bytes(10_000)))
+    (unit,) = units("s3://bucket/db")
+    part = replace(unit, first_key=b"00000700", stop_key=b"00000800", first_row=700, rows=100)
+    taken.clear()
+    assert sum(batch.num_rows for batch in read(part, LOCAL)) == 100
+    assert len(taken) <= 120
+    assert max(size for _, size in taken) <= 8 << 20
+
+
+def test_a_record_larger_than_a_piece_is_read_whole(bucket, monkeypatch, taken):
+    monkeypatch.setattr(lmdb_datum, "_PIECE_BYTES", 30_000)
+    contents = [np.random.default_rng(row).bytes(size) for row, size in enumerate((10, 100_000, 29_000, 64_000, 1))]
+    database(bucket / "db", map(encoded, contents))
+    rows, _ = rows_of("s3://bucket/db")
+    assert [row["image"] for row in rows] == contents
+    assert max(size for _, size in taken) > 64_000
 
 
 def test_a_remote_database_that_is_missing_or_truncated_is_refused(bucket):
     with pytest.raises(DataError, match="s3://bucket/none: no LMDB database"):
         units("s3://bucket/none")
     file = database(bucket / "db", map(datum, range(200))) / "data.mdb"
+    (unit,) = units("s3://bucket/db")
     os.truncate(file, file.stat().st_size - 1)
-    with pytest.raises(DataError, match="truncated"):
+    for action in (lambda: units("s3://bucket/db"), lambda: list(read(unit, LOCAL))):
+        with pytest.raises(DataError, match=r"s3://bucket/db/data\.mdb: truncated"):
+            action()
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match="ends within its first two pages"):
         units("s3://bucket/db")
-    with pytest.raises(DataError, match="truncated"):
-        list(read(LmdbUnit(uri="s3://bucket/db/data.mdb"), LOCAL))
+    file.unlink()
+    with pytest.raises(DataError, match=r"s3://bucket/db/data\.mdb: "):
+        list(read(unit, LOCAL))
 
 
 # -- damaged files --
@@ -367,7 +506,9 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
         (bytes(10_000), "does not begin with LMDB's meta pages"),
     ):
         file.write_bytes(content)
-        for action in (lambda: units(tmp_path), lambda: list(read(LmdbUnit(uri=str(file)), LOCAL))):
+        form = Records(dtype="uint8", shape=(), encoded=True)
+        unit = LmdbUnit(uri=str(file), form=form, entries=1)
+        for action in (lambda: units(tmp_path), lambda unit=unit: list(read(unit, LOCAL))):
             with pytest.raises(DataError, match=words):
                 action()
 
@@ -426,11 +567,12 @@ def test_a_damaged_meta_page_is_named(tmp_path, places, form, number, words):
         units(tmp_path / "db")
 
 
-def leaf_and_branch(file):
-    """Numbers of the first leaf page and the root."""
+def leaf_and_branch(file, *, last=False):
+    """Numbers of the first leaf page (or the last) and of the root, the only branch page."""
     content = file.read_bytes()
     flags = [struct.unpack_from("<H", content, at + 10)[0] for at in range(0, len(content), PAGE)]
-    return flags.index(2), flags.index(1)
+    leaves = [number for number, flag in enumerate(flags) if flag == 2]
+    return leaves[-1 if last else 0], flags.index(1)
 
 
 @pytest.mark.parametrize(
@@ -465,6 +607,41 @@ def test_a_damaged_page_is_named_and_kills_nothing(tmp_path, page, at, form, num
         units(tmp_path / "db")
 
 
+@pytest.mark.parametrize(
+    ("page", "at", "form", "number", "words"),
+    [
+        ("branch", 0, "<Q", 99, r"db/data.mdb: damaged page \d+: it says it is page 99"),
+        ("branch", 12, "<H", 18, r"damaged page \d+: a branch page with 1 children"),
+        ("leaf", 0, "<Q", 99, r"db/data.mdb: damaged page \d+: it says it is page 99"),
+        ("leaf", 12, "<H", 16, r"damaged page \d+: keys end at 16"),
+    ],
+)
+def test_a_damaged_page_of_a_remote_database_is_named(bucket, small_units, page, at, form, number, words):
+    file = database(bucket / "db", map(datum, range(3000))) / "data.mdb"
+    places = dict(zip(("leaf", "branch"), leaf_and_branch(file, last=True), strict=True))
+    patched(file, places[page] * PAGE + at, form, number)
+    with pytest.raises(DataError, match=words) as caught:
+        rows_of("s3://bucket/db")
+    assert f"page {places[page]}:" in str(caught.value)
+
+
+def test_children_of_a_remote_database_in_another_order_are_refused(bucket, small_units):
+    """When it is cut, and when only a leaf page shows it."""
+    file = database(bucket / "db", map(datum, range(3000))) / "data.mdb"
+    whole, begin = file.read_bytes(), leaf_and_branch(file)[1] * PAGE
+    _, first, second, third = (begin + at for at in struct.unpack_from("<4H", whole, begin + 16))
+    keys, pages = bytearray(whole), bytearray(whole)
+    keys[second + 8 : second + 16], keys[third + 8 : third + 16] = (
+        whole[third + 8 : third + 16],
+        whole[second + 8 : second + 16],
+    )
+    pages[first : first + 4], pages[second : second + 4] = whole[second : second + 4], whole[first : first + 4]
+    for content in (keys, pages):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"damaged page .*keys"):
+            rows_of("s3://bucket/db")
+
+
 def test_children_in_another_order_are_refused(tmp_path):
     """Each page is sound, the tree is not: nothing is read twice or left out in silence."""
     file = database(tmp_path / "db", map(datum, range(300))) / "data.mdb"
@@ -479,19 +656,7 @@ def test_children_in_another_order_are_refused(tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_pages_are_read_as_the_library_reads_them(tmp_path, seed):
-    """Databases with a history: random keys, values of all sizes, deletions, many transactions."""
-    random = np.random.default_rng(seed)
-    live: set[bytes] = set()
-    with lmdb.open(str(tmp_path), map_size=1 << 28, sync=False, lock=False) as environment:
-        for _ in range(6):
-            with environment.begin(write=True) as transaction:
-                for _ in range(300):
-                    if live and random.random() < 0.3:
-                        transaction.delete(live.pop())
-                    else:
-                        key = random.bytes(int(random.choice([1, 8, 21, 200, 511])))
-                        transaction.put(key, random.bytes(int(random.choice([0, 1, 10, 500, 2000, 5000, 70_000]))))
-                        live.add(key)
+    live = with_history(tmp_path, seed, bytes)
     expected = in_library(tmp_path / "data.mdb")
     assert {key for key, _ in expected} == live
     assert in_pages(tmp_path / "data.mdb") == expected
@@ -499,6 +664,21 @@ def test_the_pages_are_read_as_the_library_reads_them(tmp_path, seed):
         found = in_pages(tmp_path / "data.mdb", key)
         assert found == expected[len(expected) - len(found) :]
         assert found[0][0] <= key <= found[-1][0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_leaf_pages_end_where_keys_are_to_stop(tmp_path, seed):
+    live = sorted(with_history(tmp_path, seed, bytes))
+    everything = in_pages(tmp_path / "data.mdb")
+    for first, stop in ((0, 1), (0, 99), (50, 51), (50, 200), (len(live) - 2, len(live) - 1)):
+        found = in_pages(tmp_path / "data.mdb", live[first], live[stop])
+        start = everything.index(found[0])
+        assert found == everything[start : start + len(found)]
+        assert found[0][0] <= live[first]
+        assert live[stop - 1] <= found[-1][0]
+        following = everything[start + len(found) :]
+        assert len(found) < stop - first + 200, "one leaf page more at either end, at most"
+        assert all(key >= live[stop] for key, _ in following)
 
 
 # -- writing --

@@ -70,6 +70,18 @@ def test_how_words_became_numbers_is_kept(tmp_path):
     assert description().table is None
 
 
+def test_a_net_that_was_trained_on_squares_cut_out_of_larger_images(tmp_path):
+    image, label = columns((1, 32, 30), "uint8")
+    data = Data(source="image_folder", path="/photos", validation_fraction=0.2, crop=28)
+    told = Description(net=Net(name="lenet"), input=image, label=label, classes=10, data=data)
+    net = build_net("lenet", {}, input_shape=(1, 28, 28), classes=10, seed=3)
+    (tmp_path / "weights").write_bytes(dump_weights(net))
+    save_model(tmp_path / "model", tmp_path / "weights", told, Normalise(mean=None, scale=1.0, crop=28))
+    model = load_model(tmp_path / "model")
+    assert model.description.input.shape == (1, 32, 30), "rows are cut when they are read"
+    assert all(torch.equal(a, b) for a, b in zip(model.module.parameters(), net.parameters(), strict=True))
+
+
 def test_plain_safetensors_and_torch_are_enough(saved):
     assert {path.name for path in saved.iterdir()} == {
         "weights.safetensors",

@@ -8,7 +8,7 @@ import pytest
 
 from caffe_example import TRAIN_TEST
 from sparknet.config import Data, Net, Run, RunConfig
-from sparknet.data import Column, Manifest
+from sparknet.data import Column, Manifest, Normalise
 from sparknet.data.manifest import save_mean_image
 from sparknet.errors import ConfigError, RunDirError
 from sparknet.nets.weights.mean_image import write_mean
@@ -170,6 +170,34 @@ def test_a_mean_file_can_be_given_and_is_needed_once(place: Path, kind: str) -> 
         for state in (first.train, first.test, again.train, again.test):
             np.testing.assert_array_equal(state.mean, MEAN + 2)
             assert state.mean.dtype == np.float32
+
+
+def test_another_mean_file_is_read_when_a_run_is_resumed(place: Path) -> None:
+    for name in ("one", "two"):
+        np.save(place / f"{name}.npy", MEAN + (3 if name == "one" else 4))
+    first = made(plain_config(mean_file=str(place / "one.npy")), place)
+    second = made(plain_config(mean_file=str(place / "two.npy")), place)
+    np.testing.assert_array_equal(first.test.mean, MEAN + 3)
+    np.testing.assert_array_equal(second.test.mean, MEAN + 4)
+    made(plain_config(mean="image"), place)
+    np.testing.assert_array_equal(made(plain_config(mean_file=str(place / "one.npy")), place).train.mean, MEAN + 3)
+
+
+def test_a_kept_mean_of_other_rows_is_not_used(place: Path) -> None:
+    config = plain_config(mean_file=str(place / "mean.npy"))
+    np.save(place / "mean.npy", MEAN[:, 1:])
+    normalise = Normalise(mean=MEAN[:, 1:], scale=1.0)
+    files = (config.data.mean_file, config.data.mean_file)
+    Preprocessing(train=normalise, test=normalise, mean_files=files).save(place)
+    with pytest.raises(ConfigError, match=r"has shape \(3, 31, 32\) and the rows have \(3, 32, 32\)"):
+        made(config, place)
+
+
+def test_a_mean_that_was_kept_before_its_file_was_told_of(place: Path) -> None:
+    config = plain_config(mean_file=str(place / "gone.npy"))
+    normalise = Normalise(mean=MEAN + 5, scale=1.0)
+    Preprocessing(train=normalise, test=normalise, mean_files=(None, None)).save(place)
+    np.testing.assert_array_equal(made(config, place).train.mean, MEAN + 5)
 
 
 def broken_npy(place: Path) -> dict[str, str]:

@@ -329,6 +329,21 @@ def test_names_of_other_encodings_are_printable():
     assert name == "caf\\xe9.jpg"
 
 
+def test_a_header_without_a_name_is_damage():
+    (member,) = walk(header(b"", 700) + padded(bytes(700)))
+    assert (member.name, member.bytes, member.damage) == ("", 700, "its header has no name")
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2"])
+def test_links_are_damage_where_they_are_asked_for(kind):
+    content = header(b"x.jpg", 5000, kind=kind) + header(b"a", 1) + padded(b"1")
+    assert [member.name for member in index(io.BytesIO(content), len(content))] == ["a"]
+    link, file = index(io.BytesIO(content), len(content), links=True)
+    assert (link.name, link.bytes, link.is_link) == ("x.jpg", 0, True)
+    assert link.damage.startswith("a link, whose bytes stand elsewhere: pack the file itself (tar --dereference")
+    assert (file.name, file.damage, file.is_link) == ("a", "", False)
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_any_damage_is_told_in_order_and_within_bounds(data):

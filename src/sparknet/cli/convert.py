@@ -1,14 +1,14 @@
 """`sparknet data to-lmdb` and `to-parquet`: any source written in another format."""
 
 import argparse
-import os
 import sys
 import time
 
+from sparknet.cli.job import job_config
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.config import RunConfig
-from sparknet.config.files import config_from
-from sparknet.errors import UsageError
+from sparknet.data.storage import Storage
+from sparknet.errors import DataError, UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import print_facts
 from sparknet.spark.convert import Conversion, to_lmdb, to_parquet
@@ -18,11 +18,15 @@ from sparknet.training.caffe_data import data_source
 
 __all__ = ["run"]
 
+_WITH_TESTS = ("cifar10", "mnist", "image_tar")
+"""Kinds whose standard directories hold test rows too."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Write; everything that can be wrong without Spark is found before it starts."""
     config = _config(arguments)
     testing = arguments.split == "test"
+    _check_place(arguments.to, Storage(s3_endpoint=config.data.s3_endpoint))
     check_source(config.data, validation=testing)
     check_java()
     began = time.monotonic()
@@ -44,29 +48,43 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> RunConfig:
-    other = next((one for one in arguments.set if not one.startswith(("data.", "cluster."))), None)
-    if other is not None:
-        raise UsageError(f"--set {other}: only data.* and cluster.* settings concern this command: leave it out")
     table = data_source(arguments.source, arguments.set, testing=True)
+    if arguments.split == "test" and table["source"] not in _WITH_TESTS:
+        raise UsageError(
+            f"--split test and SOURCE {arguments.source} are given; only directories of {', '.join(_WITH_TESTS)} "
+            "hold test rows beside the others: name the test rows as SOURCE, and leave --split out"
+        )
     if arguments.encoded:
         table["keep"] = "encoded"
     if arguments.resize:
         table["resize"] = list(arguments.resize)
     if arguments.s3_endpoint:
         table["s3_endpoint"] = arguments.s3_endpoint
-    cores = arguments.workers or len(os.sched_getaffinity(0))
-    tables = {
-        "run": {"name": arguments.action, "workers": cores, "rounds": 1},
-        "data": table,
-        "net": {"name": "digits_cnn"},  # nothing is trained: any will do
-        "cluster": {"master": arguments.master or "", "task_failures": 4},
-    }
-    return config_from(tables, arguments.set)
+    config = job_config(arguments, name=arguments.action, data=table, sections=["data", "cluster"])
+    data = config.data
+    if data.keep == "encoded" and data.resize:
+        size = "x".join(map(str, data.resize))
+        raise UsageError(
+            f"--encoded and --resize {size} are given (data.keep, data.resize); files that are kept keep their "
+            "size: leave one of them out"
+        )
+    return config
+
+
+def _check_place(to: str, storage: Storage) -> None:
+    """Look at the place before Spark starts, and only then read the source."""
+    if not to:
+        raise UsageError("--to is ''; it names what is made: give a directory or URI")
+    place = storage.place(to)
+    facts = place.facts()
+    if facts is not None and not (facts.is_directory and not place.children(recursive=True)):
+        raise DataError(f"{place}: there is something already; remove it, or give another place: --to")
 
 
 def _facts(done: Conversion, arguments: argparse.Namespace, *, seconds: float) -> list[tuple[str, str]]:
-    what = "databases" if arguments.action == "to-lmdb" else "keys"
-    facts = [("rows", f"{done.rows:,} in {done.parts:,} {what}"), ("written", str(arguments.to))]
+    what = "database" if arguments.action == "to-lmdb" else "key"
+    several = "" if done.parts == 1 else "s"
+    facts = [("rows", f"{done.rows:,} in {done.parts:,} {what}{several}"), ("written", str(arguments.to))]
     if done.damage.rows:
         facts.append(("damaged", f"{done.damage.rows:,} left out, the first: {done.damage.examples[0]}"))
     return [*facts, ("time", f"{seconds:,.1f} s")]

@@ -1,7 +1,6 @@
 """`sparknet data imagenet`: the published archives of ImageNet to shuffled tar chunks."""
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -9,9 +8,9 @@ from contextlib import closing
 from pyspark.sql import SparkSession
 
 from sparknet.cli.imagenet_screen import Screen, open_screen
+from sparknet.cli.job import job_config
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.config import RunConfig
-from sparknet.config.files import config_from
 from sparknet.data.imagenet import Result, Source, Work, begin, complete, plan_work
 from sparknet.data.imagenet_plan import Settings, Split
 from sparknet.data.storage import Storage
@@ -30,7 +29,8 @@ _NAMES_TOLD = 5
 def run(arguments: argparse.Namespace) -> int:
     """Make the chunks; everything that can be wrong without Spark is found before it starts."""
     began = time.monotonic()
-    config = _session_config(arguments)
+    unused = {"source": "digits", "validation_fraction": 0.5}  # the archives are read, and no source
+    config = job_config(arguments, name="imagenet", data=unused, sections=["cluster"])
     # val first: it is small, so what is wrong with the settings shows early
     works = [_work(arguments, split) for split in _splits(arguments)]
     results = [] if any(work.open_chunks for work in works) else [_complete(work, arguments) for work in works]
@@ -72,28 +72,6 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
     if not 0 <= arguments.corrupt_share <= 1:
         raise UsageError(f"--corrupt-share is {arguments.corrupt_share:g}; it is a share: give one from 0 to 1")
     return splits
-
-
-def _session_config(arguments: argparse.Namespace) -> RunConfig:
-    other = next((setting for setting in arguments.set if not setting.startswith("cluster.")), None)
-    if other is not None:
-        raise UsageError(f"--set {other}: only cluster.* settings concern this command: leave it out")
-    cores = arguments.workers or len(os.sched_getaffinity(0))
-    config = config_from(
-        {
-            "run": {"name": "imagenet", "workers": cores, "rounds": 1},
-            "data": {"source": "digits", "validation_fraction": 0.5},  # nothing is trained: any will do
-            "net": {"name": "digits_cnn"},
-            "cluster": {"master": arguments.master or "", "task_failures": 4},
-        },
-        arguments.set,
-    )
-    if arguments.workers and config.cluster.master:
-        raise UsageError(
-            f"--workers {cores} and the master {config.cluster.master} are given; --workers counts cores of the "
-            "embedded session only: leave it out"
-        )
-    return config
 
 
 def _work(arguments: argparse.Namespace, split: Split) -> Work:
@@ -153,9 +131,13 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     )
     return [
         (result.split, f"{result.images:,} of {result.entries:,} images"),
-        ("  chunks", f"{result.chunks:,}, {result.bytes / 1e9:,.3f} GB{kept}"),
+        ("  chunks", f"{result.chunks:,}, {_size(result.bytes)}{kept}"),
         *((f"  {name}", _counted(count, names)) for name, count, names in counts),
     ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
 
 
 def _counted(count: int, names: Sequence[str]) -> str:

@@ -18,6 +18,10 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells know it."""
 BROKEN_PIPE = 141
 """Exit code when nobody reads the output any more, as shells know it."""
+_LMDB = (
+    "Write the rows of a source as LMDB databases of Datum records, which Caffe's own tools read. Image files "
+    "become pixels with their colours in Caffe's order, BGR."
+)
 _SOURCE_HELP = "KIND:PATH, with KIND lmdb, image_tar, image_folder, cifar10, mnist, parquet or csv; or digits"
 
 
@@ -84,7 +88,11 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caffe.add_argument(
         "--net", type=Path, metavar="FILE", help="net prototxt, instead of the one that the solver names"
     )
-    caffe.add_argument("--data", metavar="SOURCE", help=_SOURCE_HELP)
+    caffe.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help=f"{_SOURCE_HELP}; not given: the LMDB databases that the net's Data layers name",
+    )
     caffe.add_argument("--weights", default="", metavar="FILES", help="caffemodel files to start from, with commas")
     caffe.add_argument("--snapshot", default="", metavar="FILE", help="solverstate to go on from")
     train.add_argument(
@@ -106,14 +114,16 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
     test.add_argument("run_dir", type=Path, metavar="RUN_DIR", nargs="?", help="the run's directory")
     test.add_argument(
         "--data",
-        metavar="PATH",
-        help="rows to test on, in the format of the training data; not given: validation rows",
+        metavar="ROWS",
+        help="rows to test on. Of a run: a PATH to rows of the same kind as the training rows; not given: the "
+        f"run's validation rows. With --model: {_SOURCE_HELP}; not given: the LMDB database that the net's Data "
+        "layer of phase TEST names",
     )
-    caffe = test.add_argument_group("with Caffe's files, instead of RUN_DIR", f"--data SOURCE is {_SOURCE_HELP}")
+    caffe = test.add_argument_group("with Caffe's files, instead of RUN_DIR")
     caffe.add_argument("--model", type=Path, metavar="FILE", help="net prototxt")
     caffe.add_argument("--weights", metavar="FILES", help="caffemodel files, with commas")
     caffe.add_argument(
-        "--iterations", type=_positive, metavar="N", help="test N batches of the net's batch size; all rows"
+        "--iterations", type=_positive, metavar="N", help="test N batches of the net's batch size (all rows)"
     )
     _add_overrides(test)
 
@@ -182,19 +192,22 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    data = commands.add_parser("data", help="bring published archives into the form that training reads")
+    data = commands.add_parser("data", help="prepare ImageNet's archives; write a source as LMDB or Parquet")
     actions = data.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     _add_imagenet(actions)
     _add_conversions(actions)
 
 
 def _add_conversions(actions: "_Commands[argparse.ArgumentParser]") -> None:
-    lmdb = actions.add_parser("to-lmdb", help="any source as LMDB databases that Caffe reads")
+    lmdb = actions.add_parser("to-lmdb", help="any source as LMDB databases that Caffe reads", description=_LMDB)
     lmdb.add_argument(
         "--partitions", type=_positive, default=1, metavar="N", help="databases, in PLACE/part-00000 and so on (1)"
     )
     parquet = actions.add_parser(
-        "to-parquet", help="any source as Parquet with the columns id, data and label, partitioned by key"
+        "to-parquet",
+        help="any source as Parquet, partitioned by key",
+        description="Write the rows of a source as Parquet with the columns id, data and label, a directory key=N "
+        "for each key: id counts the rows from 0, and key is id modulo N.",
     )
     parquet.add_argument("--keys", type=_positive, default=1, metavar="N", help="directories key=0 to key=N-1 (1)")
     for action in (lmdb, parquet):
@@ -202,14 +215,12 @@ def _add_conversions(actions: "_Commands[argparse.ArgumentParser]") -> None:
         action.add_argument("source", metavar="SOURCE", help=_SOURCE_HELP)
         action.add_argument("--to", required=True, metavar="PLACE", help="directory or URI; nothing must be there")
         action.add_argument(
-            "--split", choices=("train", "test"), default="train", help="of a standard directory, its test files"
+            "--split", choices=("train", "test"), default="train", help="which rows of a standard directory (train)"
         )
         action.add_argument(
-            "--encoded", action="store_true", help="keep image files as they are; not given: write their pixels"
+            "--encoded", action="store_true", help="write image files as they are; not given: their pixels"
         )
-        action.add_argument(
-            "--resize", type=_size, metavar="HEIGHTxWIDTH", help="bring images to this size before their pixels"
-        )
+        action.add_argument("--resize", type=_size, metavar="HEIGHTxWIDTH", help="bring images to this size")
         action.add_argument("--s3-endpoint", metavar="URL", help="an S3-compatible server, if it is not AWS's own")
         action.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
         action.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")

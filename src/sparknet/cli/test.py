@@ -1,6 +1,7 @@
 """`sparknet test`: what a finished run's model, or a Caffe net with weights, is worth on rows."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def _test_run(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir.resolve()
     RunDir.check(run_dir)
     # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
-    config = load_config(run_dir / "config.toml", overrides_from(arguments))
+    config = load_config(run_dir / "config.toml", [*_other_rows(arguments.data), *overrides_from(arguments)])
     find_modules_here()
     model = load_model(run_dir / "model")
     if arguments.data is not None:
@@ -71,10 +72,23 @@ def _test_run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _other_rows(path: str | None) -> list[str]:
+    """The settings that `--data` stands for: before those of `--set`, which may say more of these rows.
+
+    A label file belongs to the rows that it was given for, so the run's is not taken for others.
+    """
+    if path is None:
+        return []
+    others = ("validation_column", "validation_fraction", "validation_labels")
+    return [f"data.validation_path={json.dumps(path)}", *(f"data.{key}=" for key in others)]
+
+
 def _test_files(arguments: argparse.Namespace) -> int:
     config = scoring_config(arguments.model, arguments.data, overrides_from(arguments))
     check_source(config.data, validation=bool(config.data.validation_path))
-    tested = caffe_model(config, expected_rows(config.data), weights=arguments.weights)
+    tested = caffe_model(
+        config, expected_rows(config.data, validation=bool(config.data.validation_path)), weights=arguments.weights
+    )
     config = self_contained(config)
     check_java()
     batches: int | None = arguments.iterations

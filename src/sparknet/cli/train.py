@@ -1,6 +1,7 @@
 """`sparknet train`, and what it shares with `sparknet resume`."""
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -30,9 +31,16 @@ def run(arguments: argparse.Namespace) -> int:
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, None, rows)
     config = self_contained(config)
-    path: Path = arguments.run_dir or Path("runs") / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path: Path = arguments.run_dir or _new_run_dir(config.run.name)
     with RunDir.create(path, config) as run_dir:
         return train_in(run_dir, config)
+
+
+def _new_run_dir(name: str) -> Path:
+    """A directory that is not there yet, also for the second run within a second."""
+    path = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not one.exists())
 
 
 def _config_from(arguments: argparse.Namespace) -> RunConfig:
@@ -50,6 +58,11 @@ def _config_from(arguments: argparse.Namespace) -> RunConfig:
             raise UsageError(
                 f"{arguments.config} and {', '.join(beside)} are given; a run is told by a configuration file or "
                 "by Caffe's files: leave one of them out"
+            )
+        if arguments.config.suffix == ".prototxt":
+            raise UsageError(
+                f"{arguments.config} is a prototxt; CONFIG is a TOML file: give a solver as --solver "
+                f"{arguments.config}"
             )
         return load_config(arguments.config, overrides)
     if not given["--solver"]:

@@ -199,7 +199,19 @@ def _check_images(data: Data) -> None:
         list(data.resize),
         "it must be [height, width], both at least 1",
     )
+    _require(
+        not data.resize or data.shape[1:] in ((), data.resize),
+        "data.shape and data.resize",
+        (list(data.shape), list(data.resize)),
+        "both say how high and wide images are: make them equal, or leave data.shape out",
+    )
     _at_least("data.crop", data.crop, 0)
+    _require(
+        not data.features or not (data.crop or data.mirror or data.resize),
+        "data.features",
+        list(data.features),
+        "what they make is no image: leave data.resize, data.crop and data.mirror out",
+    )
     _at_least("data.threads", data.threads, 1)
     _require(0 <= data.corrupt_share <= 1, "data.corrupt_share", data.corrupt_share, "it is a share: from 0 to 1")
     _require(

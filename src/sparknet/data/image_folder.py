@@ -3,7 +3,7 @@
 Classes are the names of the sub-directories in sorted order, numbered from 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sparknet.data.columns import Column
 from sparknet.data.decode import size_of
+from sparknet.data.named_rows import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
 from sparknet.data.source_rows import SourceRows
 from sparknet.data.storage import LOCAL, Facts, Place, Storage
 from sparknet.data.units import Location, ranges
@@ -18,11 +19,9 @@ from sparknet.errors import BadImage, DataError
 
 __all__ = ["FolderUnit", "describe", "files", "read", "units"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _UNIT_FILES = 512
-_BATCH_FILES = 64
 _READERS = 8  # an object store answers a request in some 30 ms, however small the file
-_SCHEMA = pa.schema([("name", pa.string()), ("image", pa.binary()), ("label", pa.int64()), ("error", pa.string())])
+_READ_AT_ONCE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +34,8 @@ class FolderUnit:
     """Of the images, from that directory on: `cat/1.jpg`."""
     labels: tuple[int, ...]
     """Of each image."""
+    sizes: tuple[int, ...]
+    """Of each image when it was listed, bytes: how many are read at once."""
 
 
 def describe(where: Location) -> SourceRows:
@@ -68,42 +69,70 @@ def units(where: Location) -> list[FolderUnit]:
         DataError: there are no images, one lies in no class's directory, or a class is not among those of `labels`.
     """
     root = where.storage.place(where.path)
-    named = [name for name, _ in _images(root)]
-    numbers = {name: number for number, name in enumerate(_classes(where))}
-    for name in named:
+    images = _images(root)
+    classes = _classes(where) if where.labels else sorted({_class_of(name) for name, _ in images})
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name, _ in images:
         if _class_of(name) not in numbers:
             raise DataError(
                 f"{root.uri}: {_class_of(name)!r} is no class of {where.labels}, which has {len(numbers)}; both "
                 "need the same sub-directories: correct the name, or train with images of it"
             )
-    labels = [numbers[_class_of(name)] for name in named]
     return [
-        FolderUnit(directory=root.uri, names=tuple(named[start:stop]), labels=tuple(labels[start:stop]))
-        for start, stop in ranges(0, len(named), _UNIT_FILES)
+        FolderUnit(
+            directory=root.uri,
+            names=tuple(name for name, _ in images[start:stop]),
+            labels=tuple(numbers[_class_of(name)] for name, _ in images[start:stop]),
+            sizes=tuple(file.bytes for _, file in images[start:stop]),
+        )
+        for start, stop in ranges(0, len(images), _UNIT_FILES)
     ]
 
 
 def read(unit: FolderUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
     """Yield the unit's rows: name string, image binary, label int64, error string (null).
 
-    A file that begins as no image has null for image and label, and the error says why.
+    A file that begins as no image, or is larger than one, has null for image and label, and the error says why.
 
     Raises:
         DataError: a file is gone or cannot be read.
     """
     root = storage.place(unit.directory)
+    batch = NamedRows()
     with ThreadPoolExecutor(_READERS) as pool:
-        for start, stop in ranges(0, len(unit.names), _BATCH_FILES):
-            names = unit.names[start:stop]
-            contents = list(pool.map(lambda name: (root / name).read(), names))
-            errors = [_what_is_wrong(root / name, data) for name, data in zip(names, contents, strict=True)]
-            whole = [error is None for error in errors]
-            images = [data if good else None for data, good in zip(contents, whole, strict=True)]
-            labels = [label if good else None for label, good in zip(unit.labels[start:stop], whole, strict=True)]
-            yield pa.record_batch([names, images, labels, errors], schema=_SCHEMA)
+        for start, stop in _groups(unit.sizes):
+            places = [root / name for name in unit.names[start:stop]]
+            contents = pool.map(_content, places, unit.sizes[start:stop])
+            facts = zip(unit.names[start:stop], unit.labels[start:stop], places, contents, strict=True)
+            for name, label, place, data in facts:
+                error = _what_is_wrong(place, data)
+                row = NamedRow(name=name, error=error) if error else NamedRow(name=name, image=data, label=label)
+                if not batch.has_room(row):
+                    yield batch.take()
+                batch.append(row)
+        if len(batch):
+            yield batch.take()
 
 
-def _what_is_wrong(place: Place, data: bytes) -> str | None:
+def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Which consecutive files are read at the same time: a few, and fewer where they are large."""
+    start, held = 0, 0
+    for stop, size in enumerate(sizes):
+        if stop > start and (stop - start >= 4 * _READERS or held + size > _READ_AT_ONCE_BYTES):
+            yield start, stop
+            start, held = stop, 0
+        held += size
+    yield start, len(sizes)
+
+
+def _content(place: Place, size: int) -> bytes | None:
+    """The file; None where it is larger than an image."""
+    return place.read() if size <= LARGEST_IMAGE else None
+
+
+def _what_is_wrong(place: Place, data: bytes | None) -> str | None:
+    if data is None:
+        return f"{place.uri}: more than {LARGEST_IMAGE} bytes, which no image has"
     try:
         size_of(data)
     except BadImage as error:
@@ -127,7 +156,7 @@ def _images(root: Place) -> list[tuple[str, Facts]]:
     if not images:
         raise DataError(
             f"{root.uri}: no images in it; source image_folder takes a directory with a sub-directory for each "
-            f"class of images ({', '.join(_SUFFIXES)}): correct data.path"
+            f"class of images ({', '.join(IMAGE_SUFFIXES)}): correct data.path"
         )
     beside = next((name for name, _ in images if "/" not in name), None)
     if beside:
@@ -139,4 +168,4 @@ def _images(root: Place) -> list[tuple[str, Facts]]:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
+    return name.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))

@@ -1,9 +1,9 @@
 """Tar archives of images, whose labels a file of lines `NAME LABEL` holds.
 
 An image is a member whose bytes begin as one (JPEG, PNG, …). A member whose name ends like an image's, or has a
-label, and whose bytes are none, is a damaged row. Any other member (a read-me, JSON) is passed over without a word,
-as are the `._` files that macOS adds. A member `*.tar` is an archive of images itself, so that
-`ILSVRC2012_img_train.tar` is read as it is distributed.
+label, and whose bytes are none, is a damaged row, and so is such a link: its bytes stand elsewhere. Any other
+member (a read-me, JSON) is passed over without a word, as are the `._` files that macOS adds. A member `*.tar` is
+an archive of images itself, so that `ILSVRC2012_img_train.tar` is read as it is distributed.
 """
 
 import os
@@ -11,14 +11,13 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from sparknet.data.columns import Column
 from sparknet.data.decode import is_encoded
 from sparknet.data.label_file import Labels
+from sparknet.data.named_rows import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
 from sparknet.data.source_rows import SourceRows
 from sparknet.data.storage import LOCAL, Facts, Place, Storage
 from sparknet.data.tar_index import Member, index
@@ -27,7 +26,6 @@ from sparknet.errors import DataError
 
 __all__ = ["TarUnit", "describe", "files", "read", "units"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _STANDARD: dict[Split, str] = {"train": "ILSVRC2012_img_train", "test": "ILSVRC2012_img_val"}
 _LABEL_FILES: dict[Split, str] = {"train": "train.txt", "test": "val.txt"}
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
@@ -35,10 +33,7 @@ _UNIT_BYTES = 64 << 20
 _REMOTE_WHOLE_BYTES = 512 << 20
 _LOCAL_READ_BYTES = 2 << 20  # what is copied on from a processor's cache is copied fastest
 _REMOTE_READ_BYTES = 8 << 20  # a smaller request costs more in latency than in bytes
-_BATCH_BYTES = 8 << 20
-_BATCH_ROWS = 4096
-_LARGEST_IMAGE = 256 << 20
-_SCHEMA = pa.schema([("name", pa.string()), ("image", pa.binary()), ("label", pa.int64()), ("error", pa.string())])
+_MOST_HELD_BYTES = 32 << 20  # of pieces: rows view them, however little of one is an image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,23 +107,24 @@ def read(unit: TarUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
     """Yield the unit's rows: name string, image binary (the file), label int64, error string (null).
 
     A damaged row has null for image and label, and the error names file and offset: a member that is cut short,
-    sparse, no image, or not in the label file, and a stretch of the archive that holds no header.
+    sparse, a link, no image, or not in the label file, and a stretch of the archive that holds no header.
 
     Raises:
         DataError: a file is gone, has become shorter, or cannot be read; the label file is damaged.
     """
     labels = _labels(storage, unit.labels, unit.labels_state)
     place = storage.place(unit.uri)
-    batch = _Batch()
+    batch = NamedRows()
     with _Pieces(place, stop=unit.stop) as pieces:
         for member in _members(pieces, unit.stop, start=unit.start):
             row = _row(pieces, member, labels, place)
             if row is None:
                 continue
-            if not batch.has_room(row):
+            if not batch.has_room(row) or (len(batch) and pieces.fetched_bytes > _MOST_HELD_BYTES):
                 yield batch.take()
+                pieces.fetched_bytes = 0
             batch.append(row)
-        if batch.rows:
+        if len(batch):
             yield batch.take()
 
 
@@ -204,86 +200,39 @@ def _labels(storage: Storage, uri: str, state: tuple[int, int | None]) -> Labels
     return Labels.read(storage.place(uri))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    name: str
-    image: memoryview | None = None
-    label: int | None = None
-    error: str | None = None
-
-    @property
-    def bytes(self) -> int:
-        return 0 if self.image is None else len(self.image)
-
-
-class _Batch:
-    """Rows on their way into a record batch."""
-
-    def __init__(self) -> None:
-        self.rows = list[_Row]()
-        self._bytes = 0
-
-    def has_room(self, row: _Row) -> bool:
-        return not self.rows or (len(self.rows) < _BATCH_ROWS and self._bytes + row.bytes <= _BATCH_BYTES)
-
-    def append(self, row: _Row) -> None:
-        self.rows.append(row)
-        self._bytes += row.bytes
-
-    def take(self) -> pa.RecordBatch:
-        rows, self.rows, self._bytes = self.rows, [], 0
-        names = [row.name for row in rows]
-        images = _binary([row.image for row in rows])
-        return pa.record_batch(
-            [names, images, [row.label for row in rows], [row.error for row in rows]], schema=_SCHEMA
-        )
-
-
-def _binary(values: list[memoryview | None]) -> Any:
-    """Lay values end to end in an Arrow array, each copied once; `pa.array` copies them again whenever it grows."""
-    sizes = [0 if value is None else len(value) for value in values]
-    offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum(sizes, out=offsets[1:])
-    data = pa.allocate_buffer(int(offsets[-1]))
-    target = memoryview(data).cast("B")
-    for value, start, size in zip(values, offsets.tolist(), sizes, strict=False):
-        if value is not None:
-            target[start : start + size] = value
-    valid = pa.array([value is not None for value in values]).buffers()[1]
-    return pa.Array.from_buffers(pa.binary(), len(values), [valid, pa.py_buffer(offsets), data])
-
-
 def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[Member]:
     """The members of a part of an archive; for a member that is an archive itself, the members of that."""
-    for member in index(pieces, stop, start=start):
+    for member in index(pieces, stop, start=start, links=True):
         if not member.name.lower().endswith(".tar"):
             yield member
             continue
         if member.damage:
             yield member
-        yield from index(pieces, member.offset + member.bytes, start=member.offset)
+        if not member.is_link:
+            yield from index(pieces, member.offset + member.bytes, start=member.offset, links=True)
 
 
-def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> _Row | None:
+def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> NamedRow | None:
     base = posixpath.basename(member.name)
+    label = labels.of(base)
+    expected = label is not None or base.lower().endswith(IMAGE_SUFFIXES)
     if member.damage:
-        return _damaged(member, member.damage, place)
+        meant = expected or not member.is_link or base.lower().endswith(".tar")
+        return _damaged(member, member.damage, place) if meant else None
     if base.startswith("._"):
         return None
-    label = labels.of(base)
     if not is_encoded(pieces.slice(member.offset, min(member.bytes, 64))):
-        expected = label is not None or base.lower().endswith(_SUFFIXES)
         return _damaged(member, "its bytes are no image", place) if expected else None
     if label is None:
         return _damaged(member, f"no label in {labels.file}", place)
-    if member.bytes > _LARGEST_IMAGE:
+    if member.bytes > LARGEST_IMAGE:
         return _damaged(member, f"{member.bytes} bytes are more than an image has", place)
-    return _Row(name=member.name, image=pieces.slice(member.offset, member.bytes), label=label)
+    return NamedRow(name=member.name, image=pieces.slice(member.offset, member.bytes), label=label)
 
 
-def _damaged(member: Member, why: str, place: Place) -> _Row:
+def _damaged(member: Member, why: str, place: Place) -> NamedRow:
     named = f"{member.name}: " if member.name else ""
-    return _Row(name=member.name, error=f"{place.uri}: at offset {member.offset}: {named}{why}")
+    return NamedRow(name=member.name, error=f"{place.uri}: at offset {member.offset}: {named}{why}")
 
 
 class _Pieces:
@@ -297,6 +246,8 @@ class _Pieces:
         self._piece = memoryview(b"")
         self._start = 0
         self._at = 0
+        self.fetched_bytes = 0
+        """Of pieces, since somebody set this to 0."""
 
     def __enter__(self) -> "_Pieces":
         return self
@@ -336,3 +287,4 @@ class _Pieces:
                 "since it was listed: begin again"
             )
         self._piece, self._start = buffer, offset
+        self.fetched_bytes += size

@@ -48,7 +48,8 @@ class Damage:
         Raises:
             DataError: more than that share of the rows are damaged.
         """
-        if self.rows > share * rows:
+        # a quotient is rounded as the share itself was; 0.29 * 100 is less than 29
+        if self.rows and self.rows / rows > share:
             first = "; ".join(self.examples[:_NAMED_IN_ERRORS])
             raise DataError(
                 f"{self.rows} of {rows} rows are damaged, a share of {self.rows / rows:.2g}; at most {share:g} may "

@@ -1,27 +1,31 @@
-"""LMDB databases of Caffe's Datum records, read in parts by key range.
+"""LMDB databases of Caffe's Datum records, read in parts by key range, from disks and object stores alike.
 
-The library `lmdb` is not needed for it: see `lmdb_pages`.
+The library `lmdb` is not needed for it: see `lmdb_pages`. Nothing is copied to a disk. A local file is mapped. Of a
+remote one the driver reads the pages that say where keys begin, and each task its own range of keys, in requests of
+8 MB wherever records lie in the file in the order of their keys, as Caffe writes them.
 """
 
 import glob
 import mmap
 import os
-import shutil
-import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate, islice, pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 
 from sparknet.data.datum import Datum, parse
-from sparknet.data.lmdb_pages import Tree
+from sparknet.data.lmdb_pages import Child, Fetch, Tree
+from sparknet.data.named_rows import binary_array
+from sparknet.data.remote_file import RemoteFile
 from sparknet.data.storage import Facts, Place, Storage
 from sparknet.errors import DataError
 
@@ -32,25 +36,16 @@ _UNIT_BYTES = 64 << 20
 _FEWEST_UNITS, _SMALLEST_UNIT_BYTES = 4, 1 << 20
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 4096
-_COPY_BYTES = 8 << 20
+_PIECES = 4  # a leaf page, or a page that LMDB used again, may lie a little behind the records being read
+_PIECE_BYTES = 8 << 20  # a smaller request costs more in latency than in bytes
+_JUMP_BYTES = 16 << 10
+_GROWTH = 32  # from a jump to a whole piece in two steps, so that a jump that leads nowhere costs little
+_GAP_BYTES = 1 << 20
+_REQUESTS_AT_ONCE = 16
 _TRIED = 100  # records at the beginning of which one must be a Datum
 _LARGEST_RECORD = 1 << 30  # a batch's bytes are counted in 32 bits
 
 Kind = Literal["pixels", "floats", "encoded"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LmdbUnit:
-    """Consecutive records of one database: what one task reads."""
-
-    uri: str
-    """The file data.mdb."""
-    first_key: bytes = b""
-    """Of the first record; empty: the database's first."""
-    rows: int | None = None
-    """How many records; None: all that are there."""
-    first_row: int = 0
-    """Number of the first record within the database."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +65,32 @@ class Records:
         return "encoded" if self.encoded else "pixels" if self.dtype == "uint8" else "floats"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LmdbUnit:
+    """A range of one database's keys: what one task reads."""
+
+    uri: str
+    """The file data.mdb."""
+    form: Records
+    """What the records must be."""
+    entries: int
+    """Records of the whole database, by which a task sees that it has not changed."""
+    first_key: bytes = b""
+    """The least that the unit may hold; empty: from the database's first on."""
+    stop_key: bytes = b""
+    """The least that lies behind it; empty: to the database's last."""
+    first_row: int | None = None
+    """Number of the first record within the database; None: not known, and the errors count from `first_key`."""
+    rows: int | None = None
+    """How many records; None: not known before they are read."""
+
+
 def units(path: str, storage: Storage) -> list[LmdbUnit]:
     """Cut the databases that a path means into units of about 64 MB, in the order of names and keys.
 
-    A remote database is one unit: the task that reads it copies it first.
+    All leaf pages of a local database are looked at, so its units know their rows. Those of a remote one lie
+    scattered among its records: it is cut where its branch pages have keys, which takes less than one small request
+    for each unit, 16 of them at once. Leaf pages are looked at only if they are fewer than the units.
 
     Args:
         path: a database (a directory with data.mdb, or the file), a glob of them, or a directory of them; of a
@@ -81,19 +98,19 @@ def units(path: str, storage: Storage) -> list[LmdbUnit]:
         storage: how it is reached.
 
     Raises:
-        DataError: nothing is there, or a database is no LMDB file, truncated, empty, damaged as far as it can be
-            told (of a remote one only the beginning is looked at), or unlike the first.
+        DataError: nothing is there, or a database is no LMDB file, truncated, empty, damaged as far as it was
+            looked at, or unlike the first.
     """
-    places = _databases(path, storage)
-    first = _form_at(places[0])
-    for place in places[1:]:
-        form = _form_at(place)
-        if form != first:
+    found = [_units_of(place) for place in _databases(path, storage)]
+    first = found[0][0]
+    for other, *_ in found[1:]:
+        if other.form != first.form:
             raise DataError(
-                f"{place.uri}: {form.kind} of shape {form.shape}; {places[0].uri} has {first.kind} of shape "
-                f"{first.shape}: databases that are read together must be alike; name those alone that are"
+                f"{other.uri}: {other.form.kind} of shape {other.form.shape}; {first.uri} has {first.form.kind} "
+                f"of shape {first.form.shape}: databases that are read together must be alike; name those alone "
+                "that are"
             )
-    return [unit for place in places for unit in _units_of(place)]
+    return [unit for units in found for unit in units]
 
 
 def files(path: str, storage: Storage) -> list[Facts]:
@@ -111,7 +128,9 @@ def describe(path: str, storage: Storage) -> Records:
     Raises:
         DataError: nothing is there, or none of the first records is a Datum.
     """
-    return _form_at(_databases(path, storage)[0])
+    place = _databases(path, storage)[0]
+    with _opened(place, _Pages) as (tree, fetch):
+        return _form_of_first(tree, fetch, where=place.uri)
 
 
 def read(unit: LmdbUnit, storage: Storage) -> Iterator[pa.RecordBatch]:
@@ -125,27 +144,26 @@ def read(unit: LmdbUnit, storage: Storage) -> Iterator[pa.RecordBatch]:
         DataError: the database is missing, truncated or damaged beyond single records.
     """
     place = storage.place(unit.uri)
-    with _at_hand(place) as path, _mapped(path, where=place.uri) as view:
-
-        def fetch(offset: int, size: int) -> memoryview:
-            return view[offset : offset + size]
-
-        tree = Tree(fetch, size=len(view), where=place.uri)
-        form = _form_of_first(tree, fetch, where=place.uri)
-        batch = RowBatch(form, where=place.uri)
-        rows = 0
-        for row, (key, value) in enumerate(_records(tree, fetch, unit), start=unit.first_row):
+    batch = RowBatch(unit.form, where=place.uri, first_key=unit.first_key if unit.first_row is None else None)
+    first_row, rows = unit.first_row or 0, 0
+    with _opened(place, _Window) as (tree, fetch):
+        if tree.header.entries != unit.entries:
+            raise _changed(f"{place.uri}: {tree.header.entries} records; {unit.entries} were there")
+        for key, value in _records(tree, fetch, unit.first_key, unit.stop_key):
+            batch.append(key, value, first_row + rows)
             rows += 1
-            batch.append(key, value, row)
             if batch.full:
                 yield batch.take()
         if batch.rows:
             yield batch.take()
     if rows != unit.rows and (unit.rows is not None or not rows):
-        raise DataError(
-            f"{place.uri}: {rows} records from key {_name(unit.first_key)!r} on; {unit.rows or 'some'} are needed: "
-            "the database is empty or has changed since it was listed; begin again"
+        raise _changed(
+            f"{place.uri}: {rows} records from key {_name(unit.first_key)!r} on; {unit.rows or 'some'} are needed"
         )
+
+
+def _changed(what: str) -> DataError:
+    return DataError(f"{what}: the database has changed since it was listed; begin again")
 
 
 # -- which databases, and which parts of them --
@@ -196,46 +214,133 @@ def _facts(place: Place) -> Facts:
 
 
 def _units_of(place: Place) -> list[LmdbUnit]:
-    if not place.local:
-        return [LmdbUnit(uri=place.uri)]
-    with _mapped(place.local, where=place.uri) as view:
-        tree = Tree(lambda offset, size: view[offset : offset + size], size=len(view), where=place.uri)
-        rows, size = tree.header.entries, tree.header.pages * tree.header.page_bytes
-        if not rows:
-            raise DataError(f"{place.uri}: the database is empty; it must hold at least one record: write it again")
-        fewest = min(_FEWEST_UNITS, -(-size // _SMALLEST_UNIT_BYTES))
-        count = min(rows, max(fewest, -(-size // _UNIT_BYTES)))
-        bounds = [rows * part // count for part in range(count + 1)]
-        first_keys, passed = list[bytes](), 0
-        for leaf in tree.leaves():
-            while len(first_keys) < count and bounds[len(first_keys)] < passed + len(leaf.keys):
-                first_keys.append(leaf.keys[bounds[len(first_keys)] - passed])
-            passed += len(leaf.keys)
+    with _opened(place, _Pages) as (tree, fetch):
+        form = _form_of_first(tree, fetch, where=place.uri)
+        entries, size = tree.header.entries, tree.header.pages * tree.header.page_bytes
+        # small units of a remote database would cost too much: up to a piece is read beyond the end of each
+        fewest = min(_FEWEST_UNITS, -(-size // _SMALLEST_UNIT_BYTES)) if place.local else 1
+        count = min(entries, max(fewest, -(-size // _UNIT_BYTES)))
+        cuts = _between_pages(tree, fetch, count) if isinstance(fetch, _Pages) else None
+        cuts = cuts or _between_rows(tree, count)
     return [
-        LmdbUnit(uri=place.uri, first_key=key, rows=bounds[part + 1] - bounds[part], first_row=bounds[part])
-        for part, key in enumerate(first_keys)
+        LmdbUnit(
+            uri=place.uri,
+            form=form,
+            entries=entries,
+            first_key=first_key,
+            stop_key=stop_key,
+            first_row=first_row,
+            rows=None if first_row is None or stop_row is None else stop_row - first_row,
+        )
+        for (first_key, first_row), (stop_key, stop_row) in pairwise([*cuts, (b"", entries)])
     ]
+
+
+def _between_rows(tree: Tree, count: int) -> list[tuple[bytes, int | None]]:
+    """First keys of units of equally many rows, and the numbers of those rows; all leaf pages are read."""
+    bounds = [tree.header.entries * part // count for part in range(count)]
+    cuts, passed = list[tuple[bytes, int | None]](), 0
+    for leaf in tree.leaves():
+        while len(cuts) < count and bounds[len(cuts)] < passed + len(leaf.keys):
+            cuts.append((leaf.keys[bounds[len(cuts)] - passed], bounds[len(cuts)]))
+        passed += len(leaf.keys)
+    return cuts
+
+
+def _between_pages(tree: Tree, pages: "_Pages", count: int) -> list[tuple[bytes, int | None]]:
+    """First keys of units of equally many pages of the highest level that has enough; nothing if none has."""
+    header = tree.header
+    level, children = 1, list[Child]([(b"", header.root)])
+    while len(children) < count:
+        pages.read([number * header.page_bytes for _, number in children], header.page_bytes)
+        if level == header.depth:
+            return []
+        level, children = level + 1, tree.children(children)
+    first_keys = [children[len(children) * part // count][0] for part in range(count)]
+    return [(key, None if part else 0) for part, key in enumerate(first_keys)]
 
 
 # -- a database's bytes --
 
 
+class _Pages:
+    """Few bytes of a remote file: each request fetches what was asked for, once."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._held: dict[tuple[int, int], bytes] = {}
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        if (offset, size) not in self._held:
+            self._held[offset, size] = _within(self._file, offset, size)
+        return self._held[offset, size]
+
+    def read(self, offsets: Iterable[int], size: int) -> None:
+        """Fetch pieces of one size, several at once."""
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            list(pool.map(lambda offset: self(offset, size), offsets))
+
+
+class _Window:
+    """The pieces of a remote file that were read last.
+
+    Where reading goes on behind a piece, more and more is fetched. Where it jumps, little is: in a database that
+    was not written in the order of its keys, most of a large piece would be fetched in vain.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._pieces: list[tuple[int, bytes]] = []  # the one used last comes last
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        size = min(size, self._file.size - offset)
+        if size <= 0:
+            return b""
+        start, piece = self._held(offset) or self._read(offset, size)
+        part = piece[offset - start : offset - start + size]  # a view would keep the piece as long as its row waits
+        return part if len(part) == size else part + self(offset + len(part), size - len(part))
+
+    def _held(self, offset: int) -> tuple[int, bytes] | None:
+        for at in reversed(range(len(self._pieces))):
+            start, piece = self._pieces[at]
+            if start <= offset < start + len(piece):
+                self._pieces.append(self._pieces.pop(at))
+                return start, piece
+        return None
+
+    def _read(self, offset: int, size: int) -> tuple[int, bytes]:
+        """A new piece that holds all of this, from the end of the piece before it if that is near."""
+        start, least = offset, _JUMP_BYTES
+        ends = [(at + len(piece), len(piece)) for at, piece in self._pieces]
+        near = [end for end in ends if 0 <= offset - end[0] <= _GAP_BYTES]
+        if near:
+            start, before = max(near)
+            least = min(_GROWTH * before, _PIECE_BYTES)
+        piece = _within(self._file, start, max(least, offset + size - start))
+        self._pieces = [*self._pieces[1 - _PIECES :], (start, piece)]
+        return start, piece
+
+
+def _within(file: RemoteFile, offset: int, size: int) -> bytes:
+    """Bytes of the file, fewer at its end."""
+    return file.take(offset, max(0, min(size, file.size - offset)))
+
+
 @contextmanager
-def _at_hand(place: Place) -> Generator[Path]:
-    """The file itself, or for a remote one a copy, which is removed in the end."""
+def _opened(place: Place, remote: type[_Pages] | type[_Window]) -> Generator[tuple[Tree, Fetch]]:
+    """The tree and what gives its bytes; a remote file's as `remote` fetches them."""
     if place.local:
-        yield place.local
+        with _mapped(place.local, where=place.uri) as view:
+
+            def fetch(offset: int, size: int) -> memoryview:
+                return view[offset : offset + size]
+
+            yield Tree(fetch, size=len(view), where=place.uri), fetch
         return
-    with tempfile.TemporaryDirectory(prefix="sparknet-lmdb-") as directory:
-        copy = Path(directory) / _FILE
-        try:
-            with place.open() as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target, _COPY_BYTES)
-        except OSError as error:
-            raise DataError(
-                f"{place.uri}: cannot be copied to {directory}: {error}; make room there or set TMPDIR"
-            ) from error
-        yield copy
+    with place.open() as file:
+        raw = cast("RemoteFile", file.raw)  # the buffer would read 8 MB for each page
+        reader = remote(raw)
+        yield Tree(reader, size=raw.size, where=place.uri), reader
 
 
 @contextmanager
@@ -251,36 +356,22 @@ def _mapped(path: Path, *, where: str) -> Generator[memoryview]:
     yield view
 
 
-def _records(tree: Tree, fetch: Any, unit: LmdbUnit) -> Iterator[tuple[bytes, memoryview]]:
-    """Keys and values of a unit's records."""
-
-    def all_from_first() -> Iterator[tuple[bytes, memoryview]]:
-        for leaf in tree.leaves(unit.first_key):
-            spans = zip(leaf.keys, leaf.offsets.tolist(), leaf.sizes.tolist(), strict=True)
-            yield from ((key, fetch(offset, size)) for key, offset, size in spans if key >= unit.first_key)
-
-    return islice(all_from_first(), unit.rows)
-
-
-def _form_at(place: Place) -> Records:
-    """What a database's records are; of a remote one, as few bytes as possible are read."""
-    size = _facts(place).bytes
-    with place.open() as file:
-
-        def fetch(offset: int, count: int) -> bytes:
-            file.raw.seek(offset, os.SEEK_SET)  # the buffer would read 8 MB for each page
-            data = b""
-            while len(data) < count and (piece := file.raw.read(count - len(data))):
-                data += piece
-            return data
-
-        return _form_of_first(Tree(fetch, size=size, where=place.uri), fetch, where=place.uri)
+def _records(
+    tree: Tree, fetch: Fetch, first_key: bytes = b"", stop_key: bytes = b""
+) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """Keys from `first_key` to below `stop_key`, and their values."""
+    for leaf in tree.leaves(first_key, stop_key):
+        begin = bisect_left(leaf.keys, first_key)
+        end = bisect_left(leaf.keys, stop_key) if stop_key else len(leaf.keys)
+        offsets, sizes = leaf.offsets[begin:end].tolist(), leaf.sizes[begin:end].tolist()
+        for key, offset, size in zip(leaf.keys[begin:end], offsets, sizes, strict=True):
+            yield key, fetch(offset, size)
 
 
-def _form_of_first(tree: Tree, fetch: Any, *, where: str) -> Records:
+def _form_of_first(tree: Tree, fetch: Fetch, *, where: str) -> Records:
     """What the first record that is a Datum with values says of all."""
     reason = "it is empty"
-    for key, value in _records(tree, fetch, LmdbUnit(uri=where, rows=_TRIED)):
+    for key, value in islice(_records(tree, fetch), _TRIED):
         try:
             form = _form(parse(value))
             if form.kind != "encoded" and min(form.shape) < 1:
@@ -307,15 +398,17 @@ def _form(datum: Datum) -> Records:
 class RowBatch:
     """Collects records, each a row or an error, and makes one record batch of them."""
 
-    def __init__(self, form: Records, *, where: str) -> None:
+    def __init__(self, form: Records, *, where: str, first_key: bytes | None = None) -> None:
         """Begin an empty one.
 
         Args:
             form: what the records must be.
             where: the database, for the errors.
+            first_key: from which the records are counted; not given: from the database's first.
         """
         self._form = form
         self._where = where
+        self._from = "" if first_key is None else f" from key {_name(first_key)!r} on"
         self._start()
 
     def _start(self) -> None:
@@ -335,15 +428,15 @@ class RowBatch:
         """It is time to take them."""
         return self._bytes >= _BATCH_BYTES or self.rows >= _BATCH_ROWS
 
-    def append(self, key: bytes, value: memoryview, row: int) -> None:
-        """Add one record, of this number within the database."""
+    def append(self, key: bytes, value: bytes | memoryview, row: int) -> None:
+        """Add one record, of this number counted from 0."""
         cell, label, error = None, None, None
         try:
             datum = parse(value)
             cell, label = self._cell(datum), datum.label
             self._bytes += cell.nbytes
         except DataError as why:
-            error = f"{self._where}: record {row} (key {_name(key)!r}): {why}"
+            error = f"{self._where}: record {row}{self._from} (key {_name(key)!r}): {why}"
         self._names.append(_name(key))
         self._cells.append(cell)
         self._labels.append(label)
@@ -351,7 +444,7 @@ class RowBatch:
 
     def take(self) -> pa.RecordBatch:
         """Make the batch, and begin another. The values are copied once, into it."""
-        make = _lists if self._form.kind == "floats" else _binaries
+        make = _lists if self._form.kind == "floats" else binary_array
         columns = [
             pa.array(self._names, pa.string()),
             make(self._cells),
@@ -378,18 +471,6 @@ class RowBatch:
         if not form.encoded and (datum.shape != form.shape or count != prod(form.shape)):
             raise DataError(f"shape {datum.shape} with {count} values; the first record has shape {form.shape}")
         return values
-
-
-def _binaries(cells: Sequence[memoryview | None]) -> pa.Array:
-    """An Arrow array of binary; None becomes null."""
-    offsets = np.fromiter(accumulate((len(cell) if cell is not None else 0 for cell in cells), initial=0), np.int32)
-    buffer: Any = pa.allocate_buffer(int(offsets[-1]))
-    data = memoryview(buffer).cast("B")
-    for cell, (begin, end) in zip(cells, pairwise(offsets.tolist()), strict=True):
-        if cell is not None:
-            data[begin:end] = cell
-    buffers = [_validity(cells), pa.py_buffer(offsets), buffer]
-    return pa.BinaryArray.from_buffers(pa.binary(), len(cells), buffers)
 
 
 def _lists(cells: Sequence[np.ndarray | None]) -> pa.Array:

@@ -7,7 +7,7 @@ MDB_node), of one database without duplicate keys, which is what Caffe writes.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,10 +15,13 @@ import numpy as np
 
 from sparknet.errors import DataError
 
-__all__ = ["Header", "Leaf", "Tree", "read_header"]
+__all__ = ["Child", "Fetch", "Header", "Leaf", "Tree", "read_header"]
 
 Fetch = Callable[[int, int], bytes | memoryview]
 """Gives bytes of the file: from an offset, so many; fewer at the file's end."""
+
+Child = tuple[bytes, int]
+"""A page by its number, and the least key that it may hold (empty: any)."""
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _PAGE_HEADER = 16
@@ -127,8 +130,12 @@ class Tree:
         self._rows = 0
         self._last = b""
 
-    def leaves(self, first_key: bytes = b"") -> Iterator[Leaf]:
-        """Yield the leaf pages from the one that holds `first_key` on.
+    def leaves(self, first_key: bytes = b"", stop_key: bytes = b"") -> Iterator[Leaf]:
+        """Yield the leaf pages that may hold keys from `first_key` to below `stop_key`.
+
+        Args:
+            first_key: not given: from the first leaf page on.
+            stop_key: not given: to the last leaf page.
 
         Raises:
             DataError: a page is damaged; names it.
@@ -137,28 +144,47 @@ class Tree:
         if header.root == _NO_PAGE:
             return
         self._rows, self._last = 0, b""
-        yield from self._below(header.root, 1, b"", first_key)
-        if not first_key and self._rows != header.entries:
+        yield from self._below((b"", header.root), 1, first_key, stop_key)
+        if not (first_key or stop_key) and self._rows != header.entries:
             raise self._damaged(
                 header.root, f"{self._rows} keys in all leaf pages, {header.entries} by the meta page"
             )
 
-    def _below(self, number: int, level: int, lowest: bytes, first_key: bytes) -> Iterator[Leaf]:
-        page = self._page(number, _LEAF if level == self.header.depth else _BRANCH)
-        keys, nodes = self._nodes(page, number)
-        if level == self.header.depth:
-            yield self._leaf(page, number, keys, nodes, lowest)
-            return
+    def children(self, branches: Iterable[Child]) -> list[Child]:
+        """The pages below branch pages that follow each other on one level, in order.
+
+        Raises:
+            DataError: a page is damaged; names it.
+        """
+        below = list[Child]()
+        for branch in branches:
+            found = self._children(branch)
+            if any(low >= high for (low, _), (high, _) in pairwise([*below[-1:], *found])):
+                raise self._damaged(branch[1], "its keys are not in order")
+            below += found
+        return below
+
+    def _children(self, branch: Child) -> list[Child]:
+        lowest, number = branch
+        keys, nodes = self._nodes(self._page(number, _BRANCH), number)
         if len(keys) < 2:
             raise self._damaged(number, f"a branch page with {len(keys)} children")
         keys[0] = lowest
-        children = (nodes[:, 1] | nodes[:, 2] << 16 | nodes[:, 3] << 32).tolist()
-        for place, (child, key) in enumerate(zip(children, keys, strict=True)):
-            if place + 1 < len(keys) and first_key >= keys[place + 1]:
+        return list(zip(keys, (nodes[:, 1] | nodes[:, 2] << 16 | nodes[:, 3] << 32).tolist(), strict=True))
+
+    def _below(self, page: Child, level: int, first_key: bytes, stop_key: bytes) -> Iterator[Leaf]:
+        if level >= self.header.depth:
+            yield self._leaf(page)
+            return
+        children = self._children(page)
+        for place, (key, number) in enumerate(children):
+            if place + 1 < len(children) and first_key >= children[place + 1][0]:
                 continue
             if place and self._rows and self._last >= key:
-                raise self._damaged(child, "keys that belong to the next page")
-            yield from self._below(child, level + 1, key, first_key)
+                raise self._damaged(number, "keys that belong to the next page")
+            if place and stop_key and key >= stop_key:
+                return
+            yield from self._below((key, number), level + 1, first_key, stop_key)
 
     def _page(self, number: int, kind: int) -> np.ndarray:
         """The page's bytes as uint16 [page_bytes / 2]."""
@@ -189,7 +215,10 @@ class Tree:
         begins = (starts + _NODE_HEADER).tolist()
         return [content[begin:end] for begin, end in zip(begins, ends.tolist(), strict=True)], nodes
 
-    def _leaf(self, page: np.ndarray, number: int, keys: list[bytes], nodes: np.ndarray, lowest: bytes) -> Leaf:
+    def _leaf(self, leaf: Child) -> Leaf:
+        lowest, number = leaf
+        page = self._page(number, _LEAF)
+        keys, nodes = self._nodes(page, number)
         before = self._last if self._rows else lowest
         if (
             keys[0] < lowest

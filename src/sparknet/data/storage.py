@@ -21,13 +21,13 @@ from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as arrow_fs
 
 from sparknet.data.backoff import Backoff
 from sparknet.data.filesystems import S3_SCHEMES, check_endpoint, check_uri, file_system, replaces_whole, scheme_of
+from sparknet.data.local_files import files_in, is_file_uri, path_of
 from sparknet.data.remote_file import READ_AHEAD_BYTES, RemoteFile
 from sparknet.data.storage_errors import Cut, explain
 from sparknet.errors import DataError
@@ -79,19 +79,16 @@ class Storage:
         What follows the bucket of an S3 URI is its key, letter by letter: nothing in it is decoded.
 
         Raises:
-            DataError: the URI is empty, holds credentials or names no bucket.
+            DataError: the URI is empty, holds credentials or names no bucket, or is a path that `path_of` refuses.
         """
         if not uri:
             raise DataError("the path is empty; name a file, a glob or a directory: set data.path")
-        if uri.startswith("file:"):
-            local = Path(unquote(urlsplit(uri).path)).absolute()
-        elif scheme_of(uri) == "file":
-            local = Path(uri).expanduser().absolute()
-        else:
-            check_uri(uri)
-            scheme, rest = uri.split("://", 1)
-            return Place(uri=f"{scheme}://{rest.rstrip('/') or '/'}", local=None, storage=self)
-        return Place(uri=str(local), local=local, storage=self)
+        if is_file_uri(uri) or scheme_of(uri) == "file":
+            local = path_of(uri).absolute()
+            return Place(uri=str(local), local=local, storage=self)
+        check_uri(uri)
+        scheme, rest = uri.split("://", 1)
+        return Place(uri=f"{scheme}://{rest.rstrip('/') or '/'}", local=None, storage=self)
 
 
 LOCAL = Storage()
@@ -152,8 +149,12 @@ class Place:
             Nothing if there is no such directory: object stores know none that are empty.
 
         Raises:
-            DataError: the directory cannot be listed, or there is no such bucket.
+            DataError: the directory cannot be listed, a directory links to one that it lies in, a local name is not
+                UTF-8, or there is no such bucket.
         """
+        if self.local:
+            files = _attempt(self, partial(_list_locally, self, pattern, recursive=recursive), doing="listed")
+            return sorted(files, key=lambda file: file.uri)
         system, path = _system(self)
         selector = arrow_fs.FileSelector(path, recursive=recursive, allow_not_found=True)
         found = _attempt(self, lambda: system.get_file_info(selector), doing="listed")
@@ -320,6 +321,15 @@ def _facts(uri: str, info: Any) -> Facts:
         modified_ns=info.mtime_ns,
         is_directory=is_directory,
     )
+
+
+def _list_locally(place: Place, pattern: str, *, recursive: bool) -> list[Facts]:
+    assert place.local is not None, "the caller has looked"
+    return [
+        Facts(uri=_join(place.uri, name), name=base, bytes=found.st_size, modified_ns=found.st_mtime_ns)
+        for name, found in files_in(place.local, recursive=recursive)
+        if fnmatchcase(base := name.rpartition("/")[2], pattern)
+    ]
 
 
 def _open_remote(place: Place) -> RemoteFile:

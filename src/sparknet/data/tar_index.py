@@ -21,6 +21,7 @@ _MOST_EXTENSIONS = 16  # before one header; of each kind one makes sense
 _MOST_MAP_BLOCKS = 256
 _REGULAR = b"0\x007"
 _WITHOUT_DATA = b"123456"  # links, devices, directories, pipes: whatever size their headers say
+_LINKS = b"12"
 _SPARSE = ord("S")
 _PAX, _LONG_NAME, _OTHER_EXTENSIONS = b"xX", b"L", b"Kg"  # long link names and global records name no member
 
@@ -51,6 +52,8 @@ class Member:
     """Of its data, as far as the archive holds them."""
     damage: str = ""
     """What is wrong with it; "" if nothing is."""
+    is_link: bool = False
+    """It is a hard or symbolic link, which holds no bytes of its own: that is its damage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,17 +69,19 @@ class _NoHeaderError(Exception):
     """The bytes at a place are no header; the message says why."""
 
 
-def index(file: Readable, stop: int, *, start: int = 0) -> Iterator[Member]:
+def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> Iterator[Member]:
     """Yield the regular files of the archive that lies in bytes `start` to `stop` (exclusive) of a file.
 
-    Directories, links and devices are passed over. What cannot be read is yielded with `damage`, and the walk
-    goes on at the next header behind it, if there is one: a member that is cut short or sparse, and a stretch that
-    holds no header. Behind an end marker more members may follow (archives that were put together), else anything.
+    Directories and devices are passed over, and links too unless they are asked for. What cannot be read is yielded
+    with `damage`, and the walk goes on at the next header behind it, if there is one: a member that is cut short or
+    sparse, and a stretch that holds no header. Behind an end marker more members may follow (archives that were put
+    together), else anything.
 
     Args:
         file: is moved between the members; the caller may move it too.
         stop: the file's size, or where a part that was cut at some member's `start` ends.
         start: of the archive or part.
+        links: yield hard and symbolic links too, as damage.
     """
     if start == stop:
         yield Member(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
@@ -94,7 +99,7 @@ def index(file: Readable, stop: int, *, start: int = 0) -> Iterator[Member]:
             position = found
             continue
         member = _member(header, position + zeros, stop)
-        if member is not None:
+        if member is not None and (links or not member.is_link):
             yield member
         position = header.offset + -(-header.stored // BLOCK) * BLOCK
 
@@ -106,14 +111,19 @@ def _stretch(start: int, stop: int, why: str) -> Member:
 
 def _member(header: _Header, start: int, stop: int) -> Member | None:
     there = max(0, min(header.stored, stop - header.offset))
+    is_link = header.kind in _LINKS
     damage = ""
     if there < header.stored:
         damage = f"cut short: {there} of {header.stored} bytes are there"
     elif header.sparse:
         damage = "a sparse file is not read: pack it without holes (tar without --sparse)"
+    elif is_link:
+        damage = "a link, whose bytes stand elsewhere: pack the file itself (tar --dereference --hard-dereference)"
     elif header.kind not in _REGULAR or (header.kind == 0 and header.name.endswith("/")):
         return None  # before there were kinds, a directory's name ended so
-    return Member(name=header.name, start=start, offset=header.offset, bytes=there, damage=damage)
+    elif not header.name:
+        damage = "its header has no name"
+    return Member(name=header.name, start=start, offset=header.offset, bytes=there, damage=damage, is_link=is_link)
 
 
 def _read_header(file: Readable, position: int, stop: int) -> _Header:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
+from sparknet.data.local_files import is_file_uri, path_of
 from sparknet.data.storage import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
@@ -44,19 +44,16 @@ def local_path(path: str) -> Path:
     """Turn a path or `file:` URI into a path.
 
     Raises:
-        DataError: the path is empty or a URI of another scheme.
+        DataError: the path is empty or a URI of another scheme, or `path_of` refuses it.
     """
     if not path:
         raise DataError("the path is empty; name a file, a glob or a directory: set data.path")
-    parts = urlsplit(path)
-    if "://" not in path and parts.scheme != "file":
-        return Path(path).expanduser()
-    if parts.scheme != "file":
+    if "://" in path and not is_file_uri(path):
         raise DataError(
-            f"{path}: scheme {parts.scheme} is not read by this format; it reads local paths and file: URIs: "
-            "copy the files to a directory that every worker reaches"
+            f"{path}: scheme {path.split('://', 1)[0]} is not read by this format; it reads local paths and file: "
+            "URIs: copy the files to a directory that every worker reaches"
         )
-    return Path(unquote(parts.path))
+    return path_of(path)
 
 
 def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: Storage = LOCAL) -> list[Facts]:
@@ -76,7 +73,7 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
     here = place.facts()
     if here and here.is_directory:
         for pattern in in_directory:
-            found = _matches(place / pattern)
+            found = _named_like(place / pattern)
             if found:
                 return found
         raise DataError(f"{path}: the directory has no {what} ({' or '.join(in_directory)}); set data.path")
@@ -88,10 +85,19 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
 
 def _matches(pattern: Place) -> list[Facts]:
     if pattern.local is None:
-        return pattern.parent.files(pattern.name)
+        return _named_like(pattern)
     matches = sorted(glob.glob(str(pattern.local)))  # noqa: PTH207 - Path.glob takes no absolute pattern
     found = [pattern.storage.place(name).facts() for name in matches]
     return [file for file in found if file and not file.is_directory]
+
+
+def _named_like(pattern: Place) -> list[Facts]:
+    """The files that the last part of a place means as a pattern; the directory is taken by its very name.
+
+    As in a shell, what is hidden is meant only by a pattern that begins with a dot.
+    """
+    hidden = pattern.name.startswith(".")
+    return [file for file in pattern.parent.files(pattern.name) if hidden or not file.name.startswith(".")]
 
 
 def split_rows(file: Place | Path, *, rows: int, most: int) -> list[Unit]:

@@ -23,7 +23,17 @@ from pyspark.sql.types import (
 
 from sparknet.errors import DataError
 
-__all__ = ["Kind", "as_number", "as_numbers", "as_word", "checked", "find_column", "kind_of", "row_name"]
+__all__ = [
+    "Kind",
+    "as_nested_numbers",
+    "as_number",
+    "as_numbers",
+    "as_word",
+    "checked",
+    "find_column",
+    "kind_of",
+    "row_name",
+]
 
 Kind = Literal["bytes", "image", "numbers", "number", "word", "other"]
 """Binary, Spark's struct of an image, a vector or (nested) array of numbers, one number or boolean, a word, or what
@@ -80,6 +90,11 @@ def as_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
     return column.cast(ArrayType(FloatType()))
 
 
+def as_nested_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
+    """A vector as array<float>, or an array of numbers with its nesting, whose lists can so be held to a shape."""
+    return column.cast(_floats(kind)) if isinstance(kind, ArrayType) else as_numbers(column, kind)
+
+
 def as_word(column: SparkColumn) -> SparkColumn:
     """A text, number or boolean as a word without spaces around it."""
     return F.trim(column.cast("string"))
@@ -105,6 +120,10 @@ def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str)
     # the new line keeps off the message.
     raised = F.raise_error(F.concat(F.lit("sparknet.errors.DataError: "), *pieces, F.lit("\n")))
     return F.when(holds, value).otherwise(raised)
+
+
+def _floats(kind: DataType) -> DataType:
+    return ArrayType(_floats(kind.elementType)) if isinstance(kind, ArrayType) else FloatType()
 
 
 def _innermost(kind: DataType) -> DataType:

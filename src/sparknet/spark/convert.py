@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from py4j.protocol import Py4JError
 from pyspark import TaskContext
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, FloatType
+from pyspark.sql.utils import is_remote
 
 from sparknet.config import Data, decode, encode
 from sparknet.data.conversion import ConversionPlan, Converted, Piece, Reading, write_database
@@ -23,7 +26,7 @@ from sparknet.data.storage import Place, Storage
 from sparknet.errors import DataError
 from sparknet.spark.frames import select_columns
 from sparknet.spark.prepare import image_form
-from sparknet.spark.sources import expected_rows, read_source
+from sparknet.spark.sources import FORMATS, locate, read_source
 from sparknet.spark.tables import learn
 from sparknet.spark.tasks import collect_reports, run_job
 from sparknet.spark.translate import spark_errors
@@ -31,6 +34,7 @@ from sparknet.spark.translate import spark_errors
 __all__ = ["Conversion", "to_lmdb", "to_parquet"]
 
 _MOST_EXAMPLES = 10
+_NO_FILE_SYSTEM = ("No FileSystem for scheme", "S3AFileSystem not found")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +54,8 @@ def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, te
 
     Args:
         spark: the session.
-        data: source, columns, and what becomes of encoded images: `resize`, `keep`, `channel_order` (bgr if not
-            given).
+        data: source, columns, and what becomes of encoded images: `keep`, and for pixels `resize` and
+            `channel_order` (bgr if not given).
         target: directory or URI that every worker reaches; nothing must be there.
         partitions: databases; fewer where there are fewer rows.
         testing: the rows of `data.validation_path` in place of those of `data.path`.
@@ -63,8 +67,8 @@ def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, te
     data = replace(data, channel_order=data.channel_order or "bgr")
     place = _free_place(data, target)
     frame = _selected(spark, data, testing=testing)
-    # A shuffle for more partitions, and none for fewer, which keeps the order of the rows.
-    many = frame.rdd.getNumPartitions() < partitions
+    # A shuffle for more partitions, and none for fewer, which keeps the order of the rows. Connect does not tell.
+    many = partitions > 1 and (is_remote() or frame.rdd.getNumPartitions() < partitions)
     frame = frame.repartition(partitions) if many else frame.coalesce(partitions)
     draft = _Draft(place=place, hidden=uuid.uuid4().hex, alone=partitions == 1)
     plan = _DatabasePlan(rows=_plan(data, testing=testing), draft=draft)
@@ -98,6 +102,8 @@ def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testi
         ClusterError: Spark failed.
     """
     place = _free_place(data, target)
+    with spark_errors(f"looking at {place}"):
+        _check_reach(spark, place)
     frame = _selected(spark, data, testing=testing)
     counted = {
         report.slot: report.values["rows"]
@@ -120,7 +126,8 @@ def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testi
     ordered = whole.repartition(keys, "key").sortWithinPartitions("key", "id")
 
     def write() -> dict[str, Any]:
-        ordered.write.partitionBy("key").parquet(place.uri)
+        # Without a scheme Spark takes its default file system, which on a cluster is seldom the local one.
+        ordered.write.partitionBy("key").parquet(f"file://{place.local}" if place.local else place.uri)
         return seen.get
 
     try:
@@ -145,6 +152,28 @@ def _free_place(data: Data, target: str) -> Place:
     return place
 
 
+def _check_reach(spark: SparkSession, place: Place) -> None:
+    """Find out whether Spark itself reaches a place, where it will find nothing.
+
+    Raises:
+        DataError: it has no library for it.
+    """
+    if place.local is not None:
+        return
+    try:
+        _ = spark.read.text(place.uri).schema
+    except (PySparkException, Py4JError) as error:
+        if any(sign in str(error) for sign in _NO_FILE_SYSTEM):
+            scheme = place.uri.split("://", 1)[0]
+            raise DataError(
+                f"{place}: this Spark has nothing to write {scheme}:// with, and it is Spark that writes Parquet: "
+                "name the place as s3a:// and start Spark with the hadoop-aws package of its Hadoop version "
+                "(spark.jars.packages), or write to a directory"
+            ) from None
+        if not isinstance(error, AnalysisException):
+            raise
+
+
 def _selected(spark: SparkSession, data: Data, *, testing: bool) -> DataFrame:
     with spark_errors(f"reading {data.path or data.source}"):
         frame = read_source(spark, data, validation=testing)
@@ -152,13 +181,16 @@ def _selected(spark: SparkSession, data: Data, *, testing: bool) -> DataFrame:
 
 
 def _plan(data: Data, *, testing: bool) -> ConversionPlan:
-    rows = expected_rows(data)
+    source = FORMATS.get(data.source)
+    rows = source.describe(locate(data, validation=testing)) if source else None
     return ConversionPlan(
         input=InputPlan(
             name=data.image,
             shape=data.shape or (rows.input.shape if rows else ()),
             form=image_form(data, validation=testing),
-            resize=data.resize,
+            # Files that are kept may be of any size: they are decoded to see that they are whole.
+            resize=(1, 1) if data.keep == "encoded" else data.resize,
+            threads=data.threads,
         ),
         label=data.label,
         keep=data.keep,

@@ -41,12 +41,11 @@ class _Source(DataSource):
         split = self.options.get("split", "train")
         if split != "train" and split != "test":
             raise DataError(f"option split is {split!r}; it must be 'train' or 'test'")
-        endpoint = self.options.get("s3Endpoint") or self.options.get("s3_endpoint", "")
         return Location(
             path=self.options.get("path", ""),
             split=split,
             labels=self.options.get("labels", ""),
-            storage=Storage(s3_endpoint=endpoint),
+            storage=Storage(s3_endpoint=self.options.get("s3Endpoint", "")),
         )
 
 

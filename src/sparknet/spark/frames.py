@@ -13,7 +13,7 @@ from sparknet.config import Data
 from sparknet.data.fingerprint import describe_files
 from sparknet.data.table import TableEncoding
 from sparknet.errors import DataError
-from sparknet.spark.cells import as_number, as_numbers, as_word, find_column, kind_of, row_name
+from sparknet.spark.cells import as_nested_numbers, as_number, as_word, find_column, kind_of, row_name
 from sparknet.spark.table_input import label_numbers, table_input, table_pieces
 from sparknet.spark.tables import plain_encoding
 
@@ -35,9 +35,9 @@ def select_columns(
         table: what `learn` found out about `data.features` and the label.
 
     Returns:
-        input binary, Spark's struct of an image, array<float> or float; label bigint; validation boolean, unless
-        a fraction is drawn; error string and name string, for sources that read on after a damaged record: error
-        is null for whole rows.
+        input binary, Spark's struct of an image, array<float>, nested as it was, or float; label bigint; validation
+        boolean, unless a fraction is drawn; error string and name string, for sources that read on after a damaged
+        record: error is null for whole rows.
 
     Raises:
         DataError: a column is missing or of a type that cannot be used. A cell that cannot be used raises it when
@@ -100,7 +100,7 @@ def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: 
     label = _label(frame, data.label, encoding)
     rest = [_marks(frame, mark)] if mark else []
     if data.source in DAMAGED_ROWS and "error" in frame.columns:
-        rest += [F.col("error"), F.col("name")]
+        rest += [F.col(own) for own in ("error", "name") if own in frame.columns]
     if encoding == TableEncoding():
         return frame.select(_input(frame, data.image), label, *rest)
     pieces = table_pieces(frame, encoding.features)
@@ -122,7 +122,7 @@ def _input(frame: DataFrame, name: str) -> SparkColumn:
         case "bytes" | "image":
             return column.alias("input")
         case "numbers":
-            return as_numbers(column, kind).alias("input")
+            return as_nested_numbers(column, kind).alias("input")
         case "number":
             return as_number(column).alias("input")
         case _:

@@ -29,6 +29,7 @@ from sparknet.spark.frames import select_columns
 from sparknet.spark.prepare import image_form, prepare
 from sparknet.spark.sources import read_source
 from sparknet.spark.tasks import collect_reports, numbered
+from sparknet.spark.translate import spark_errors
 from sparknet.training.build_objective import build_objective, build_test_objective
 from sparknet.training.chores import as_fields
 from sparknet.training.evaluate import Cuts, evaluate_part
@@ -152,18 +153,20 @@ def measure_source(
         ClusterError: Spark failed.
     """
     data, second = config.data, bool(config.data.validation_path)
-    rows = read_source(spark, data, validation=second)
-    frame = select_columns(rows, data, validation=None, table=model.description.table)
+    where, share = data.validation_path or data.path or data.source, data.corrupt_share
+    with spark_errors(f"reading {where}"):
+        rows = read_source(spark, data, validation=second)
+        frame = select_columns(rows, data, validation=None, table=model.description.table)
+        form = image_form(data, validation=second)
     tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
     reading = InputPlan(
         name=data.image,
         shape=model.description.input.shape,
-        form=image_form(data, validation=second),
+        form=form,
         resize=data.resize,
         threads=data.threads,
     )
     plan = replace(_plan(model, config), test_net_only=test_net_only, input=reading)
-    where, share = data.validation_path or data.source, data.corrupt_share
     return _measured(tasks, functools.partial(measure_rows, plan), where=where, corrupt_share=share)
 
 
@@ -171,14 +174,14 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
     """The task on prepared rows: `batches` hold the numbers of the parts to measure."""
     directory = Path(plan.data_dir)
     manifest = Manifest.load(directory)
-    table = manifest.validation_table(directory)
+    table = manifest.validation_table(directory, threads=plan.config.data.threads)
     columns = (manifest.input.name, manifest.label.name)
     objective = plan.objective()
     cuts = _cuts(objective, manifest, plan.config)
     parts = cuts.count_parts(plan.config.run.workers)
     began = time.perf_counter()
-    for batch in batches:
-        for number in batch.column(0).to_pylist():
+    with table:
+        for number in (number for batch in batches for number in batch.column(0).to_pylist()):
             part = (number, parts)
             found = evaluate_part(objective, table, plan.normalise, cuts=cuts, part=part, columns=columns)
             yield {**encode(found), "until_seconds": time.perf_counter() - began}
@@ -233,8 +236,8 @@ class _Rows:
 
 def _build(description: Description, *, test_net_only: bool = False) -> Objective:
     if test_net_only:
-        return build_test_objective(description.net, description)
-    return build_objective(description.net, description, batch_size=1, seed=0)
+        return build_test_objective(description.net, description.seen)
+    return build_objective(description.net, description.seen, batch_size=1, seed=0)
 
 
 def _cuts(objective: Objective, manifest: Manifest, config: RunConfig) -> Cuts:

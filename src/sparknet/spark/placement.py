@@ -84,6 +84,7 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
     beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
     groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)
     worker: Worker | None = None
+    tables = contextlib.ExitStack()
 
     def beat() -> Pulse:
         progress = worker.progress if worker is not None else 0
@@ -91,7 +92,7 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
 
     beats = Heartbeats(beat, groups.abort, timeout)
     try:
-        worker = _prepare(plan, who, client=client, groups=groups, beats=beats)
+        worker = _prepare(plan, who, client=client, groups=groups, beats=beats, tables=tables)
         with beats:
             worker.run()
     except Exception as error:
@@ -106,6 +107,8 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
         if not fatal:
             raise
     finally:
+        # Spark uses this process again for other tasks: threads that decode must not pile up in it.
+        tables.close()
         client.close()
         beat_client.close()
 
@@ -123,14 +126,23 @@ def keep_freed_memory() -> None:
         malloc.mallopt(-8, 1)  # M_ARENA_MAX: the loader's threads use that heap too, and not ones of their own
 
 
-def _prepare(plan: WorkerPlan, who: Register, *, client: DriverClient, groups: Groups, beats: Heartbeats) -> Worker:
+def _prepare(
+    plan: WorkerPlan,
+    who: Register,
+    *,
+    client: DriverClient,
+    groups: Groups,
+    beats: Heartbeats,
+    tables: contextlib.ExitStack,
+) -> Worker:
+    """The worker with all that it needs; `tables` is given what must be closed at its end."""
     config, directory = plan.config, Path(plan.data_dir)
     torch.set_num_threads(config.cluster.threads_per_worker)
     keep_freed_memory()
     manifest = Manifest.load(directory)
     threads = config.data.threads
-    train = manifest.train_table(directory, threads=threads)
-    validation = manifest.validation_table(directory, threads=threads)
+    train = tables.enter_context(manifest.train_table(directory, threads=threads))
+    validation = tables.enter_context(manifest.validation_table(directory, threads=threads))
     columns = (manifest.input.name, manifest.label.name)
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     rows = seen_rows(manifest, config.data)

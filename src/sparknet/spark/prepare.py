@@ -3,10 +3,7 @@
 The shards are written into a hidden directory beside the final one, which appears complete or not at all.
 """
 
-import errno
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,13 +16,12 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from sparknet.config import Data, decode, encode
-from sparknet.data.columns import Column, ImageForm
+from sparknet.data.assembly import Origin, assemble, discard, publish
+from sparknet.data.columns import ImageForm
 from sparknet.data.fingerprint import describe_files, fingerprint
 from sparknet.data.inputs import Damage, InputPlan
-from sparknet.data.manifest import FORMAT_VERSION, Manifest, save_mean_image
-from sparknet.data.partition import PartitionPlan, PartitionReport, ShardReport, write_partition
-from sparknet.data.shards import Shard
-from sparknet.data.statistics import Statistics
+from sparknet.data.manifest import FORMAT_VERSION, Manifest
+from sparknet.data.partition import PartitionPlan, PartitionReport, write_partition
 from sparknet.data.table import TableEncoding
 from sparknet.errors import DataError
 from sparknet.spark.frames import describe_file_source, describe_frame, select_columns
@@ -92,6 +88,12 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
         form = image_form(data, validation=False)
         if source:
             rows = source.describe(locate(data, validation=False))
+            if second and rows.encoded != source.describe(locate(data, validation=True)).encoded:
+                files, pixels = (data.path, data.validation_path)[:: 1 if rows.encoded else -1]
+                raise DataError(
+                    f"{files} holds encoded images and {pixels} pixels; both must be of one kind: write one of them "
+                    "anew with sparknet data to-lmdb"
+                )
             data = replace(data, shape=data.shape or rows.input.shape, classes=data.classes or rows.classes)
             sides = [describe_files(source_files(data, validation=side)) for side in (False, True)[: 1 + second]]
         else:
@@ -116,9 +118,10 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
 def prepare_frame(
     spark: SparkSession, frame: DataFrame, data: Data, *, store: Path, seed: int, workers: int = 1
 ) -> tuple[Path, Manifest]:
-    """Turn the rows of any DataFrame into shards, as `prepare` does; `data.source` and `path` play no part.
+    """Turn the rows of any DataFrame into shards, as `prepare` does; `data.path` plays no part.
 
-    The frame is known again within its Spark application only.
+    The frame is known again within its Spark application only. Its columns `name` and `error` tell of damaged rows
+    where `data.source` is of a kind that reads on after them.
 
     Raises:
         DataError: as for `prepare`; also for `data.validation_path`, since a frame has no second source.
@@ -162,7 +165,9 @@ def image_form(data: Data, *, validation: bool) -> ImageForm | None:
     return _form(data)
 
 
-def _form(data: Data) -> ImageForm:
+def _form(data: Data) -> ImageForm | None:
+    if data.features:
+        return None  # they are numbers and words
     return ImageForm(order=data.channel_order or "rgb", resize_mode=data.resize_mode)
 
 
@@ -178,6 +183,9 @@ def _prepared(task: _Task) -> tuple[Path, Manifest]:
             f"{directory}: holds data with fingerprint {manifest.fingerprint}, not {digest}: "
             f"delete {directory} to prepare the data again"
         )
+    # They may have been prepared when more was allowed.
+    damage = Damage(rows=manifest.skipped, examples=manifest.skipped_examples)
+    damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=task.data.corrupt_share)
     manifest.train_table(directory).verify()
     manifest.validation_table(directory).verify()
     if manifest.train_rows < task.workers:
@@ -208,7 +216,7 @@ def _digest(task: _Task) -> str:
             "columns": [data.image, data.features, data.label, data.validation_column],
             "shape": data.shape,
             "classes": data.classes,
-            "images": [encode(task.form) if task.form else None, data.resize, data.keep],
+            "images": [encode(task.form), data.resize, data.keep] if task.form else None,
             "fraction": data.validation_fraction,
             "seed": _split_seed(task),
             "shard_megabytes": data.shard_megabytes,
@@ -230,36 +238,20 @@ def _make(task: _Task, directory: Path, *, digest: str) -> None:
             f"{task.store}: the store cannot be written: {error}; set data.store to a directory that can"
         ) from error
     try:
-        written = _run_job(task, hidden)
-        _assemble(task, hidden, written, digest=digest)
-        _publish(hidden, directory)
+        reports, table = _run_job(task, hidden)
+        origin = Origin(source=task.source, fingerprint=digest, seed=_split_seed(task), table=table)
+        assemble(hidden, reports, task.data, origin=origin)
+        publish(hidden, directory)
     except OSError as error:
         raise DataError(
             f"{task.store}: the store cannot be written: {error}; free space or set data.store"
         ) from error
     finally:
-        _discard(hidden)
+        discard(hidden)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Written:
-    """What the job has found and made."""
-
-    table: TableEncoding | None
-    reports: list[PartitionReport]
-    """By partition."""
-
-    @property
-    def damage(self) -> Damage:
-        """Of all partitions."""
-        return sum((report.damage for report in self.reports), Damage())
-
-    def shards(self, split: str) -> list[ShardReport]:
-        """The shards of a split."""
-        return [shard for report in self.reports for shard in report.shards if shard.split == split]
-
-
-def _run_job(task: _Task, hidden: Path) -> _Written:
+def _run_job(task: _Task, hidden: Path) -> tuple[list[PartitionReport], TableEncoding | None]:
+    """Write the shards; what became of each partition, in order, and what was learned of a table."""
     data, doing = task.data, "preparing the data"
     plan = _plan(task, hidden)
     with spark_errors(doing):
@@ -272,7 +264,7 @@ def _run_job(task: _Task, hidden: Path) -> _Written:
 
         rows = run_job(task.spark, collect, doing=doing)
     reports = [decode(PartitionReport, json.loads(row.report)) for row in rows]
-    return _Written(table=table, reports=sorted(reports, key=lambda report: report.partition))
+    return sorted(reports, key=lambda report: report.partition), table
 
 
 def _plan(task: _Task, hidden: Path) -> PartitionPlan:
@@ -303,125 +295,3 @@ def _write_shards(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Ite
     report = write_partition(plan, batches, partition=context.partitionId())
     if report:
         yield pa.record_batch({"report": [json.dumps(encode(report))]})
-
-
-def _assemble(task: _Task, hidden: Path, written: _Written, *, digest: str) -> None:
-    """Give the reported shards their names, remove what failed attempts left, and write the manifest."""
-    damage = written.damage
-    rows = sum(shard.rows for report in written.reports for shard in report.shards)
-    damage.check(rows + damage.rows, share=task.data.corrupt_share)
-    column = _common_column(written.reports, name=task.data.image)
-    parts = {split: written.shards(split) for split in ("train", "validation")}
-    for split, part in parts.items():
-        if not part:
-            raise DataError(f"the {split} set is empty; {_empty_remedy(task.data, split)}")
-    train = _train_statistics(hidden, written, shape=column.shape)
-    classes = task.data.classes or _count_classes(written)
-    counts = [*train.label_counts.tolist(), *[0] * (classes - len(train.label_counts))]
-    shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
-    _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
-    save_mean_image(hidden, train.mean_image)
-    Manifest(
-        input=column,
-        label=Column(name=task.data.label, dtype="int64", shape=()),
-        train=shards["train"],
-        validation=shards["validation"],
-        classes=classes,
-        train_label_counts=tuple(counts),
-        channel_mean=train.channel_mean,
-        channel_std=train.channel_std,
-        source=task.source,
-        fingerprint=digest,
-        seed=_split_seed(task),
-        skipped=damage.rows,
-        skipped_examples=damage.examples,
-        table=written.table,
-    ).save(hidden)
-    _sync_directory(hidden)
-
-
-def _common_column(reports: list[PartitionReport], *, name: str) -> Column:
-    columns = [report.column for report in reports if report.column]
-    if not columns:
-        whole = "whole " if any(report.damage.rows for report in reports) else ""
-        raise DataError(
-            f"the data have no {whole}rows; training needs at least one: check data.path and its filters"
-        )
-    other = next((column for column in columns if column != columns[0]), None)
-    if other:
-        raise DataError(
-            f"column {name} has rows of shape {columns[0].shape} in one partition and {other.shape} in another; "
-            "all must be of one: correct the rows or set data.shape, for images data.resize"
-        )
-    return columns[0]
-
-
-def _count_classes(written: _Written) -> int:
-    """One more than the largest label, or as many as there are words."""
-    if written.table and written.table.label_words:
-        return len(written.table.label_words)
-    return 1 + max(shard.largest_label for report in written.reports for shard in report.shards)
-
-
-def _remove_others(hidden: Path, named: set[str]) -> None:
-    for left in hidden.iterdir():
-        if left.name not in named:
-            left.unlink()
-
-
-def _empty_remedy(data: Data, split: str) -> str:
-    if data.validation_column:
-        marks = "false" if split == "train" else "true"
-        return f"no row has {data.validation_column} = {marks}: mark some, or set data.validation_fraction"
-    if data.validation_path:
-        path = data.path if split == "train" else data.validation_path
-        return f"{path} has no rows: correct the path"
-    return f"validation_fraction is {data.validation_fraction:g} of too few rows: set data.validation_fraction"
-
-
-def _train_statistics(hidden: Path, written: _Written, *, shape: tuple[int, ...]) -> Statistics:
-    missing = [shard.name for shard in written.shards("train") if not (hidden / shard.name).exists()]
-    if missing:
-        raise DataError(
-            f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; set data.store "
-            "to a directory that the driver and every worker share"
-        )
-    parts = (Statistics.load(hidden / report.sums) for report in written.reports if report.sums)
-    return Statistics.merged(parts, shape=shape)
-
-
-def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
-    shards: list[Shard] = []
-    for number, report in enumerate(part):
-        name = f"{report.split}-{number:05d}.arrow"
-        (hidden / report.name).rename(hidden / name)
-        shards.append(Shard(path=name, rows=report.rows))
-    return tuple(shards)
-
-
-def _publish(hidden: Path, directory: Path) -> None:
-    try:
-        hidden.rename(directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return  # somebody else prepared the same meanwhile: theirs is as good
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _discard(hidden: Path) -> None:
-    """Remove what is left of the hidden directory; after success nothing is."""
-    for _ in range(5):
-        if not hidden.exists():
-            return
-        # A task that is being cancelled may add a file while the directory is emptied: then once more.
-        shutil.rmtree(hidden, ignore_errors=True)
-    raise DataError(f"{hidden}: cannot be removed; delete it by hand")

@@ -246,7 +246,9 @@ class _Run:
         for note in rounding_notes(config, rounds):
             self._tell("note", message=note)
         if manifest.skipped:
-            told = f"{manifest.skipped:,} damaged rows were left out, the first: {manifest.skipped_examples[0]}"
+            told = (
+                f"damaged rows that were left out: {manifest.skipped:,}; the first: {manifest.skipped_examples[0]}"
+            )
             self._tell("note", level="warning", message=told)
         self._tell(
             "run_started",

@@ -189,6 +189,12 @@ def _words(name: str, values: set[str], most: int) -> tuple[str, ...]:
             f"column {name} has more than {most} different words ({some}, …); each would be a class or a number of "
             "its own: name other columns, or convert it to numbers"
         )
+    damaged = next((value for value in sorted(values) if "\ufffd" in value), None)
+    if damaged is not None:
+        raise DataError(
+            f"column {name} has the word {damaged!r}, in which a letter was not UTF-8: words that differ in such "
+            "letters alone would be one; convert the file to UTF-8"
+        )
     return tuple(sorted(values))
 
 

@@ -15,11 +15,13 @@ from sparknet.training.solver.files import find_file
 
 __all__ = ["NetSources", "data_source"]
 
+_GLOB = set("*?[")
 _DIRECTORIES = ("cifar10", "mnist")
 """Kinds whose standard directories hold test files too."""
 _PREPARED_TESTS = "ILSVRC2012_img_val"
 """What a standard directory of tar files has for tests."""
 _DIGITS_HELD_OUT = 0.2
+_HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_fraction")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,7 @@ def data_source(
     Raises:
         ConfigError: the kind is not known, a path is missing or too many, or the net names no rows.
     """
-    held_out = any(setting.strip().startswith("data.validation_") for setting in overrides)
+    held_out = any(_key(setting) in _HELD_OUT for setting in overrides)
     resize = {"resize": net.resize()} if net is not None and net.resize() else {}
     if source is None:
         return resize | _of_layers(net, testing=testing, held_out=held_out)
@@ -135,11 +137,16 @@ def _kind_and_path(source: str) -> tuple[str, str]:
 
 
 def _has_tests(kind: str, path: str, overrides: Sequence[str]) -> bool:
-    if kind in _DIRECTORIES:
-        return Path(path).is_dir() or not Path(path).exists()
-    if kind != "image_tar":
+    if kind not in (*_DIRECTORIES, "image_tar"):
         return False
-    pairs = (setting.partition("=") for setting in overrides)
-    endpoints = [value.strip().strip("'\"") for key, _, value in pairs if key.strip() == "data.s3_endpoint"]
-    place = Storage(s3_endpoint=endpoints[-1] if endpoints else "").place(path)
-    return (place / _PREPARED_TESTS).facts() is not None
+    endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
+    place = Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path)
+    if kind == "image_tar":
+        return (place / _PREPARED_TESTS).facts() is not None
+    here = place.facts()
+    return here.is_directory if here else not _GLOB & set(path)  # what is missing, the source itself names
+
+
+def _key(setting: str) -> str:
+    """What an override sets."""
+    return setting.partition("=")[0].strip()

@@ -9,7 +9,7 @@ from sparknet.nets.spec import NetSpec
 from sparknet.nets.weights.trained import load_listed
 from sparknet.training.build_objective import build_test_objective
 from sparknet.training.caffe_run import self_contained
-from sparknet.training.intake import RowKind, input_rows, seen_rows
+from sparknet.training.intake import RowKind, input_rows
 from sparknet.training.model import Description, Model
 from sparknet.training.preprocessing import file_normalise
 
@@ -42,7 +42,7 @@ def caffe_model(config: RunConfig, rows: RowKind | None, *, weights: str) -> Tes
         ConfigError: nothing tells the rows' shape, or a mean file is missing.
     """
     kind = _description(config, rows)
-    objective = build_test_objective(config.net, seen_rows(kind, config.data))
+    objective = build_test_objective(config.net, kind.seen)
     normalise = file_normalise(config, objective, kind.input.shape)
     missing = load_listed(objective.test, weights)
     if missing:

@@ -25,6 +25,7 @@ from sparknet.data.table import TableEncoding
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.build_objective import build_objective
 from sparknet.training.checkpoint import WEIGHTS
+from sparknet.training.intake import RowKind, seen_rows
 from sparknet.training.state import load_weights
 
 __all__ = ["Description", "Model", "describe", "load_model", "save_model"]
@@ -42,6 +43,11 @@ class Description:
     """How the training data were read: the default for testing."""
     table: TableEncoding | None = None
     """How columns of words became numbers; None where rows have the input and the label as they are."""
+
+    @property
+    def seen(self) -> RowKind:
+        """What the net itself is fed: rows like `input`, after `data.crop`."""
+        return seen_rows(self, self.data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +117,7 @@ def load_model(directory: Path) -> Model:
         ) from error
     except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
-    module = build_objective(description.net, description, batch_size=1, seed=0).module
+    module = build_objective(description.net, description.seen, batch_size=1, seed=0).module
     try:
         load_weights(module, weights)
     except CheckpointError as error:

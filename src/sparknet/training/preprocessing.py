@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from sparknet.config import Data, RunConfig
@@ -27,6 +27,7 @@ from sparknet.training.objective import Objective
 __all__ = ["Preprocessing", "check_preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
 
 _FILE = "preprocess.safetensors"
+_MEANS = ("train.mean_file", "test.mean_file")
 _PHASES: tuple[PhaseName, PhaseName] = ("TRAIN", "TEST")
 _ROWS_OWN = "--set data.mean=image takes the training rows' own mean image instead"
 _NO_MEAN = "--set data.mean=none takes none off"
@@ -38,6 +39,8 @@ class Preprocessing:
 
     train: Normalise
     test: Normalise
+    mean_files: tuple[str | None, str | None] = ("", "")
+    """The files that the two means come from: "" for none, None where that was not kept."""
 
     def save(self, run_dir: Path) -> None:
         """Keep it, so that a resumed run needs none of the files that it was made from.
@@ -52,13 +55,17 @@ class Preprocessing:
         }
         draft = run_dir / f".{_FILE}"
         try:
-            save_file(arrays, draft)
+            save_file(arrays, draft, metadata=self._told())
             draft.replace(run_dir / _FILE)
         except (OSError, SafetensorError) as error:
             draft.unlink(missing_ok=True)
             raise RunDirError(
                 f"{run_dir / _FILE} cannot be written: {error}; make room there, then resume"
             ) from error
+
+    def _told(self) -> dict[str, str]:
+        pairs = zip(_MEANS, self.mean_files, strict=True)
+        return {name: file for name, file in pairs if file is not None}
 
     @classmethod
     def load(cls, run_dir: Path) -> "Preprocessing | None":
@@ -72,10 +79,12 @@ class Preprocessing:
             return None
         try:
             arrays = load_file(path)
+            with safe_open(path, framework="np") as file:
+                told: dict[str, str] = file.metadata() or {}
             train, test = (Normalise.from_arrays(_under(arrays, state)) for state in ("train.", "test."))
         except (OSError, SafetensorError, DataError) as error:
             raise RunDirError(f"{path} is damaged: {error}; delete it, then resume the run") from error
-        return cls(train=train, test=test)
+        return cls(train=train, test=test, mean_files=(told.get(_MEANS[0]), told.get(_MEANS[1])))
 
 
 def make_preprocessing(
@@ -99,22 +108,23 @@ def make_preprocessing(
     data, shape = config.data, manifest.input.shape
     seen_rows(manifest, data)
     kept = Preprocessing.load(run_dir)
-    states: list[Normalise] = []
+    states, files = list[Normalise](), list[str]()
     for place, phase in enumerate(_PHASES):
         blob = _image_blob(objective, place)
         plain = _plain(data, blob, phase)
         of_rows = Normalise.from_manifest(
             manifest, directory, mean=data.mean or "channel", scale=plain.scale, std=data.std
         )
+        file = "" if _rows_say_mean(config) else _mean_file(data, blob)
         if _rows_say_mean(config):
             mean = of_rows.mean
-        elif kept is not None and _mean_is_in_file(data, blob):
-            mean = (kept.train, kept.test)[place].mean
         else:
-            mean = _named_mean(data, blob, shape, remedy=_ROWS_OWN)
+            mean = _kept_mean(kept, place, file=file, shape=shape)
+            mean = _named_mean(data, blob, shape, remedy=_ROWS_OWN) if mean is None else mean
         std = _named_std(data, shape) if data.std_values else of_rows.std
         states.append(replace(plain, mean=mean, std=std))
-    made = Preprocessing(train=states[0], test=states[1])
+        files.append(file)
+    made = Preprocessing(train=states[0], test=states[1], mean_files=(files[0], files[1]))
     made.save(run_dir)
     return made
 
@@ -213,8 +223,19 @@ def _rows_say_mean(config: RunConfig) -> bool:
     return data.mean is not None or not (config.net.prototxt or data.mean_values or data.mean_file)
 
 
-def _mean_is_in_file(data: Data, blob: InputBlob | None) -> bool:
-    return bool(data.mean_file or (not data.mean_values and blob is not None and blob.transform.mean_file))
+def _mean_file(data: Data, blob: InputBlob | None) -> str:
+    """The file that `_named_mean` would read; "" for none."""
+    if data.mean_file or data.mean_values or blob is None:
+        return data.mean_file
+    return blob.transform.mean_file
+
+
+def _kept_mean(kept: Preprocessing | None, place: int, *, file: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """What the run has kept of a mean file; None if that was another one, or of other rows."""
+    if kept is None or not file or kept.mean_files[place] not in (None, file):
+        return None
+    mean = (kept.train, kept.test)[place].mean
+    return mean if mean is not None and mean.shape == shape else None
 
 
 def _named_mean(data: Data, blob: InputBlob | None, shape: tuple[int, ...], *, remedy: str) -> np.ndarray | None:
