@@ -91,8 +91,8 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
             if second and rows.encoded != source.describe(locate(data, validation=True)).encoded:
                 files, pixels = (data.path, data.validation_path)[:: 1 if rows.encoded else -1]
                 raise DataError(
-                    f"{files} holds encoded images and {pixels} pixels; both must be of one kind: write one of them "
-                    "anew with sparknet data to-lmdb"
+                    f"{files} holds encoded images and {pixels} pixels; both must be of one kind: write one of "
+                    "them anew with sparknet data to-lmdb"
                 )
             data = replace(data, shape=data.shape or rows.input.shape, classes=data.classes or rows.classes)
             sides = [describe_files(source_files(data, validation=side)) for side in (False, True)[: 1 + second]]
