@@ -11,8 +11,10 @@ from prepared import as_set, open_prepare_session, rows_of, write_parquet
 from encoded import png
 from formats import random_rows
 from sparknet.config import Data
+from sparknet.data import datum
 from sparknet.data.columns import ImageForm
 from sparknet.data.decode import decode_into
+from sparknet.data.lmdb_writer import DatabaseWriter
 from sparknet.errors import DataError
 from sparknet.spark import prepare as preparation
 from sparknet.spark.prepare import prepare, prepare_frame
@@ -103,6 +105,18 @@ def test_images_of_one_size_say_their_shape_and_others_are_refused(spark, store,
     other = replace(data, path=photos(tmp_path / "q", files, labels))
     with pytest.raises(DataError, match=r"is an image of 5 x 6 \(height x width\); 5 x 4 is .*set data.resize"):
         prepare(spark, other, store=store, seed=0)
+
+
+def test_pixels_and_encoded_images_are_not_mixed(spark, store, tmp_path):
+    with DatabaseWriter(tmp_path / "pixels") as writer:
+        writer.append(datum.write(shape=(3, 4, 4), data=bytes(48), label=0))
+    with DatabaseWriter(tmp_path / "files") as writer:
+        writer.append(datum.write(data=png(random_rows(1, (3, 4, 4))[0][0]), label=0, encoded=True))
+    names = [str(tmp_path / name) for name in ("pixels", "files")]
+    for path, other in (names, names[::-1]):
+        data = Data(source="lmdb", path=path, validation_path=other)
+        with pytest.raises(DataError, match=r"files holds encoded images and .*pixels pixels; both must be of one"):
+            prepare(spark, data, store=store, seed=0)
 
 
 def test_partitions_of_images_of_different_sizes(spark, store, tmp_path):

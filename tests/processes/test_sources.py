@@ -208,6 +208,18 @@ def test_classes_of_test_images_are_the_training_images(spark, tmp_path):
     ]
 
 
+def test_the_first_whole_image_tells_the_size_of_all(tmp_path):
+    write_folder(tmp_path / "images", {"a": ["1.jpg", "2.jpg"]})
+    (tmp_path / "images" / "a" / "0.jpg").write_bytes(jpeg(1)[:40])
+    data = at(tmp_path / "images", "image_folder")
+    assert expected_rows(data).input.shape == (3, 4, 6)
+    assert expected_rows(replace(data, resize=(8, 9))).input.shape == (3, 8, 9)
+    write_tar(tmp_path / "tar" / "ILSVRC2012_img_val" / "a.tar", {"x.jpg": jpeg(2)})
+    (tmp_path / "tar" / "val.txt").write_text("x.jpg 1\n")
+    held_out = at(tmp_path / "tar", "image_tar")
+    assert expected_rows(held_out, validation=True).input.shape == (3, 4, 6), "there are no training rows"
+
+
 def test_csv_with_and_without_a_header(spark, tmp_path):
     (tmp_path / "a.csv").write_text("age, work, y\n 39, State-gov , 0\n50, ?, 1\n")
     frame = read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)

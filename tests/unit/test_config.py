@@ -93,6 +93,12 @@ RULES = [
     ("data.classes=1", r"data\.classes is 1; it must be at least 2"),
     ("data.shard_megabytes=0", r"data\.shard_megabytes is 0\.0; it must exceed 0"),
     ("data.scale=0", r"data\.scale is 0\.0; 0 would erase every input"),
+    ("data.resize=[8]", r"data\.resize is \[8\]; it must be \[height, width\]"),
+    ("data.crop=-1", r"data\.crop is -1; it must be at least 0"),
+    ("data.threads=0", r"data\.threads is 0; it must be at least 1"),
+    ("data.corrupt_share=1.5", r"data\.corrupt_share is 1\.5; it is a share: from 0 to 1"),
+    ("data.labels='x'", r"data\.labels and data\.validation_labels.*source digits has its labels with its rows"),
+    ("data.std_values=[0.0]", r"data\.std_values is \[0\.0\]; inputs are divided by them: each must exceed 0"),
     ("net.name=''", r"net\.name and net\.prototxt is \('', ''\); exactly one must be given: a zoo entry"),
     ("net.prototxt='a.prototxt'", r"net\.name and net\.prototxt is \('digits_cnn', 'a\.prototxt'\); exactly one"),
     ("run.eval_batches=0", r"run\.eval_batches is 0; it must be at least 1"),
@@ -306,3 +312,21 @@ def test_files_read_back_as_written(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("config") / "run.toml"
     write_config(config, path)
     assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": (3, 8, 8), "resize": (9, 8)}, r"data\.shape and data\.resize is \(\[3, 8, 8\], \[9, 8\]\)"),
+        ({"features": ("a",), "crop": 8}, r"data\.features is \['a'\]; what they make is no image"),
+        ({"features": ("a",), "image": "b"}, r"data\.image and data\.features.*leave the other out"),
+        ({"mean": "image", "mean_values": (1.0,)}, "at most one can be given"),
+        ({"std": "channel", "std_values": (1.0,)}, "at most one can be given"),
+        ({"validation_labels": "x"}, r"data\.labels and data\.validation_labels"),
+    ],
+)
+def test_settings_of_data_that_contradict_each_other(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Data(source="parquet", path="p", validation_fraction=0.5, **settings)
+    fits = {"shape": (3, 8, 8), "resize": (8, 8), "crop": 4}
+    assert Data(source="parquet", path="p", validation_fraction=0.5, **fits).crop == 4

@@ -555,6 +555,7 @@ META = (0, PAGE)
         ([at + 128 for at in META], "<Q", 0, "damaged page 0: only pages 2 to"),
         ([at + 120 for at in META], "<Q", 5, "more keys than the 5 of the meta page"),
         ([at + 120 for at in META], "<Q", 500, "300 keys in all leaf pages, 500 by the meta page"),
+        ([at + 94 for at in META], "<H", 0, "says it is page"),
         ([at + 94 for at in META], "<H", 1, "says it is page"),
         ([at + 94 for at in META], "<H", 3, "says it is page"),
     ],
@@ -640,6 +641,18 @@ def test_children_of_a_remote_database_in_another_order_are_refused(bucket, smal
         file.write_bytes(content)
         with pytest.raises(DataError, match=r"damaged page .*keys"):
             rows_of("s3://bucket/db")
+
+
+def test_a_branch_page_that_leads_back_to_itself_does_not_go_on_for_ever(tmp_path):
+    file = database(tmp_path / "db", map(datum, range(300))) / "data.mdb"
+    newest = max(META, key=lambda at: struct.unpack_from("<Q", file.read_bytes(), at + 144)[0])  # by transaction
+    root = struct.unpack_from("<Q", file.read_bytes(), newest + 128)[0]
+    first = struct.unpack_from("<H", file.read_bytes(), root * PAGE + 16)[0]
+    patched(file, root * PAGE + first, "<H", root)  # the low part of the first child's number
+    for at in META:
+        patched(file, at + 94, "<H", 0)
+    with pytest.raises(DataError, match="says it is page"):
+        units(tmp_path / "db")
 
 
 def test_children_in_another_order_are_refused(tmp_path):
