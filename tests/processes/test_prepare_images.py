@@ -239,7 +239,7 @@ def test_what_decides_what_shards_hold_decides_the_fingerprint(spark, store, mon
     assert (digests[0] == digests[1]) == (case in SAME)
 
 
-@pytest.mark.parametrize("keys", [{"channel_order": "bgr"}, {"keep": "encoded"}, {"resize": (2, 2)}])
+@pytest.mark.parametrize("keys", [{"channel_order": "bgr"}, {"keep": "encoded"}])
 def test_a_table_is_not_prepared_again_for_what_is_said_of_images(spark, store, monkeypatch, keys):
     digests = []
     monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))

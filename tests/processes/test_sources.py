@@ -347,9 +347,9 @@ def test_what_will_come_of_a_source(tmp_path):
     assert expected(Data(source="digits", validation_fraction=0.1)) == ("image", "uint8", (1, 8, 8), 10)
     assert expected(at(DATABASES / "uint8", "lmdb")) == ("image", "uint8", (3, 12, 10), MOST_CLASSES)
     assert expected(at(DATABASES / "float", "lmdb", classes=7)) == ("image", "float32", (2, 6, 7), 7)
-    assert expected(folder) is None
+    assert expected(folder) == ("image", "uint8", (3, 4, 6), 3)
     assert expected(replace(folder, resize=(8, 9))) == ("image", "uint8", (3, 8, 9), 3)
-    assert expected(tar) is None
+    assert expected(tar) == ("image", "uint8", (3, 4, 6), MOST_CLASSES)
     assert expected(replace(tar, resize=(8, 9))) == ("image", "uint8", (3, 8, 9), MOST_CLASSES)
     assert expected(replace(tar, shape=(1, 8, 9), resize=(8, 9))) == ("image", "uint8", (1, 8, 9), MOST_CLASSES)
     assert expected(at("x", "csv")) is None
