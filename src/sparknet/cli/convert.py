@@ -7,11 +7,10 @@ import time
 from sparknet.cli.job import job_config
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.config import RunConfig
-from sparknet.data.storage import Storage
-from sparknet.errors import DataError, UsageError
+from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import print_facts
-from sparknet.spark.convert import Conversion, to_lmdb, to_parquet
+from sparknet.spark.convert import Conversion, free_place, to_lmdb, to_parquet
 from sparknet.spark.session import check_java, session_for
 from sparknet.spark.sources import check_source
 from sparknet.training.caffe_data import data_source
@@ -26,7 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write; everything that can be wrong without Spark is found before it starts."""
     config = _config(arguments)
     testing = arguments.split == "test"
-    _check_place(arguments.to, Storage(s3_endpoint=config.data.s3_endpoint))
+    if not arguments.to:
+        raise UsageError("--to is ''; it names what is made: give a directory or URI")
+    free_place(config.data, arguments.to)
     check_source(config.data, validation=testing)
     check_java()
     began = time.monotonic()
@@ -69,16 +70,6 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
             "size: leave one of them out"
         )
     return config
-
-
-def _check_place(to: str, storage: Storage) -> None:
-    """Look at the place before Spark starts, and only then read the source."""
-    if not to:
-        raise UsageError("--to is ''; it names what is made: give a directory or URI")
-    place = storage.place(to)
-    facts = place.facts()
-    if facts is not None and not (facts.is_directory and not place.children(recursive=True)):
-        raise DataError(f"{place}: there is something already; remove it, or give another place: --to")
 
 
 def _facts(done: Conversion, arguments: argparse.Namespace, *, seconds: float) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ from sparknet.spark.tables import learn
 from sparknet.spark.tasks import collect_reports, run_job
 from sparknet.spark.translate import spark_errors
 
-__all__ = ["Conversion", "to_lmdb", "to_parquet"]
+__all__ = ["Conversion", "free_place", "to_lmdb", "to_parquet"]
 
 _MOST_EXAMPLES = 10
 _NO_FILE_SYSTEM = ("No FileSystem for scheme", "S3AFileSystem not found")
@@ -65,7 +65,7 @@ def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, te
         ClusterError: Spark failed.
     """
     data = replace(data, channel_order=data.channel_order or "bgr")
-    place = _free_place(data, target)
+    place = free_place(data, target)
     frame = _selected(spark, data, testing=testing)
     # A shuffle for more partitions, and none for fewer, which keeps the order of the rows. Connect does not tell.
     many = partitions > 1 and (is_remote() or frame.rdd.getNumPartitions() < partitions)
@@ -101,7 +101,7 @@ def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testi
         DataError: the source or a row is at fault, or `target` cannot be written; then nothing is left there.
         ClusterError: Spark failed.
     """
-    place = _free_place(data, target)
+    place = free_place(data, target)
     with spark_errors(f"looking at {place}"):
         _check_reach(spark, place)
     frame = _selected(spark, data, testing=testing)
@@ -144,7 +144,12 @@ def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testi
 # -- on the driver --
 
 
-def _free_place(data: Data, target: str) -> Place:
+def free_place(data: Data, target: str) -> Place:
+    """The place that a conversion would write.
+
+    Raises:
+        DataError: there is something, or it cannot be looked at.
+    """
     place = Storage(s3_endpoint=data.s3_endpoint).place(target)
     facts = place.facts()
     if facts is not None and not (facts.is_directory and not place.children(recursive=True)):
