@@ -85,9 +85,10 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
         return train, read_source(spark, data, validation=True) if second else None
 
     with spark_errors(f"reading {data.path or data.source}"):
-        form = image_form(data, validation=False)
+        form: ImageForm | None = _form(data)
         if source:
             rows = source.describe(locate(data, validation=False))
+            form = form if rows.encoded else None
             if second and rows.encoded != source.describe(locate(data, validation=True)).encoded:
                 files, pixels = (data.path, data.validation_path)[:: 1 if rows.encoded else -1]
                 raise DataError(
