@@ -49,7 +49,7 @@ format: $(VENV)/.installed ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 
 schema: $(VENV)/.installed ## Generate the Python module of Caffe's file formats from net_format.proto
-	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src src/sparknet/nets/schema/net_format.proto
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src src/sparknet/caffe/schema/net_format.proto
 
 bench: setup ## Run the benchmarks; quiet machines give better numbers
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program" || exit 1; done

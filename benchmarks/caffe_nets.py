@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from by_hand import NETS
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
-from sparknet.nets import CaffeNet, zoo
+from sparknet.caffe import CaffeNet, zoo
 
 RATIO_BAR = 0.95
 _BATCH = {"cifar10_quick": 100, "caffenet": 16, "resnet18": 8}

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
-from sparknet.nets import CaffeNet
-from sparknet.nets.weights.caffemodel import read_weights
+from sparknet.caffe import CaffeNet
+from sparknet.caffe.weights.caffemodel import read_weights
 
 READ_BAR_SECONDS = 1.0
 WRITE_BAR_SECONDS = 3.0

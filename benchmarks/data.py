@@ -30,16 +30,21 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
-from sparknet.data import Column, Cursor, Loader, Normalise, Order, Shard, ShardTable, ShardWriter, datum
-from sparknet.data.columns import ImageForm
-from sparknet.data.decode import decode_into, encode_jpeg
-from sparknet.data.formats import FORMATS
-from sparknet.data.lmdb_writer import DatabaseWriter
-from sparknet.data.rows import Rows, input_values
-from sparknet.data.storage import LOCAL
-from sparknet.data.units import Location
-from sparknet.nets import CaffeNet, zoo
-from sparknet.spark.placement import keep_freed_memory
+from sparknet.caffe import CaffeNet, zoo
+from sparknet.data.export.lmdb_writer import DatabaseWriter
+from sparknet.data.loading.loader import Loader
+from sparknet.data.loading.sampling_order import Cursor, Order
+from sparknet.data.loading.transform import Normalise
+from sparknet.data.rows.arrow_values import Rows, input_values
+from sparknet.data.rows.columns import Column, ImageForm
+from sparknet.data.rows.image_codec import decode_into, encode_jpeg
+from sparknet.data.shards.shard_table import Shard, ShardTable
+from sparknet.data.shards.shard_writer import ShardWriter
+from sparknet.data.sources import datum
+from sparknet.data.sources.files import Location
+from sparknet.data.sources.registry import FORMATS
+from sparknet.data.storage.place import LOCAL
+from sparknet.spark.running.worker_task import keep_freed_memory
 
 LARGE, SMALL = (3, 256, 256), (3, 32, 32)
 BATCH = 256

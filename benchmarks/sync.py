@@ -44,16 +44,16 @@ from torch import distributed, nn
 
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
 from sparknet.config import Sync
-from sparknet.data.order import Cursor
-from sparknet.spark.driver_client import DriverAddress, DriverClient
-from sparknet.spark.driver_service import DriverService
-from sparknet.training.checkpoint import Checkpoints
-from sparknet.training.coordinator import Coordinator, Rules
-from sparknet.training.flat import FlatWeights
-from sparknet.training.heartbeat import Heartbeats
-from sparknet.training.messages import Committed, Exchange, Heartbeat, Ready, Register, Vote, Welcome
-from sparknet.training.process_group import Groups
-from sparknet.training.synchronise import Synchroniser
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.spark.running.driver_client import DriverAddress, DriverClient
+from sparknet.spark.running.driver_service import DriverService
+from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.messages import Committed, Exchange, Heartbeat, Ready, Register, Vote, Welcome
+from sparknet.training.run_files.checkpoint import Checkpoints
+from sparknet.training.sync.flat_weights import FlatWeights
+from sparknet.training.sync.gloo_groups import Groups
+from sparknet.training.sync.synchronise import Synchroniser
+from sparknet.training.worker.heartbeat import Heartbeats
 
 WORKERS = 2
 HOST = "127.0.0.1"

@@ -3,7 +3,8 @@
 In every repetition, one after the other and each in a process of its own:
 
 - by hand: the rows in memory, a random permutation per epoch, forward, backward, SGD with momentum; nothing else;
-- the system, once per `--local-steps`: `sparknet.spark.run.train` with one worker, as `sparknet train` calls it.
+- the system, once per `--local-steps`: `sparknet.spark.running.run.train` with one worker, as
+  `sparknet train` calls it.
 
 Net, batch size, mean, scale, solver and threads come from configs/cifar10_quick.toml (`--set` changes both sides
 alike); the data are random rows in CIFAR-10's format.
@@ -133,8 +134,8 @@ def by_hand_loop(config: RunConfig, warm_up: int, steps: int) -> dict[str, float
 
 def in_system(config: RunConfig, warm_up: int, directory: Path) -> dict[str, float]:
     """Train with one Spark worker, and read the times of the rounds from its events."""
-    from sparknet.spark.run import train
-    from sparknet.training.run_dir import RunDir
+    from sparknet.spark.running.run import train
+    from sparknet.training.run_files.run_dir import RunDir
 
     rounds: list[dict[str, Any]] = []
     kernel: list[dict[str, float]] = []

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from sparknet.nets import CaffeNet, dsl, zoo
-from sparknet.nets.layers import LAYERS
-from sparknet.nets.prototxt.forks import HARMLESS, REFUSED
+from sparknet.caffe import CaffeNet, dsl, zoo
+from sparknet.caffe.layers import LAYERS
+from sparknet.caffe.prototxt.forks import HARMLESS, REFUSED
 
 PAGE = Path(__file__).with_name("nets.md")
 

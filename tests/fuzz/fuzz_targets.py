@@ -20,26 +20,26 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from PIL import Image
 
-from sparknet.data import image_tar
-from sparknet.data.columns import ImageForm
-from sparknet.data.datum import write
-from sparknet.data.decode import decode, decode_into, size_of
-from sparknet.data.lmdb_datum import Records, RowBatch, read, units
-from sparknet.data.lmdb_writer import DatabaseWriter
-from sparknet.data.storage import LOCAL
-from sparknet.data.units import Location
+from sparknet.caffe.description.spec import NetSpec
+from sparknet.caffe.description.state_rules import select
+from sparknet.caffe.description.upgrade import upgrade_net, upgrade_solver
+from sparknet.caffe.prototxt import format_text, parse_text
+from sparknet.caffe.schema import Datum, NetParameter, SolverParameter
+from sparknet.caffe.weights.blobs import array_of
+from sparknet.caffe.weights.caffemodel import read_weights
+from sparknet.caffe.weights.mean_image import read_mean
+from sparknet.caffe.weights.written_form import describes
+from sparknet.data.export.lmdb_writer import DatabaseWriter
+from sparknet.data.rows.columns import ImageForm
+from sparknet.data.rows.image_codec import decode, decode_into, size_of
+from sparknet.data.sources import image_tar
+from sparknet.data.sources.datum import write
+from sparknet.data.sources.files import Location
+from sparknet.data.sources.lmdb import Records, RowBatch, read, units
+from sparknet.data.storage.place import LOCAL
 from sparknet.errors import BadImage, DataError, NetError
-from sparknet.nets.prototxt import format_text, parse_text
-from sparknet.nets.rules import select
-from sparknet.nets.schema import Datum, NetParameter, SolverParameter
-from sparknet.nets.spec import NetSpec
-from sparknet.nets.upgrade import upgrade_net, upgrade_solver
-from sparknet.nets.weights.blobs import array_of
-from sparknet.nets.weights.caffemodel import read_weights
-from sparknet.nets.weights.mean_image import read_mean
-from sparknet.nets.weights.written_form import describes
 
-CASES = Path(__file__).parents[1] / "numerics" / "caffe"
+CASES = Path(__file__).parents[1] / "caffe" / "reference"
 LARGEST = 1 << 16  # bytes of an input
 
 NET_SNIPPETS = [

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 
-import fuzz_parsers
 import pytest
+
+import fuzz_parsers
 from fuzz_parsers import fuzz, input_of, limit_memory, outcome, shrink
 from fuzz_targets import TARGETS, Target
 

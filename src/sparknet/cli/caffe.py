@@ -7,15 +7,15 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
+from sparknet.caffe.description.upgrade import upgrade_net, upgrade_solver
+from sparknet.caffe.export import FORMATS, export
+from sparknet.caffe.module.caffe_net import CaffeNet
+from sparknet.caffe.prototxt import format_text, read_text
+from sparknet.caffe.schema import NetParameter, SolverParameter
+from sparknet.caffe.summary import summarise
+from sparknet.caffe.weights.caffemodel import is_text, upgrade_binary
 from sparknet.errors import NetError, UsageError
-from sparknet.nets.caffe_net import CaffeNet
-from sparknet.nets.export import FORMATS, export
-from sparknet.nets.prototxt import format_text, read_text
-from sparknet.nets.schema import NetParameter, SolverParameter
-from sparknet.nets.summary import summarise
-from sparknet.nets.upgrade import upgrade_net, upgrade_solver
-from sparknet.nets.weights.caffemodel import is_text, upgrade_binary
-from sparknet.nets.weights.whole_file import written_whole
+from sparknet.whole_files import written_whole
 
 __all__ = ["run"]
 

@@ -10,10 +10,10 @@ from sparknet.config import RunConfig
 from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import print_facts
-from sparknet.spark.convert import Conversion, free_place, to_lmdb, to_parquet
-from sparknet.spark.session import check_java, session_for
-from sparknet.spark.sources import check_source
-from sparknet.training.caffe_data import data_source
+from sparknet.spark.frames.read_source import check_source
+from sparknet.spark.jobs.session import check_java, session_for
+from sparknet.spark.preparing.convert import Conversion, free_place, to_lmdb, to_parquet
+from sparknet.training.caffe_runs.data_layers import data_source
 
 __all__ = ["run"]
 

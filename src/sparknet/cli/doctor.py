@@ -104,7 +104,7 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
         yield from examination.make([Check(name=name, look=str, needs=("packages",)) for name in names])
         return
     from sparknet.spark.doctor import ClusterChecks  # only now is it known that it can be imported
-    from sparknet.spark.session import check_java
+    from sparknet.spark.jobs.session import check_java
 
     with ClusterChecks(
         master=arguments.master, workers=arguments.workers, run_dir=arguments.run_dir, log_path=log_path

@@ -11,13 +11,13 @@ from sparknet.cli.imagenet_screen import Screen, open_screen
 from sparknet.cli.job import job_config
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.config import RunConfig
-from sparknet.data.imagenet import Result, Source, Work, begin, complete, plan_work
-from sparknet.data.imagenet_plan import Settings, Split
-from sparknet.data.storage import Storage
+from sparknet.data.export.imagenet_job import Result, Source, Work, begin, complete, plan_work
+from sparknet.data.export.imagenet_plan import Settings, Split
+from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError, UsageError
 from sparknet.reporting.table import print_facts
-from sparknet.spark.imagenet import make_chunks
-from sparknet.spark.session import check_java, session_for
+from sparknet.spark.jobs.session import check_java, session_for
+from sparknet.spark.preparing.imagenet import make_chunks
 
 __all__ = ["run"]
 

@@ -8,9 +8,9 @@ from typing import Protocol, TextIO
 import rich.console
 import rich.progress
 
-from sparknet.data.imagenet_plan import Split
+from sparknet.data.export.imagenet_plan import Split
 from sparknet.reporting.console import PlainConsole
-from sparknet.spark.imagenet import Progress
+from sparknet.spark.preparing.imagenet import Progress
 
 __all__ = ["BarScreen", "PlainScreen", "Screen", "open_screen"]
 

@@ -6,7 +6,7 @@ from sparknet.cli.train import check_start, overrides_from, train_in
 from sparknet.config import RunConfig, override
 from sparknet.errors import ConfigError
 from sparknet.reporting.console import open_console
-from sparknet.training.run_dir import RunDir
+from sparknet.training.run_files.run_dir import RunDir
 
 __all__ = ["run"]
 

@@ -16,13 +16,13 @@ from sparknet.config import RunConfig, encode, load_config
 from sparknet.errors import DataError, UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
+from sparknet.spark.frames.read_source import check_source, expected_rows
+from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
-from sparknet.spark.session import check_java, session_for
-from sparknet.spark.sources import check_source, expected_rows
-from sparknet.training.caffe_run import scoring_config, self_contained
-from sparknet.training.caffe_test import caffe_model
-from sparknet.training.model import Model, load_model
-from sparknet.training.run_dir import RunDir
+from sparknet.training.caffe_runs.run_config import scoring_config, self_contained
+from sparknet.training.caffe_runs.scored_net import caffe_model
+from sparknet.training.run_files.run_dir import RunDir
+from sparknet.training.run_files.saved_model import Model, load_model
 
 __all__ = ["run"]
 

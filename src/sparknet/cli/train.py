@@ -11,13 +11,13 @@ from sparknet.config import RunConfig, load_config
 from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
-from sparknet.spark.run import train
-from sparknet.spark.session import check_java
-from sparknet.spark.sources import check_source, expected_rows
-from sparknet.training.caffe_run import CaffeFiles, check_net, self_contained, train_config
-from sparknet.training.caffe_start import check_caffe
-from sparknet.training.preprocessing import check_preprocessing
-from sparknet.training.run_dir import RunDir
+from sparknet.spark.frames.read_source import check_source, expected_rows
+from sparknet.spark.jobs.session import check_java
+from sparknet.spark.running.run import train
+from sparknet.training.caffe_runs.preflight import check_caffe
+from sparknet.training.caffe_runs.run_config import CaffeFiles, check_net, self_contained, train_config
+from sparknet.training.objectives.preprocessing import check_preprocessing
+from sparknet.training.run_files.run_dir import RunDir
 
 __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
 

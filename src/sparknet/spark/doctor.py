@@ -24,14 +24,14 @@ from pyspark.sql import SparkSession
 import sparknet
 from sparknet.config import RunConfig, decode
 from sparknet.errors import ClusterError, DataError, SparkNetError, Unauthorized
-from sparknet.spark.driver_client import DriverAddress, DriverClient
-from sparknet.spark.driver_service import DriverService
-from sparknet.spark.session import driver_host, session_for
-from sparknet.spark.tasks import Report, Task, collect_reports, numbered
-from sparknet.training.checkpoint import Checkpoints
-from sparknet.training.coordinator import Coordinator, Rules
-from sparknet.training.messages import Heartbeat
-from sparknet.training.process_group import Groups
+from sparknet.spark.jobs.jobs import Report, Task, collect_reports, numbered
+from sparknet.spark.jobs.session import driver_host, session_for
+from sparknet.spark.running.driver_client import DriverAddress, DriverClient
+from sparknet.spark.running.driver_service import DriverService
+from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.messages import Heartbeat
+from sparknet.training.run_files.checkpoint import Checkpoints
+from sparknet.training.sync.gloo_groups import Groups
 
 __all__ = ["ClusterChecks"]
 
@@ -116,7 +116,7 @@ class ClusterChecks:
             raise UserWarning(
                 f"{_count(self._workers)} with the driver's versions, {timing}; but the pre-import daemon is not "
                 "active, so a lost worker takes long to come back: set spark.python.daemon.module to "
-                "sparknet.spark.preimport"
+                "sparknet.spark.running.preimport"
             )
         return f"{_count(self._workers)} with the driver's versions, {timing}, pre-import daemon active"
 
@@ -235,7 +235,7 @@ def describe_worker(batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any
         pass
     # a forked worker keeps the main module of the daemon that it was forked from
     main = getattr(sys.modules["__main__"], "__spec__", None)
-    yield {**_versions(), "preimport": main is not None and main.name == "sparknet.spark.preimport"}
+    yield {**_versions(), "preimport": main is not None and main.name == "sparknet.spark.running.preimport"}
 
 
 def call_driver(plan: _RoutePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

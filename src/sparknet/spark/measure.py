@@ -19,24 +19,24 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, RunConfig, decode, encode
-from sparknet.data.columns import Column
-from sparknet.data.inputs import Damage, InputPlan, Inputs, next_piece, read_inputs
-from sparknet.data.manifest import Manifest
-from sparknet.data.preprocess import Normalise
-from sparknet.data.rows import Rows, label_values
+from sparknet.data.loading.transform import Normalise
+from sparknet.data.rows.arrow_values import Rows, label_values
+from sparknet.data.rows.columns import Column
+from sparknet.data.rows.inputs import Damage, InputPlan, Inputs, next_piece, read_inputs
+from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import DataError
-from sparknet.spark.frames import select_columns
-from sparknet.spark.prepare import image_form, prepare
-from sparknet.spark.sources import read_source
-from sparknet.spark.tasks import collect_reports, numbered
-from sparknet.spark.translate import spark_errors
-from sparknet.training.build_objective import build_objective, build_test_objective
-from sparknet.training.chores import as_fields
-from sparknet.training.evaluate import Cuts, evaluate_part
-from sparknet.training.messages import ChoreReport
-from sparknet.training.model import Description, Model
-from sparknet.training.objective import Objective
-from sparknet.training.state import dump_weights, load_weights
+from sparknet.spark.frames.read_source import read_source
+from sparknet.spark.frames.select_columns import select_columns
+from sparknet.spark.jobs.error_translation import spark_errors
+from sparknet.spark.jobs.jobs import collect_reports, numbered
+from sparknet.spark.preparing.prepare import image_form, prepare
+from sparknet.training.coordination.messages import ChoreReport
+from sparknet.training.coordination.post_commit import as_fields
+from sparknet.training.objectives.build_objective import build_objective, build_test_objective
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.run_files.saved_model import Description, Model
+from sparknet.training.run_files.state_bytes import dump_weights, load_weights
+from sparknet.training.worker.evaluate import Cuts, evaluate_part
 
 __all__ = ["Measurement", "data_at", "measure_source", "measure_validation"]
 

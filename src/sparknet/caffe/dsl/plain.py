@@ -1,0 +1,296 @@
+"""Layers without blobs of their own: pooling, activations, and what joins, cuts and reshapes."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal, Unpack
+
+from sparknet.caffe.dsl.message import Blobs, Options, Size, along_axes, make
+from sparknet.caffe.schema import LayerParameter
+from sparknet.caffe.schema.net_format_pb2 import PoolingParameter
+
+__all__ = [
+    "AbsValLayer",
+    "BNLLLayer",
+    "ConcatLayer",
+    "CropLayer",
+    "DropoutLayer",
+    "ELULayer",
+    "Eltwise",
+    "EltwiseLayer",
+    "ExpLayer",
+    "FlattenLayer",
+    "LRNLayer",
+    "LogLayer",
+    "MVNLayer",
+    "Pooling",
+    "PoolingLayer",
+    "PowerLayer",
+    "ReLULayer",
+    "ReductionLayer",
+    "ReshapeLayer",
+    "SigmoidLayer",
+    "SliceLayer",
+    "SplitLayer",
+    "TanHLayer",
+    "TileLayer",
+]
+
+
+class Pooling(StrEnum):
+    """What is taken of a window."""
+
+    Max = "MAX"
+    Ave = "AVE"
+
+
+class Eltwise(StrEnum):
+    """What is done with the same cell of every bottom."""
+
+    Prod = "PROD"
+    Sum = "SUM"
+    Max = "MAX"
+
+
+def PoolingLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
+    name: str,
+    bottoms: Blobs,
+    pooling: Pooling = Pooling.Max,
+    kernel: Size | None = None,
+    stride: Size = 1,
+    *,
+    pad: Size = 0,
+    global_pooling: bool = False,
+    round_mode: Literal["CEIL", "FLOOR"] = "CEIL",
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Greatest value or mean of each window.
+
+    Args:
+        name: the layer's name.
+        bottoms: the images.
+        pooling: which of the two.
+        kernel: size of the window; none with `global_pooling`.
+        stride: steps of the window.
+        pad: rows and columns on each side; the mean counts them as 0.
+        global_pooling: the window is the whole image.
+        round_mode: what becomes of a window that reaches over the edge: CEIL keeps it.
+        options: see `Options`.
+    """
+    layer = make(
+        "Pooling",
+        name,
+        bottoms,
+        options,
+        **along_axes("kernel", kernel),
+        **along_axes("stride", stride, default=1),
+        **along_axes("pad", pad, default=0),
+        pool=pooling,
+        global_pooling=global_pooling,
+        round_mode=round_mode,
+    )
+    if not layer.pooling_param.HasField("pool"):
+        layer.pooling_param.pool = PoolingParameter.MAX  # the default, but people write it
+    return layer
+
+
+def LRNLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
+    name: str,
+    bottoms: Blobs,
+    *,
+    local_size: int = 5,
+    alpha: float = 1.0,
+    beta: float = 0.75,
+    k: float = 1.0,
+    norm_region: Literal["ACROSS_CHANNELS", "WITHIN_CHANNEL"] = "ACROSS_CHANNELS",
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Divide by (k + alpha / n · Σ x²)^beta over n neighbours, channels or cells."""
+    return make(
+        "LRN",
+        name,
+        bottoms,
+        options,
+        local_size=local_size,
+        alpha=alpha,
+        beta=beta,
+        k=k,
+        norm_region=norm_region,
+    )
+
+
+def MVNLayer(
+    name: str,
+    bottoms: Blobs,
+    *,
+    normalize_variance: bool = True,
+    across_channels: bool = False,
+    eps: float = 1e-9,
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Each image to mean 0 and variance 1."""
+    return make(
+        "MVN",
+        name,
+        bottoms,
+        options,
+        normalize_variance=normalize_variance,
+        across_channels=across_channels,
+        eps=eps,
+    )
+
+
+def ReLULayer(
+    name: str, bottoms: Blobs, *, negative_slope: float = 0.0, **options: Unpack[Options]
+) -> LayerParameter:
+    """max(x, 0), or negative_slope · x below 0."""
+    return make("ReLU", name, bottoms, options, negative_slope=negative_slope)
+
+
+def ELULayer(name: str, bottoms: Blobs, *, alpha: float = 1.0, **options: Unpack[Options]) -> LayerParameter:
+    """The number itself, or alpha · (e^x - 1) below 0."""
+    return make("ELU", name, bottoms, options, alpha=alpha)
+
+
+def SigmoidLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
+    """1 / (1 + e^-x)."""
+    return make("Sigmoid", name, bottoms, options)
+
+
+def TanHLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
+    """Hyperbolic tangent."""
+    return make("TanH", name, bottoms, options)
+
+
+def AbsValLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
+    """The number without its sign."""
+    return make("AbsVal", name, bottoms, options)
+
+
+def BNLLLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
+    """ln(1 + e^x)."""
+    return make("BNLL", name, bottoms, options)
+
+
+def PowerLayer(
+    name: str,
+    bottoms: Blobs,
+    *,
+    power: float = 1.0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """(shift + scale · x)^power."""
+    return make("Power", name, bottoms, options, power=power, scale=scale, shift=shift)
+
+
+def ExpLayer(
+    name: str,
+    bottoms: Blobs,
+    *,
+    base: float = -1.0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """base^(shift + scale · x); base -1 is e."""
+    return make("Exp", name, bottoms, options, base=base, scale=scale, shift=shift)
+
+
+def LogLayer(
+    name: str,
+    bottoms: Blobs,
+    *,
+    base: float = -1.0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Logarithm of shift + scale · x to a base; base -1 is e."""
+    return make("Log", name, bottoms, options, base=base, scale=scale, shift=shift)
+
+
+def DropoutLayer(name: str, bottoms: Blobs, ratio: float = 0.5, **options: Unpack[Options]) -> LayerParameter:
+    """In TRAIN, `ratio` of the numbers become 0 and the others grow by 1 / (1 - ratio)."""
+    return make("Dropout", name, bottoms, options, dropout_ratio=ratio)
+
+
+def EltwiseLayer(
+    name: str,
+    bottoms: Blobs,
+    operation: Eltwise = Eltwise.Sum,
+    *,
+    coeff: Sequence[float] = (),
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Sum (with a coefficient for each bottom), product or maximum of bottoms of one shape."""
+    return make("Eltwise", name, bottoms, options, operation=operation, coeff=coeff)
+
+
+def ConcatLayer(name: str, bottoms: Blobs, *, axis: int = 1, **options: Unpack[Options]) -> LayerParameter:
+    """Bottoms one after the other along an axis: the channels."""
+    return make("Concat", name, bottoms, options, axis=axis)
+
+
+def SliceLayer(
+    name: str,
+    bottoms: Blobs,
+    *,
+    axis: int = 1,
+    slice_point: Sequence[int] = (),
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Cut along an axis, before each of `slice_point` or into equal pieces; name the pieces in `tops`."""
+    return make("Slice", name, bottoms, options, axis=axis, slice_point=slice_point)
+
+
+def SplitLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
+    """The same blob under several names, given in `tops`."""
+    return make("Split", name, bottoms, options)
+
+
+def FlattenLayer(
+    name: str, bottoms: Blobs, *, axis: int = 1, end_axis: int = -1, **options: Unpack[Options]
+) -> LayerParameter:
+    """Axes from `axis` to `end_axis` become one."""
+    return make("Flatten", name, bottoms, options, axis=axis, end_axis=end_axis)
+
+
+def ReshapeLayer(
+    name: str,
+    bottoms: Blobs,
+    shape: Sequence[int],
+    *,
+    axis: int = 0,
+    num_axes: int = -1,
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """Another shape for `num_axes` axes from `axis` on; 0 keeps a size, one -1 takes what is left."""
+    return make("Reshape", name, bottoms, options, shape={"dim": shape}, axis=axis, num_axes=num_axes)
+
+
+def CropLayer(
+    name: str, bottoms: Blobs, *, axis: int = 2, offset: int | Sequence[int] = (), **options: Unpack[Options]
+) -> LayerParameter:
+    """Cut the first bottom to the size of the second, from `axis` on."""
+    return make("Crop", name, bottoms, options, axis=axis, offset=offset)
+
+
+def TileLayer(
+    name: str, bottoms: Blobs, tiles: int, *, axis: int = 1, **options: Unpack[Options]
+) -> LayerParameter:
+    """The blob `tiles` times along an axis."""
+    return make("Tile", name, bottoms, options, axis=axis, tiles=tiles)
+
+
+def ReductionLayer(
+    name: str,
+    bottoms: Blobs,
+    operation: Literal["SUM", "ASUM", "SUMSQ", "MEAN"] = "SUM",
+    *,
+    axis: int = 0,
+    coeff: float = 1.0,
+    **options: Unpack[Options],
+) -> LayerParameter:
+    """One number of all axes from `axis` on, times `coeff`."""
+    return make("Reduction", name, bottoms, options, operation=operation, axis=axis, coeff=coeff)

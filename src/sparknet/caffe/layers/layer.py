@@ -1,0 +1,86 @@
+"""What every layer is: an `nn.Module` made from its description and the shapes of its bottoms."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sparknet.caffe.schema import LayerParameter
+
+__all__ = ["Layer", "Shape"]
+
+Shape = tuple[int, ...]
+"""Of a blob, the batch axis first."""
+
+
+class Layer(nn.Module):
+    """One layer of a net, with Caffe's semantics and torch's kernels.
+
+    A subclass reads its own part of the description in `__init__`, refuses what cannot be (a `NetError` that
+    gives expected and found; who builds the net adds the layer's name and line), and creates its blobs, filled.
+    `forward` takes the bottoms and returns one tensor, or a tuple where there may be several tops. Sizes beyond
+    those of the blobs are taken from the bottoms of each pass, so that the batch may change. What depends on the
+    phase looks at `self.training`.
+
+    Shapes of the tops are found by a pass over tensors without memory (device `meta`): so `forward` never looks
+    at values.
+
+    Args:
+        parameters: the layer's description.
+        bottoms: shapes of the bottoms.
+    """
+
+    bottom_count: ClassVar[tuple[int, int | None]] = (1, 1)
+    """Least and greatest number of bottoms; None: any number."""
+    top_count: ClassVar[tuple[int, int | None]] = (1, 1)
+    """Least and greatest number of tops."""
+    is_loss: ClassVar[bool] = False
+    """Whether the first top has weight 1 in the net's loss where the file gives none."""
+    works_in_place: ClassVar[bool] = False
+    """Whether `forward` heeds `in_place`."""
+    needs_output: ClassVar[bool] = True
+    """Whether the backward pass may need what `forward` returned, or that is a view of a bottom: then nothing may
+    overwrite it."""
+
+    blob_names: tuple[str, ...] = ()
+    """Attributes that hold this layer's blobs (parameters or buffers), in Caffe's order."""
+    views: "dict[str, tuple[Layer, str, Shape]]"
+    """Blobs that are another layer's in another shape: that layer, its attribute, and the shape here."""
+    in_place: bool = False
+    """Overwrite the bottom, which nobody else needs; set by who builds the net."""
+
+    def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
+        super().__init__()
+        self.views = {}
+
+    def share(self, attribute: str, owner: "Layer", owned: str) -> None:
+        """Have a blob of another layer in place of one's own, in one's own shape of as many numbers.
+
+        Args:
+            attribute: the blob here.
+            owner: the other layer.
+            owned: the blob there.
+        """
+        tensor, shape = getattr(owner, owned), tuple(getattr(self, attribute).shape)
+        if tuple(tensor.shape) == shape:
+            setattr(self, attribute, tensor)
+            return
+        # A parameter has one shape: so this one is no parameter of this layer any more, and is looked up there.
+        if attribute in self._parameters:
+            del self._parameters[attribute]
+        self.views[attribute] = owner, owned, shape
+
+    def __getattr__(self, name: str) -> Any:
+        views: dict[str, tuple[Layer, str, Shape]] = self.__dict__.get("views", {})
+        if name in views:
+            owner, owned, shape = views[name]
+            return getattr(owner, owned).view(shape)
+        return super().__getattr__(name)
+
+    def blobs(self) -> list[Tensor]:
+        """The layer's learned tensors in Caffe's order, live."""
+        return [getattr(self, name) for name in self.blob_names]
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Multiplications with addition of one forward pass over these shapes; 0 where they are not what costs."""
+        return 0

@@ -1,0 +1,292 @@
+"""From a net's description to its layers, in order, with every blob's shape known.
+
+Layers are built one after the other, as the file lists them. The shapes of a layer's tops are found by running it
+over tensors without memory, so that no layer's arithmetic is written down twice.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from sparknet.caffe.description.spec import NetSpec
+from sparknet.caffe.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blobs
+from sparknet.caffe.layers.blob_limits import check_blob_shape
+from sparknet.caffe.module.fusion import take_shortcuts
+from sparknet.caffe.module.net_plan import Learnable, Plan, Step
+from sparknet.caffe.schema import TRAIN, LayerParameter, ParamSpec
+from sparknet.errors import NetError
+
+__all__ = ["build"]
+
+
+def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> Plan:
+    """Build the layers of one state of a net, filled from torch's default generator.
+
+    Args:
+        spec: what `NetSpec.select` left.
+        input_shapes: shapes with the batch axis; they win over those in the file.
+
+    Raises:
+        NetError: the description is not a net: the message names layer, line, expected and found.
+    """
+    _check_types(spec)
+    builder = _Builder(spec, dict(input_shapes or {}))
+    for index in range(len(spec.parameters.layer)):
+        builder.add(index)
+    return builder.finish()
+
+
+def _check_types(spec: NetSpec) -> None:
+    known = [*LAYERS, *INPUT_LAYERS]
+    faults: list[str] = []
+    for index, layer in enumerate(spec.parameters.layer):
+        if layer.type not in known:
+            close = difflib.get_close_matches(layer.type, known, n=1)
+            faults.append(spec.place(index) + (f", did you mean {close[0]}?" if close else ""))
+    if faults:
+        raise NetError(
+            f"{len(faults)} layers are of types that are not supported: "
+            + "; ".join(faults)
+            + f"; supported are {', '.join(sorted(known))}"
+        )
+
+
+class _Builder:
+    """The net so far."""
+
+    def __init__(self, spec: NetSpec, input_shapes: dict[str, Shape]) -> None:
+        self._spec = spec
+        self._input_shapes = input_shapes
+        self._plan = Plan()
+        self._unread: set[str] = set()
+        self._shared: dict[str, tuple[int, ParamSpec]] = {}
+        """Blobs with a name of their own: their place in `learnable`, and what the layers so far say of them."""
+        self._owners: set[str] = set()
+        """Names of layers with blobs."""
+
+    def add(self, index: int) -> None:
+        """Add the layer at `index` of the description."""
+        description = self._spec.parameters.layer[index]
+        try:
+            if description.type in INPUT_LAYERS:
+                self._add_inputs(description)
+            else:
+                self._add_layer(index, description)
+        except NetError as error:
+            raise NetError(f"{self._spec.place(index)}: {error}") from error
+
+    def finish(self) -> Plan:
+        """Close the net."""
+        unknown = [name for name in self._input_shapes if name not in self._plan.inputs]
+        if unknown:
+            raise NetError(
+                f"{self._spec.source}: input_shapes names {', '.join(unknown)}; the inputs are "
+                f"{', '.join(self._plan.inputs) or 'none'}"
+            )
+        self._plan.outputs = tuple(sorted(self._unread))  # as Caffe, which keeps them in a set
+        take_shortcuts(self._plan)
+        return self._plan
+
+    def _add_inputs(self, description: LayerParameter) -> None:
+        if description.bottom:
+            raise NetError(f"it has {len(description.bottom)} bottoms; a layer that stands for inputs has none")
+        blobs = input_blobs(description)
+        # a data layer's blobs have one batch size: labels follow the images that got another
+        batches = {self._input_shapes[blob.name][:1] for blob in blobs if blob.name in self._input_shapes}
+        for blob in blobs:
+            shape = self._input_shapes.get(blob.name, blob.shape)
+            if shape is not None and blob.kind != "Input" and len(batches) == 1:
+                shape = (*next(iter(batches)), *shape[1:])
+            if shape is None:
+                raise NetError(
+                    f"the shape of blob {blob.name!r} is not in the file; give it with the batch axis: "
+                    f"input_shapes={{{blob.name!r}: (batch, channels, height, width)}}, or on the command line "
+                    f"--shape {blob.name}=N,C,H,W"
+                )
+            if any(size < 1 for size in shape):
+                raise NetError(f"blob {blob.name!r} has shape {tuple(shape)}; every size must be at least 1")
+            if any(description.loss_weight):
+                raise NetError("it has a loss_weight; what is given to the net is no loss: take it out")
+            self._make(blob.name, tuple(shape))
+            self._plan.inputs[blob.name] = blob
+
+    def _add_layer(self, index: int, description: LayerParameter) -> None:
+        kind = LAYERS[description.type]
+        bottoms, tops = tuple(description.bottom), tuple(description.top)
+        if kind.is_loss and not tops:
+            # one each, as in Caffe, where these tops share this name but are never looked up by it
+            tops = (f"(automatic) of {description.name}" if "(automatic)" in self._plan.shapes else "(automatic)",)
+        _check_count("bottoms", len(bottoms), kind.bottom_count)
+        _check_count("tops", len(tops), kind.top_count)
+        for name in bottoms:
+            self._check_bottom(name, index)
+        shapes = tuple(self._plan.shapes[name] for name in bottoms)
+        layer = _make_layer(kind, description, shapes, training=self._is_training(description))
+        top_shapes = _top_shapes(layer, shapes, len(tops))
+        self._share_blobs(description, layer)
+        self._unread.difference_update(bottoms)
+        for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
+            in_place = bottoms[place : place + 1] == (name,) and name not in tops[:place]
+            self._make(name, shape, in_place=in_place, is_output=bool(description.top))
+        self._plan.steps.append(
+            Step(
+                name=description.name,
+                layer=layer,
+                bottoms=bottoms,
+                tops=tops,
+                detached=_detached(description, len(bottoms)),
+                weights=_loss_weights(description, kind, len(tops)),
+                description=description,
+                bottom_shapes=shapes,
+                top_shapes=top_shapes,
+                run=layer,
+            )
+        )
+
+    def _check_bottom(self, name: str, index: int) -> None:
+        if name in self._plan.shapes:
+            return
+        later = [
+            self._spec.place(at)
+            for at, layer in enumerate(self._spec.parameters.layer)
+            if at >= index and name in layer.top
+        ]
+        if later:
+            raise NetError(f"it reads blob {name!r}, which is made only by {later[0]}: a cycle, or a wrong order")
+        close = difflib.get_close_matches(name, self._plan.shapes, n=1)
+        raise NetError(
+            f"it reads blob {name!r}, which no layer before it makes: "
+            + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self._plan.shapes) or 'none'}")
+        )
+
+    def _is_training(self, description: LayerParameter) -> bool:
+        return (description if description.HasField("phase") else self._spec.parameters.state).phase == TRAIN
+
+    def _make(self, name: str, shape: Shape, *, in_place: bool = False, is_output: bool = True) -> None:
+        if name in self._plan.shapes and not in_place:
+            raise NetError(
+                f"its top {name!r} is made before; give one of the two another name (a layer in place has its "
+                "bottom and its top of that name at the same position)"
+            )
+        try:
+            check_blob_shape(shape)
+        except NetError as error:
+            raise NetError(f"blob {name!r}: {error}") from error
+        self._plan.shapes[name] = shape
+        if is_output:
+            self._unread.add(name)
+
+    def _share_blobs(self, description: LayerParameter, layer: Layer) -> None:
+        """Enter the layer's blobs into `learnable`; those with a name that is known become the known tensor."""
+        names = layer.blob_names
+        if len(description.param) > len(names):
+            raise NetError(f"it has {len(description.param)} param entries and {len(names)} blobs")
+        if names and description.name in self._owners:
+            raise NetError(
+                "a layer before it has the same name, and both have blobs, which go by layer name: rename one"
+            )
+        if names:
+            self._owners.add(description.name)
+        for place, attribute in enumerate(names):
+            given = description.param[place] if place < len(description.param) else ParamSpec()
+            if given.name in self._shared:
+                self._join(given, layer, attribute)
+                continue
+            if given.name:
+                merged = ParamSpec()
+                merged.CopyFrom(given)
+                self._shared[given.name] = len(self._plan.learnable), merged
+            self._plan.learnable.append(self._learnable(f"{description.name}/{place}", layer, attribute, given))
+
+    def _learnable(self, name: str, layer: Layer, attribute: str, given: ParamSpec) -> Learnable:
+        tensor = getattr(layer, attribute)
+        # BatchNorm's blobs are buffers: the layer moves them itself, the solver never does
+        rate = given.lr_mult if isinstance(tensor, nn.Parameter) else 0.0
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(rate != 0 or self._spec.parameters.force_backward)
+        return Learnable(name=name, layer=layer, attribute=attribute, lr_mult=rate, decay_mult=given.decay_mult)
+
+    def _join(self, given: ParamSpec, layer: Layer, attribute: str) -> None:
+        """Let a layer have the tensor of the layer that first named it."""
+        place, merged = self._shared[given.name]
+        owner = self._plan.learnable[place]
+        own = getattr(layer, attribute)
+        permissive = given.share_mode == ParamSpec.PERMISSIVE
+        if owner.tensor.numel() != own.numel() or (owner.tensor.shape != own.shape and not permissive):
+            raise NetError(
+                f"it shares parameter {given.name!r} with {owner.name}, whose shape is "
+                f"{tuple(owner.tensor.shape)}; its own would be {tuple(own.shape)}: the "
+                + ("counts must be equal" if permissive else "shapes must be equal, or share_mode PERMISSIVE")
+            )
+        layer.share(attribute, owner.layer, owner.attribute)
+        _merge(merged, given, owner.name)
+        self._plan.learnable[place] = self._learnable(owner.name, owner.layer, owner.attribute, merged)
+
+
+def _merge(merged: ParamSpec, given: ParamSpec, owner: str) -> None:
+    """Add the multipliers that a later layer gives a shared parameter; they must not contradict each other."""
+    for key in ("lr_mult", "decay_mult"):
+        if not given.HasField(key):
+            continue
+        known, value = getattr(merged, key), getattr(given, key)
+        if merged.HasField(key) and known != value:
+            raise NetError(
+                f"it gives the shared parameter {given.name!r} {key} {value:g}, and the layers before it, from "
+                f"{owner} on, give it {known:g}; they must agree"
+            )
+        setattr(merged, key, value)
+
+
+def _make_layer(
+    kind: type[Layer], description: LayerParameter, bottoms: tuple[Shape, ...], *, training: bool
+) -> Layer:
+    try:
+        return kind(description, bottoms).train(training)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # torch has no memory for its blobs
+        reason = " ".join(str(error).split())
+        raise NetError(f"its blobs cannot be made: {reason}; it must be smaller to fit this machine") from error
+
+
+def _check_count(what: str, found: int, allowed: tuple[int, int | None]) -> None:
+    least, most = allowed
+    if found < least or (most is not None and found > most):
+        rule = f"exactly {least}" if least == most else f"at least {least}"
+        if most is not None and most != least:
+            rule = f"{least} to {most}"
+        raise NetError(f"it has {found} {what}; a layer of this type has {rule}")
+
+
+def _detached(description: LayerParameter, count: int) -> tuple[bool, ...]:
+    given = description.propagate_down
+    if given and len(given) != count:
+        raise NetError(f"propagate_down has {len(given)} entries for {count} bottoms; give none or one for each")
+    return tuple(not flag for flag in given) if given else (False,) * count
+
+
+def _loss_weights(description: LayerParameter, kind: type[Layer], tops: int) -> tuple[float, ...]:
+    given = tuple(description.loss_weight)
+    if len(given) not in (0, tops):
+        raise NetError(f"loss_weight has {len(given)} entries for {tops} tops; give none or one for each")
+    default = (1.0 if kind.is_loss else 0.0,) + (0.0,) * (tops - 1)
+    return given or default[:tops]
+
+
+def _top_shapes(layer: Layer, bottoms: Sequence[Shape], tops: int) -> tuple[Shape, ...]:
+    """Shapes of the tops, by a pass over tensors without memory."""
+    ghosts = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
+    }
+    try:
+        inputs = tuple(torch.empty(shape, device="meta") for shape in bottoms)
+        with torch.no_grad():
+            found = functional_call(layer, ghosts, inputs)
+    except (RuntimeError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        shapes = ", ".join(str(shape) for shape in bottoms)
+        raise NetError(f"bottoms of shapes {shapes} do not fit it: {reason}") from error
+    results = found if isinstance(found, tuple) else (found,)
+    return tuple(tuple(result.shape) for result in results)[:tops]

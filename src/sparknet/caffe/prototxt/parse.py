@@ -1,0 +1,458 @@
+"""Caffe's text files, read strictly: every fault is named with its file, line and column.
+
+protobuf's own parser would do for correct files. It knows no lenient mode but dropping every unknown field, which
+changes shapes silently (forks of Caffe write `ceil_mode: false`), and it forgets where a layer stood.
+"""
+
+import difflib
+import os
+import re
+import sys
+from array import array
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from sparknet.caffe.prototxt.fields import Field, Kind, fields_of
+from sparknet.caffe.prototxt.forks import ENGINES, HARMLESS, REFUSED
+from sparknet.caffe.prototxt.tokens import Tokens, unescape
+from sparknet.errors import NetError
+
+__all__ = ["Parsed", "names_file", "parse_text", "read_text"]
+
+M = TypeVar("M", bound=Message)
+
+_DEPTH = 100  # nested blocks and lists inside a field that is passed over
+_DIGITS = 1000  # characters of a number; the longest exact float64 has fewer
+_LARGEST_ENUM = 2**31 - 1
+_LISTED = 12  # names that an error message lists
+_SHOWN = 60  # characters of a name that are looked up among the known ones
+
+_CLOSERS = {"{": "}", "<": ">", "[": "]"}
+_INTEGER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
+_FLOAT = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?")
+_SPOKEN_FLOATS = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
+_BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
+
+
+_OTHER_FILES = {
+    **{("SolverParameter", name): "this looks like a net; give the solver" for name in ("name", "layer", "layers")},
+    **{
+        ("NetParameter", name): "this looks like a solver; give the net" for name in ("net", "base_lr", "test_iter")
+    },
+}
+"""Fields that tell which other kind of file was given, by message and name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parsed(Generic[M]):
+    """A message and where its parts stand in the text."""
+
+    message: M
+    """What the text says, all required fields present."""
+    source: str
+    """The file's name as errors show it; "<text>" for text that came from no file."""
+    lines: dict[tuple[str, int], int]
+    """Line, from 1, at which an element of a repeated top-level message starts: ("layer", 3) -> 41."""
+
+
+class _Block(NamedTuple):
+    """An open block."""
+
+    fields: Mapping[str, Field]
+    name: str  # the message's name
+    symbol: str  # what opened it; empty for the file itself
+    start: int  # the offset of its name
+
+
+def parse_text(text: str, message: type[M], *, source: str = "<text>") -> Parsed[M]:
+    """Read a message from protobuf's text format.
+
+    The whole format is accepted except extensions, which Caffe's files have none of. A repeated assignment of a
+    field that is not a list is an error, as it is for Caffe. Blob data, bytes in our schema, are numbers in text.
+    Fields of forks that change no number are passed over (`forks.HARMLESS`); `ceil_mode` of a fork's
+    PoolingParameter becomes `round_mode`.
+
+    Args:
+        text: the file's content.
+        message: the type to read, `NetParameter` say.
+        source: the file's name, for errors.
+
+    Raises:
+        NetError: anything that the format or the schema does not allow, as `file:line:column: ...`.
+    """
+    parser = _Parser(Tokens(text, source))
+    made = message()
+    parser.fill(made, "", 0)
+    lines = parser.tokens.lines_of(list(parser.starts.values()))
+    return Parsed(message=made, source=source, lines=dict(zip(parser.starts, lines, strict=True)))
+
+
+def read_text(path_or_text: str | os.PathLike[str], message: type[M]) -> Parsed[M]:
+    """Read a message from a file, or from text.
+
+    Which of the two it is, `names_file` tells.
+
+    Raises:
+        NetError: the file cannot be read or is no text, or its text is at fault (see `parse_text`).
+    """
+    name = os.fspath(path_or_text)
+    if not name:
+        raise NetError("the prototxt is given as ''; it must be a path or text: give the path of a prototxt")
+    if not names_file(path_or_text):
+        return parse_text(name, message)
+    return parse_text(_content(name), message, source=name)
+
+
+def names_file(path_or_text: str | os.PathLike[str]) -> bool:
+    """Whether it is a file's path, or text.
+
+    Every path object is a path. A str with a line break is text; another one is the path of a file that there is,
+    else text if it has a `{`, else a path.
+    """
+    if not isinstance(path_or_text, str):
+        return True
+    if "\n" in path_or_text:
+        return False
+    return "{" not in path_or_text or _exists(path_or_text)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # text may be longer than any path
+        return False
+
+
+def _content(name: str) -> str:
+    """Return what the file holds."""
+    try:
+        content = Path(name).read_bytes()
+    except FileNotFoundError as error:
+        raise NetError(
+            f"{name}: no such file: give the path of a prototxt; text itself is told from a path by a line break"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NetError(f"{name!r}: {reason}: give the path of a prototxt that can be read") from error
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise NetError(
+            f"{name}: byte {error.start} is 0x{content[error.start]:02x}, so this is no UTF-8 text: "
+            f"a .caffemodel or .solverstate is binary and a prototxt is text: give the prototxt"
+        ) from error
+
+
+class _Parser:
+    """Fills messages from tokens, as the schema says."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.starts: dict[tuple[str, int], int] = {}  # offsets of the elements of the file's lists of messages
+        self._blocks: list[_Block] = []
+        self._readers: dict[Kind, Callable[[Field], Any]] = {
+            "string": self._string,
+            "bytes": self._bytes,
+            "bool": self._bool,
+            "ceil_mode": self._ceil_mode,
+            "enum": self._enum,
+            "integer": self._integer,
+            "float": self._float,
+            "packed": self._float,
+        }
+
+    def fill(self, message: Message, symbol: str, start: int) -> None:
+        """Read fields into `message` until the block, opened by `symbol` at the offset `start`, closes.
+
+        Recursion goes no deeper than the schema nests messages: only fields that it knows are entered.
+        """
+        descriptor = message.DESCRIPTOR
+        block = _Block(fields_of(descriptor), descriptor.name, symbol, start)
+        self._blocks.append(block)
+        packed: dict[str, array[float]] = {}
+        while not self._closed(block):
+            self._field(message, block, packed)
+        for name, numbers in packed.items():
+            if sys.byteorder == "big":
+                numbers.byteswap()
+            getattr(message, name).append(numbers.tobytes())
+        if not message.IsInitialized():
+            missing = [f.name for f in descriptor.fields if f.is_required and not message.HasField(f.name)]
+            raise self.tokens.fault(
+                f"this {block.name} lacks {' and '.join(missing)}; Caffe requires a value: set it", start
+            )
+        self._blocks.pop()
+
+    def _closed(self, block: _Block) -> bool:
+        """Step over the end of the block if it is the current token."""
+        tokens = self.tokens
+        if tokens.kind == "end":
+            if block.symbol:
+                raise tokens.fault(
+                    f"the {block.name} block opened here is never closed: add {_CLOSERS[block.symbol]!r}",
+                    block.start,
+                )
+            return True
+        if tokens.kind != "symbol" or tokens.text not in "}>":
+            return False
+        if not block.symbol:
+            raise tokens.fault(f"found {tokens.text!r} where no block is open: remove it")
+        if tokens.text != _CLOSERS[block.symbol]:
+            raise tokens.fault(
+                f"found {tokens.text!r}, but the {block.name} block of line {tokens.line_of(block.start)} "
+                f"was opened by {block.symbol!r}: close it with {_CLOSERS[block.symbol]!r}"
+            )
+        tokens.advance()
+        return True
+
+    def _field(self, message: Message, block: _Block, packed: dict[str, "array[float]"]) -> None:
+        """Read a field's name and its value or values, and the separator that may follow."""
+        tokens = self.tokens
+        if tokens.kind != "name":
+            raise self._no_name(block)
+        field, start = block.fields.get(tokens.text), tokens.start
+        if field is None:
+            self._foreign(block)
+        else:
+            if not field.repeated and message.HasField(field.name):
+                raise tokens.fault(
+                    f"{field.name} is given a second time in this {block.name}; it takes one value: remove one"
+                )
+            tokens.advance()
+            self._values(message, field, start, packed)
+        if not tokens.take(","):
+            tokens.take(";")
+
+    def _values(self, message: Message, field: Field, start: int, packed: dict[str, "array[float]"]) -> None:
+        """Read what follows a field's name: one value, or a list of them in brackets."""
+        tokens = self.tokens
+        if not tokens.take(":") and field.kind != "message":
+            raise tokens.fault(
+                f"{field.owner}.{field.name} is followed by {tokens.shown()}; "
+                f"a colon stands between name and value: write {field.name}: ..."
+            )
+        opened = tokens.start
+        if not tokens.take("["):
+            self._value(message, field, start, packed)
+            return
+        if not field.repeated:
+            raise tokens.fault(
+                f"{field.owner}.{field.name} is given a list; it takes one value: remove the brackets", opened
+            )
+        if tokens.take("]"):
+            return
+        while True:
+            self._value(message, field, tokens.start, packed)
+            if tokens.take("]"):
+                return
+            if not tokens.take(","):
+                raise tokens.fault(
+                    f"found {tokens.shown()} in the list of {field.name} that begins in line "
+                    f"{tokens.line_of(opened)}; values are separated by a comma and followed by ']': add it"
+                )
+
+    def _value(self, message: Message, field: Field, start: int, packed: dict[str, "array[float]"]) -> None:
+        """Read one value or block into its field; `start` is where a block begins for the reader."""
+        if field.kind == "message":
+            self._block(message, field, start)
+            return
+        value = self._readers[field.kind](field)
+        if field.kind == "packed":
+            packed.setdefault(field.name, array(field.code)).append(value)
+        elif field.repeated:
+            getattr(message, field.name).append(value)
+        else:
+            setattr(message, field.name, value)
+
+    def _block(self, message: Message, field: Field, start: int) -> None:
+        """Read one block into its field."""
+        tokens = self.tokens
+        symbol = tokens.text
+        if not (tokens.take("{") or tokens.take("<")):
+            raise self._wrong(field, "a block, written { ... }")
+        inner: Any = getattr(message, field.name)
+        if field.repeated:
+            if len(self._blocks) == 1:
+                self.starts[field.name, len(inner)] = start
+            inner = inner.add()
+        else:
+            inner.SetInParent()
+        self.fill(inner, symbol, start)
+
+    def _string(self, field: Field) -> str:
+        start = self.tokens.start
+        content = self._bytes(field)
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise self.tokens.fault(
+                f"{field.owner}.{field.name} holds the byte 0x{content[error.start]:02x}, which is no UTF-8 text: "
+                f"write the characters themselves",
+                start,
+            ) from error
+
+    def _bytes(self, field: Field) -> bytes:
+        tokens = self.tokens
+        if tokens.kind != "string":
+            raise self._wrong(field, f'text in quotes, as in {field.name}: "..."')
+        parts: list[bytes] = []
+        while tokens.kind == "string":  # adjacent strings are one
+            parts.append(unescape(tokens))
+            tokens.advance()
+        return b"".join(parts)
+
+    def _bool(self, field: Field) -> bool:
+        tokens = self.tokens
+        value = _BOOLS.get(tokens.text) if tokens.kind == "name" else _whole(tokens)
+        if value is None or value > 1:
+            raise self._wrong(field, "true or false")
+        tokens.advance()
+        return bool(value)
+
+    def _ceil_mode(self, field: Field) -> int:
+        """Read a fork's `ceil_mode: false` as `round_mode: FLOOR`."""
+        assert field.enum is not None
+        return field.enum.values_by_name["CEIL" if self._bool(field) else "FLOOR"].number
+
+    def _enum(self, field: Field) -> int:
+        assert field.enum is not None
+        tokens = self.tokens
+        start, names = tokens.start, field.enum.values_by_name
+        if tokens.kind == "name":
+            if tokens.text in names:
+                number = names[tokens.text].number
+            elif field.name == "engine" and tokens.text in ENGINES:
+                number = names["DEFAULT"].number
+            else:
+                raise self._wrong(field, f"one of {_some(names)}{_nearest(tokens.text, names)}")
+        else:
+            negative = tokens.take("-")
+            number = _whole(tokens)
+            # No enum has negative numbers, and protobuf raises where it looks up one of more than 32 bits.
+            if number is None or (negative and number) or number > _LARGEST_ENUM:
+                number = -1
+            if number not in field.enum.values_by_number:
+                raise self._wrong(field, f"one of {_some(names)}, without quotes", start)
+        tokens.advance()
+        return number
+
+    def _integer(self, field: Field) -> int:
+        tokens = self.tokens
+        start, negative = tokens.start, tokens.take("-")
+        number = _whole(tokens)
+        if number is None:
+            raise self._wrong(field, f"a whole number from {field.low} to {field.high}", start)
+        number = -number if negative else number
+        if not field.low <= number <= field.high:
+            raise self._wrong(field, f"from {field.low} to {field.high}", start)
+        tokens.advance()
+        return number
+
+    def _float(self, field: Field) -> float:
+        tokens = self.tokens
+        start, negative = tokens.start, tokens.take("-")
+        text = tokens.text
+        number = None
+        if tokens.kind == "name":
+            number = _SPOKEN_FLOATS.get(text.lower())
+        elif tokens.kind == "number" and len(text) <= _DIGITS and _FLOAT.fullmatch(text):
+            number = float(text.rstrip("fF"))
+        if number is None:
+            raise self._wrong(field, "a decimal number, as in 0.01 or 1e-2", start)
+        tokens.advance()
+        return -number if negative else number
+
+    def _foreign(self, block: _Block) -> None:
+        """Pass over a field that Caffe 1.0 does not have, if it changes no number."""
+        tokens = self.tokens
+        name, start = tokens.text, tokens.start
+        refusal = REFUSED.get(block.name, {}).get(name)
+        if refusal is None and name not in HARMLESS.get(block.name, ()):
+            raise self._unknown(block)
+        tokens.advance()
+        if refusal is not None:
+            tokens.take(":")
+            if tokens.text not in refusal.neutral:
+                raise tokens.fault(
+                    f"{block.name} has no field {name!r} in Caffe 1.0; in a fork {refusal.effect}", start
+                )
+        self._pass_over()
+
+    def _pass_over(self) -> None:
+        """Skip the value of a fork's field, of whatever kind, with a list of closers in place of recursion."""
+        tokens = self.tokens
+        start = tokens.start
+        tokens.take(":")
+        closers: list[str] = []
+        while True:
+            symbol = tokens.text if tokens.kind == "symbol" else ""
+            if symbol in _CLOSERS:
+                closers.append(_CLOSERS[symbol])
+            elif closers and symbol == closers[-1]:
+                closers.pop()
+            elif tokens.kind == "end" or symbol in ("}", ">", "]") or (symbol not in ("", "-") and not closers):
+                raise tokens.fault(
+                    f"found {tokens.shown()} in the value that begins in line {tokens.line_of(start)}"
+                )
+            if len(closers) > _DEPTH:
+                raise tokens.fault(f"blocks are nested more than {_DEPTH} deep; no file of Caffe's is: remove them")
+            strings = tokens.kind == "string"
+            tokens.advance()
+            if not closers and symbol != "-" and not (strings and tokens.kind == "string"):
+                return
+
+    def _no_name(self, block: _Block) -> NetError:
+        """Return the error for something that begins no field."""
+        tokens = self.tokens
+        if tokens.text == "[":
+            return tokens.fault("found '[', which begins an extension; Caffe's files have none: remove it")
+        return tokens.fault(
+            f"found {tokens.shown()} where a field of {block.name} must begin, with its name and a colon: remove it"
+        )
+
+    def _unknown(self, block: _Block) -> NetError:
+        """Return the error for a field that the message does not have."""
+        tokens = self.tokens
+        name, shown = tokens.text, tokens.shown()
+        for outer in reversed(self._blocks[:-1]):
+            if name in outer.fields:
+                return tokens.fault(
+                    f"{block.name} has no field {shown}, {outer.name} has: "
+                    f"close the block of line {tokens.line_of(block.start)} before it"
+                )
+        if (block.name, name) in _OTHER_FILES:
+            return tokens.fault(f"{block.name} has no field {shown}: {_OTHER_FILES[block.name, name]}")
+        near = _nearest(name, block.fields)
+        remedy = near or f"; it has {_some(block.fields)}: remove it"
+        return tokens.fault(f"{block.name} has no field {shown}{remedy}")
+
+    def _wrong(self, field: Field, rule: str, start: int | None = None) -> NetError:
+        """Return the error for a value that is not what the field takes."""
+        shown = self.tokens.shown()
+        if start not in (None, self.tokens.start) and shown.startswith("'"):
+            shown = f"'-{shown[1:]}"
+        return self.tokens.fault(f"{field.owner}.{field.name} is {shown}; it must be {rule}", start)
+
+
+def _whole(tokens: Tokens) -> int | None:
+    """Return the integer that the current token writes, None if it is none or absurdly long."""
+    text = tokens.text
+    if tokens.kind != "number" or len(text) > _DIGITS or _INTEGER.fullmatch(text) is None:
+        return None
+    return int(text, 10 if text[0] != "0" else 16 if text[1:2] in ("x", "X") else 8)
+
+
+def _some(names: Collection[str]) -> str:
+    """Return names for an error, or the first of them."""
+    listed = ", ".join(list(names)[:_LISTED])
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} others"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error that names what was probably meant; empty if nothing is near."""
+    near = difflib.get_close_matches(name[:_SHOWN], list(known), n=1)
+    return f": did you mean {near[0]!r}?" if near else ""

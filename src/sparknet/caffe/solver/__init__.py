@@ -1,0 +1,1 @@
+"""Caffe's solver: settings, rate policies, update rules, snapshots."""

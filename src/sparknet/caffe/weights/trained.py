@@ -1,0 +1,160 @@
+"""A net's weights, to and from files."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparknet.caffe.schema import NetParameter
+from sparknet.caffe.weights.blobs import Array
+from sparknet.caffe.weights.caffemodel import Weights, read_weights, write_binary
+from sparknet.caffe.weights.hdf5 import write_hdf5
+from sparknet.caffe.weights.written_form import describes, written_form
+from sparknet.errors import NetError
+
+if TYPE_CHECKING:
+    from sparknet.caffe.module.caffe_net import CaffeNet
+
+__all__ = ["Frame", "Loaded", "load_listed", "load_weights", "write_weights"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What came of loading; each in the order of the net or of the file."""
+
+    layers: tuple[str, ...]
+    """Layers that took their blobs from the file."""
+    missing: tuple[str, ...]
+    """Layers with blobs that the file does not have, not even in a layer that shares them: they keep theirs."""
+    unused: tuple[str, ...]
+    """Layers with blobs in the file that the net does not have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Frame:
+    """What a weight file said beside the weights that a net took from it, for writing the same file again.
+
+    A file holds one state of the net, and this net may be in another: a TEST net reads what was trained in TRAIN.
+    With the frame, reading a file and writing it changes no byte of it, and loses no layer that only the other
+    state has. It is kept only where the file is wholly of this net; after fine-tuning from another net's file, the
+    net writes its own description, as Caffe always does.
+    """
+
+    description: NetParameter
+    others: dict[str, list[Array]]
+    """Blobs of the layers that the net does not have in its state."""
+
+
+def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
+    """Copy a file's blobs into the layers of the same names; see `CaffeNet.load_weights`.
+
+    Args:
+        net: takes them.
+        path: the file.
+        whole: refuse a file that lacks layers of the net, such as one that was cut between two of them.
+    """
+    weights = read_weights(path)
+    own = net.weights()
+    shared = _shared_places(own)
+    chosen: dict[str, list[Tensor | Array]] = {}
+    taken: set[int] = set()
+    for name, tensors in own.items():
+        found = weights.blobs.get(name)
+        if found is None:
+            continue
+        # An HDF5 file leaves a shared blob to the first layer that has it: set it to what it is.
+        fill = shared.get(name, set[int]()) if weights.description is None else set[int]()
+        if set(found) | fill != set(range(len(tensors))):
+            raise NetError(
+                f"{weights.source}: layer {name!r}: expected {len(tensors)} blobs, got {len(found)}; "
+                "the net must be that of the weights, or the layer have another name"
+            )
+        chosen[name] = [found.get(place, tensor) for place, tensor in enumerate(tensors)]
+        taken.update(tensors[place].data_ptr() for place in found)
+    missing = tuple(
+        name for name, tensors in own.items() if any(tensor.data_ptr() not in taken for tensor in tensors)
+    )
+    if whole and missing:
+        raise NetError(
+            f"{weights.source} has no weights for layers {', '.join(missing)}; a whole file has them: it was cut "
+            "off, or is of another net"
+        )
+    try:
+        net.set_weights(chosen)
+    except NetError as error:
+        raise NetError(f"{weights.source}: {error}") from error
+    net.frame = _frame(net, weights)
+    return Loaded(
+        layers=tuple(chosen),
+        missing=missing,
+        unused=tuple(name for name, arrays in weights.blobs.items() if arrays and name not in own),
+    )
+
+
+def load_listed(net: "CaffeNet", paths: str) -> tuple[str, ...]:
+    """Copy the blobs of files, their paths separated by commas, into a net, one file after the other.
+
+    Returns:
+        Layers of the net for which no file has blobs: they keep theirs.
+
+    Raises:
+        NetError: a file is missing or damaged, or does not fit.
+    """
+    missing = [set(net.load_weights(path).missing) for path in map(str.strip, paths.split(",")) if path]
+    return tuple(name for name in net.weights() if all(name in lacking for lacking in missing))
+
+
+def write_weights(net: "CaffeNet", path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
+    """Write the net's weights; see `CaffeNet.save_weights`."""
+    own = net.weights()
+    blobs: dict[str, list[Array]] = {name: [_array(tensor) for tensor in own[name]] for name in own}
+    if os.fspath(path).endswith(".h5"):
+        description = written_form(net.spec, net.phase)
+        shared = _shared_places(own)
+        places: dict[str, dict[int, Array]] = {layer.name: {} for layer in description.layer}
+        for name, arrays in blobs.items():
+            left = shared.get(name, set[int]())
+            places[name] = {place: array for place, array in enumerate(arrays) if place not in left}
+        write_hdf5(places, path)
+    elif net.frame is not None and as_loaded:
+        write_binary(net.frame.description, {**net.frame.others, **blobs}, path)
+    else:
+        write_binary(written_form(net.spec, net.phase), blobs, path)
+
+
+def _frame(net: "CaffeNet", weights: Weights) -> Frame | None:
+    own = net.weights()
+    if weights.description is None or not weights.is_modern or not all(weights.blobs.get(name) for name in own):
+        return None
+    if not describes(weights.description, net.description):
+        return None
+    others = {
+        # copies, else they would keep the whole file in memory
+        name: [arrays[place].copy() for place in sorted(arrays)]
+        for name, arrays in weights.blobs.items()
+        if arrays and name not in own
+    }
+    return Frame(description=weights.description, others=others)
+
+
+def _shared_places(weights: dict[str, list[Tensor]]) -> dict[str, set[int]]:
+    """Of each layer the places of blobs that a layer before it has too, told by where their numbers lie.
+
+    A blob that is shared in another shape is a tensor of its own over the same numbers.
+    """
+    seen: set[int] = set()
+    places: dict[str, set[int]] = {}
+    for name, tensors in weights.items():
+        places[name] = {place for place, tensor in enumerate(tensors) if tensor.data_ptr() in seen}
+        seen.update(tensor.data_ptr() for tensor in tensors)
+    return places
+
+
+def _array(tensor: Tensor) -> Array:
+    """On the CPU, float64 if it is so and else float32; the tensor's own memory where that can be."""
+    plain = tensor.detach().cpu()
+    array: Array = plain.to(torch.float64 if plain.dtype == torch.float64 else torch.float32).numpy()
+    return np.asarray(array)

@@ -1,0 +1,1 @@
+"""Out again: databases that Caffe reads, and ImageNet as shuffled tar chunks."""

@@ -1,0 +1,258 @@
+"""ImageNet's archives become shuffled tar chunks: what is to be done, what is already there, and how it ends.
+
+Which image goes into which chunk is a pure function of the label file's entries and the seed. Each finished chunk
+has a report beside it; a run that was cut off at any moment is gone on with by asking for the same again.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparknet.data.export.imagenet_chunks import labelled
+from sparknet.data.export.imagenet_pieces import Piece, cut_pieces
+from sparknet.data.export.imagenet_plan import (
+    Damage,
+    Layout,
+    Plan,
+    Report,
+    Settings,
+    Split,
+    draw_places,
+    dump,
+    load,
+)
+from sparknet.data.sources.label_file import Labels, write_labels
+from sparknet.data.storage.fingerprint import fingerprint
+from sparknet.data.storage.place import Place
+from sparknet.errors import ConfigError, DataError
+
+__all__ = ["Result", "Source", "Work", "begin", "complete", "finished_reports", "plan_work"]
+
+_REQUESTS_AT_ONCE = 16
+_NAMES_TOLD = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where one split comes from."""
+
+    split: Split
+    archive: Place
+    labels: Place
+    """The label file: lines `NAME LABEL`, for train `SYNSET/NAME LABEL`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One split, ready to be made or gone on with."""
+
+    archive: Place
+    layout: Layout
+    names: tuple[str, ...]
+    """Base names of the label file's entries, in the drawn order."""
+    labels: tuple[int, ...]
+    """Theirs."""
+    pieces: tuple[Piece, ...]
+    kept: dict[int, Report]
+    """Chunks that are there, by number: they need no making."""
+
+    @property
+    def plan(self) -> Plan:
+        """What decides every byte."""
+        return self.layout.plan
+
+    @property
+    def open_chunks(self) -> tuple[int, ...]:
+        """The chunks still to be made."""
+        return tuple(number for number in range(self.plan.settings.chunks) if number not in self.kept)
+
+    def pieces_for(self, chunks: frozenset[int]) -> list[Piece]:
+        """The pieces that must be read to make these chunks."""
+        return [
+            piece
+            for piece in self.pieces
+            if piece.home in chunks or any(self.plan.chunk_of(place) in chunks for place in piece.places)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What one split has come to."""
+
+    split: Split
+    entries: int
+    """Lines of the label file."""
+    images: int
+    """In the chunks."""
+    corrupt: tuple[Damage, ...]
+    missing: tuple[str, ...]
+    unlabelled: int
+    unlabelled_examples: tuple[str, ...]
+    chunks: int
+    kept: int
+    """Chunks that were there before."""
+    made_images: int
+    """In the chunks that were not."""
+    bytes: int
+    """Of all chunks."""
+
+
+def plan_work(source: Source, destination: Place, settings: Settings) -> Work:
+    """Find out what is to be done; nothing is written.
+
+    Raises:
+        ConfigError: more chunks than images, or the destination holds chunks of another plan.
+        DataError: archive or label file is missing, damaged, or of another kind.
+    """
+    facts = source.archive.facts()
+    if facts is None or facts.is_directory:
+        what = "it is a directory" if facts else "there is no such file"
+        raise DataError(
+            f"{source.archive}: {what}; the {source.split} archive is a tar file: set --{source.split}-tar"
+        )
+    entries = _entries(source)
+    plan = Plan(
+        split=source.split,
+        settings=settings,
+        images=len(entries),
+        labels=fingerprint({"entries": entries}),
+        source=source.archive.name,
+        source_bytes=facts.bytes,
+    )
+    layout = Layout(destination=destination, plan=plan)
+    _check_destination(layout)
+    names, places = [name for name, _ in entries], draw_places(plan)
+    order = np.argsort(places)
+    return Work(
+        archive=source.archive,
+        layout=layout,
+        names=tuple(_base(names[entry]) for entry in order),
+        labels=tuple(entries[entry][1] for entry in order),
+        pieces=tuple(cut_pieces(source.archive, plan, names, places.tolist())),
+        kept=finished_reports(layout),
+    )
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _entries(source: Source) -> list[tuple[str, int]]:
+    """The label file's lines, sorted by base name, of which there is each but once."""
+    entries = list(Labels.read(source.labels).items())
+    bare = next((name for name, _ in entries if "/" not in name), None)
+    if source.split == "train" and bare is not None:
+        raise DataError(
+            f"{source.labels} has the name {bare}; the inner tar of a training image is found by the directory in "
+            "its name, as in n01440764/n01440764_10026.JPEG: give Caffe's train.txt"
+        )
+    return entries
+
+
+def _check_destination(layout: Layout) -> None:
+    """Refuse to mix chunks of two plans, or with files that are not ours."""
+    if layout.plan_file.facts() is None:
+        strangers = layout.chunk_directory.files("*.tar")
+        if strangers:
+            raise ConfigError(
+                f"{layout.chunk_directory} holds {len(strangers)} tar files, but {layout.plan_file}, which would "
+                "say how they were made, is not there; chunks are not mixed: delete them, or give another --to"
+            )
+        return
+    differences = layout.plan.differences(load(layout.plan_file, Plan))
+    if differences:
+        raise ConfigError(
+            f"{layout.destination} has {layout.plan.split} chunks with {', '.join(differences)}; who goes on must "
+            f"ask for the same: repeat those settings, give another --to, or delete {layout.chunk_directory} and "
+            f"{layout.plan_file}"
+        )
+
+
+def finished_reports(layout: Layout) -> dict[int, Report]:
+    """The reports of the chunks whose tar file is there in the size reported, by chunk.
+
+    Raises:
+        DataError: the destination cannot be read.
+    """
+    sizes = {file.name: file.bytes for file in layout.chunk_directory.files("*.tar")}
+    places = layout.record_directory.children(f"{layout.plan.split}.[0-9]*.json")
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        reports = list(pool.map(lambda place: load(place, Report), places))
+    return {
+        report.chunk: report for report in reports if sizes.get(layout.chunk(report.chunk).name) == report.bytes
+    }
+
+
+def begin(work: Work) -> None:
+    """Write down the plan, so that only the same one goes on here.
+
+    Raises:
+        DataError: the destination cannot be written.
+    """
+    if work.layout.plan_file.facts() is None:
+        # without a plan a report says nothing: its settings may have been others
+        for record in work.layout.record_directory.children(f"{work.plan.split}.[0-9]*.json"):
+            record.delete()
+        work.layout.plan_file.write(dump(work.plan))
+
+
+def complete(work: Work, *, corrupt_share: float) -> Result:
+    """Verify that every chunk is there and write the label file.
+
+    Args:
+        work: of which all chunks have been made.
+        corrupt_share: of the images; more corrupt ones are an error, and there is no label file then.
+
+    Raises:
+        DataError: a chunk is not seen from here, or too many images are corrupt.
+    """
+    reports = finished_reports(work.layout)
+    lacking = [number for number in range(work.plan.settings.chunks) if number not in reports]
+    if lacking:
+        raise DataError(
+            f"{work.layout.chunk(lacking[0])} was written by a worker but is not seen here; --to must be a place "
+            "that the driver and every worker reach: give another one"
+        )
+    ordered = [reports[number] for number in range(work.plan.settings.chunks)]
+    result = _result(work, ordered)
+    _check_corrupt(result, corrupt_share)
+    write_labels(work.layout.label_file, labelled(work.names, work.labels, ordered))
+    for directory in (work.layout.chunk_directory, work.layout.record_directory):
+        for left in directory.children(f".{work.plan.split}.*.part"):  # by tasks that were killed
+            left.delete()
+    return result
+
+
+def _result(work: Work, reports: Sequence[Report]) -> Result:
+    return Result(
+        split=work.plan.split,
+        entries=work.plan.images,
+        images=sum(report.images for report in reports),
+        corrupt=tuple(damage for report in reports for damage in report.corrupt),
+        missing=tuple(name for report in reports for name in report.missing),
+        unlabelled=sum(report.unlabelled for report in reports),
+        unlabelled_examples=tuple(name for report in reports for name in report.unlabelled_examples),
+        chunks=len(reports),
+        kept=len(work.kept),
+        made_images=sum(report.images for report in reports if report.chunk not in work.kept),
+        bytes=sum(report.bytes for report in reports),
+    )
+
+
+def _check_corrupt(result: Result, corrupt_share: float) -> None:
+    """Refuse more corrupt images than a share of all.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    count = len(result.corrupt)
+    if count > corrupt_share * result.entries:
+        told = "; ".join(f"{damage.name}: {damage.reason}" for damage in result.corrupt[:_NAMES_TOLD])
+        more = f"; and {count - _NAMES_TOLD} more" if count > _NAMES_TOLD else ""
+        raise DataError(
+            f"{count} of {result.entries} {result.split} images are corrupt, more than {corrupt_share:g} of them; "
+            "the chunks are kept: fetch the archive again, or raise --corrupt-share and give the same command. "
+            f"These are: {told}{more}"
+        )

@@ -1,0 +1,356 @@
+"""Arrow columns as Spark sends them, checked and turned into numpy arrays as the shards hold them."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sparknet.data.rows.columns import MOST_CLASSES, Column, ImageForm, check_labels
+from sparknet.data.rows.image_cells import ImageCells, holds_pixels, is_binary
+from sparknet.errors import BadImage, DataError
+
+__all__ = [
+    "Images",
+    "Rows",
+    "encoded_cells",
+    "image_values",
+    "input_column",
+    "input_values",
+    "label_values",
+    "validation_marks",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Which rows of the DataFrame a batch holds, for error messages."""
+
+    partition: int
+    """Spark partition."""
+    first: int
+    """Number of the batch's first row within the partition."""
+    names: Any = None
+    """Arrow array of what the source itself calls the rows, if it has names for them."""
+
+    def name(self, index: int) -> str:
+        """Name the batch's row `index`."""
+        own = self.names[index].as_py() if self.names is not None else None
+        number = f"row {self.first + index} of partition {self.partition}"
+        return f"{number} ({own})" if own else number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """A batch's images as pixels."""
+
+    pixels: np.ndarray
+    """uint8 [n, *shape]; 0 where a row is not good."""
+    good: np.ndarray
+    """bool [n]: the row holds a whole image."""
+    complaints: list[str]
+    """What is wrong with each other row, by name and in order."""
+
+
+def input_column(
+    array: Any,
+    *,
+    name: str,
+    shape: tuple[int, ...],
+    rows: Rows,
+    form: ImageForm | None = None,
+    resize: tuple[int, ...] = (),
+) -> Column | None:
+    """Describe the input column that `array` starts: bytes and images become uint8, numbers float32.
+
+    Args:
+        array: its first Arrow array, of one row at least: binary, the struct of Spark's `image` source, lists of
+            numbers, nested or not, or float32.
+        name: the column's name.
+        shape: of one row; () takes the first row's, which bytes that are no image do not tell.
+        rows: what the array holds.
+        form: how images become pixels; None: binary rows are pixels, whatever they begin with.
+        resize: height and width of images; () takes `shape`'s or else the first whole image's own.
+
+    Returns:
+        The column, with `image` set to `form` if its rows are images; None if they are, but all of this array's
+        are null or damaged, so that nothing can be told before the next array.
+
+    Raises:
+        DataError: bytes of unknown shape that are no image, or a first row that is null or empty.
+    """
+    kind = array.type
+    if form is not None and (is_binary(kind) or holds_pixels(kind)):
+        return _image_column(array, name=name, shape=shape, rows=rows, form=form, resize=resize)
+    if is_binary(kind):
+        if not shape:
+            raise DataError(_unknown_shape(name))
+        return Column(name=name, dtype="uint8", shape=shape)
+    if shape or not _is_list(kind):
+        return Column(name=name, dtype="float32", shape=shape or (1,))
+    return Column(name=name, dtype="float32", shape=_first_shape(array, name=name, rows=rows))
+
+
+def input_values(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
+    """Check an Arrow array of the input column and give its values, `column.dtype` [n, *shape].
+
+    Images are for `image_values`.
+
+    Raises:
+        DataError: naming column and row: a null at any depth, a width that is not `column.shape`'s, or a number
+            that is not finite.
+    """
+    _refuse_nulls(array, name=column.name, rows=rows)
+    if is_binary(array.type):
+        values, widths = _bytes(array)
+        _check_widths(widths, column=column, rows=rows, size=column.width)
+    elif _is_list(array.type):
+        values = _numbers(array, column=column, rows=rows)
+    else:
+        values = array.to_numpy(zero_copy_only=False)
+        _check_widths(np.ones(len(array), np.int64), column=column, rows=rows, size=column.width)
+    values = values.reshape(len(array), *column.shape)
+    if column.dtype == "float32":
+        _refuse_infinite(values, name=column.name, rows=rows)
+    return values
+
+
+def image_values(array: Any, *, column: Column, rows: Rows, resizes: bool, threads: int = 1) -> Images:
+    """Decode an Arrow array of images; null and damaged ones are left out and complained about.
+
+    Args:
+        array: binary, or the struct of Spark's `image` source.
+        column: with `image` set; its shape is what every image is brought to.
+        rows: what the array holds.
+        resizes: images of other sizes are scaled; False: they are an error.
+        threads: that decode at the same time; the decoders let go of Python's lock.
+
+    Raises:
+        DataError: an image of another size than the column's, and not `resizes`.
+    """
+    cells = ImageCells(array)
+    if not resizes:
+        _check_sizes(cells, column=column, rows=rows)
+    pixels = np.empty((len(array), *column.shape), np.uint8)
+    # Interleaved, so that no thread has all the large images of a sorted source.
+    parts = [range(first, len(array), threads) for first in range(min(threads, len(array)))]
+    if len(parts) > 1:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            found = list(pool.map(lambda part: _decode_part(cells, pixels, part, column), parts))
+    else:
+        found = [_decode_part(cells, pixels, part, column) for part in parts]
+    bad = dict(sorted(pair for part in found for pair in part))
+    good = np.ones(len(array), bool)
+    good[list(bad)] = False
+    complaints = [f"column {column.name}: {rows.name(at)}: {why}" for at, why in bad.items()]
+    return Images(pixels=pixels, good=good, complaints=complaints)
+
+
+def encoded_cells(array: Any, *, name: str) -> Any:
+    """The files that an Arrow array of images holds, binary or large_binary, to be kept as they are.
+
+    Raises:
+        DataError: the column `name` holds pixels, as Spark's `image` source gives them.
+    """
+    if is_binary(array.type):
+        return array
+    raise DataError(
+        f"column {name} holds pixels that Spark has decoded, which cannot be kept encoded: set data.keep to "
+        '"pixels", or read the files with source image_folder'
+    )
+
+
+def label_values(array: Any, *, name: str, classes: int | None, rows: Rows) -> np.ndarray:
+    """Check an Arrow int64 array of labels and give them, int64 [n].
+
+    Raises:
+        DataError: naming column and row: a null, or a label outside 0..classes-1.
+    """
+    _refuse_nulls(array, name=name, rows=rows)
+    labels = array.to_numpy(zero_copy_only=True)
+    where = f"column {name}, partition {rows.partition}"
+    check_labels(labels, classes=classes or MOST_CLASSES, where=where, first_row=rows.first)
+    return labels
+
+
+def validation_marks(array: Any, *, name: str, rows: Rows) -> np.ndarray:
+    """Check an Arrow array of booleans and give them, bool [n].
+
+    Raises:
+        DataError: naming column and row of a null.
+    """
+    _refuse_nulls(array, name=name, rows=rows)
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _is_list(kind: Any) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _unknown_shape(name: str, reason: str = "") -> str:
+    return (
+        f"column {name} is binary, which says nothing of its shape{reason}: set data.shape, "
+        "as in [3, 32, 32] for (channels, height, width)"
+    )
+
+
+def _image_column(
+    array: Any, *, name: str, shape: tuple[int, ...], rows: Rows, form: ImageForm, resize: tuple[int, ...]
+) -> Column | None:
+    cells = ImageCells(array)
+    for index in range(len(array)):
+        if shape and cells.count_bytes(index) == prod(shape) and not cells.begins(index):
+            return Column(name=name, dtype="uint8", shape=shape)
+        try:
+            size = cells.decode(index).shape[:2]
+        except BadImage:
+            continue
+        channels, *wanted = _image_shape(shape, name=name) or (3, *size)
+        return Column(name=name, dtype="uint8", shape=(channels, *(resize or wanted)), image=form)
+    strange = [index for index in range(len(array)) if cells.count_bytes(index)]
+    if not strange or any(cells.begins(index) for index in strange):
+        return None
+    first, length = rows.name(strange[0]), cells.count_bytes(strange[0])
+    if not shape:
+        raise DataError(_unknown_shape(name, f"; {first} begins as no image this package knows"))
+    raise DataError(
+        f"column {name}: {first} has {length} values; shape {shape} takes {prod(shape)}, and the row begins as no "
+        "image this package knows: correct the rows or data.shape"
+    )
+
+
+def _image_shape(shape: tuple[int, ...], *, name: str) -> tuple[int, ...]:
+    if shape and (len(shape) != 3 or shape[0] not in (1, 3)):
+        raise DataError(
+            f"column {name} holds encoded images and data.shape is {list(shape)}; it must be "
+            "[channels, height, width] with 1 or 3 channels: correct it or leave it out"
+        )
+    return shape
+
+
+def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows) -> None:
+    for index in range(len(cells)):
+        try:
+            size = cells.size(index)
+            if size != column.shape[1:]:
+                cells.decode(index)  # the header of a damaged file proves nothing
+        except BadImage:
+            continue
+        if size != column.shape[1:]:
+            raise DataError(
+                f"column {column.name}: {rows.name(index)} is an image of {size[0]} x {size[1]} (height x width); "
+                f"{column.shape[1]} x {column.shape[2]} is the size of the others: set data.resize"
+            )
+
+
+def _decode_part(
+    cells: ImageCells, pixels: np.ndarray, part: Iterable[int], column: Column
+) -> list[tuple[int, str]]:
+    """Decode some cells into their rows of `pixels`; give the bad ones with what is wrong."""
+    assert column.image is not None, "the caller decodes images"
+    bad: list[tuple[int, str]] = []
+    for index in part:
+        try:
+            cells.write(index, pixels[index], form=column.image)
+        except BadImage as error:
+            pixels[index] = 0
+            bad.append((index, str(error)))
+    return bad
+
+
+def _first_shape(array: Any, *, name: str, rows: Rows) -> tuple[int, ...]:
+    """The lengths of the first row's lists, from the outermost to the innermost."""
+    _refuse_nulls(array, name=name, rows=rows)
+    lengths: list[int] = []
+    inside = array.slice(0, 1)
+    while _is_list(inside.type):
+        widths, inside = _inside(inside)
+        if not widths[0]:
+            raise DataError(f"column {name}: {rows.name(0)} is empty; every row needs a value: remove such rows")
+        if inside.null_count:
+            raise DataError(_holds_null(name, rows.name(0)))
+        lengths.append(int(widths[0]))
+    return tuple(lengths)
+
+
+def _holds_null(name: str, row: str) -> str:
+    return f"column {name}: {row} holds a null; every value is needed: remove such rows"
+
+
+def _refuse_nulls(array: Any, *, name: str, rows: Rows) -> None:
+    if array.null_count:
+        at = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise DataError(f"column {name}: {rows.name(at)} is null; every row needs a value: remove such rows")
+
+
+def _refuse_infinite(values: np.ndarray, *, name: str, rows: Rows) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        at = int(finite.reshape(len(values), -1).all(axis=1).argmin())
+        raise DataError(
+            f"column {name}: {rows.name(at)} holds a value that is not a finite float32: correct such rows"
+        )
+
+
+def _bytes(array: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All bytes of a binary array, uint8, and the number in each row; no copy."""
+    large = pa.types.is_large_binary(array.type)
+    _, offsets, data = array.buffers()
+    if not len(array):
+        return np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    edges = np.frombuffer(offsets, np.int64 if large else np.int32)[array.offset :][: len(array) + 1]
+    stored = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
+    return stored[edges[0] : edges[-1]], np.diff(edges)
+
+
+def _inside(lists: Any) -> tuple[np.ndarray, Any]:
+    """The length of each list of an array without nulls, and all that they hold."""
+    if pa.types.is_fixed_size_list(lists.type):
+        return np.full(len(lists), lists.type.list_size, np.int64), lists.flatten()
+    return np.diff(lists.offsets.to_numpy()), lists.flatten()
+
+
+def _numbers(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
+    """All numbers of an array of lists, float32, checked against the column's shape: level by level if nested."""
+    each = 1  # lists of one row
+    for size in _list_sizes(array.type, column=column):
+        widths, array = _inside(array)
+        _check_widths(widths, column=column, rows=rows, size=size, each=each)
+        each *= size
+        if array.null_count:
+            at = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
+            raise DataError(_holds_null(column.name, rows.name(at // each)))
+    return array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=True)
+
+
+def _list_sizes(kind: Any, *, column: Column) -> tuple[int, ...]:
+    """How long lists of type `kind` must be, from the outermost to the innermost."""
+    depth = 0
+    while _is_list(kind):
+        depth, kind = depth + 1, kind.value_type
+    if depth == 1:
+        return (column.width,)
+    if depth == len(column.shape):
+        return column.shape
+    sizes = tuple(size for size in column.shape if size > 1)  # 28 lists of 28 are an image of one channel as well
+    if depth != len(sizes):
+        raise DataError(
+            f"column {column.name} holds lists nested {depth} deep; shape {column.shape} has {len(column.shape)} "
+            "sizes: correct the rows or data.shape"
+        )
+    return sizes
+
+
+def _check_widths(widths: np.ndarray, *, column: Column, rows: Rows, size: int, each: int = 1) -> None:
+    """Check that all lists, of which a row has `each`, are of length `size`."""
+    bad = widths != size
+    if bad.any():
+        at = int(bad.argmax())
+        within = " in a list" if each > 1 else ""
+        raise DataError(
+            f"column {column.name}: {rows.name(at // each)} has {int(widths[at])} values{within}; shape "
+            f"{column.shape} takes {size}: correct the rows or data.shape"
+        )

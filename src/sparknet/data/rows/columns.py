@@ -1,0 +1,107 @@
+"""What one column of the rows is: its name, its type, and how it lies in numpy and in Arrow."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from sparknet.data.rows.ragged import Cells
+from sparknet.errors import DataError
+
+__all__ = ["MOST_CLASSES", "Column", "ImageForm", "batch_of", "check_labels", "schema_of"]
+
+MOST_CLASSES = 1 << 20
+"""Labels must be below this: label counts are kept for every class, and a net has an output for each."""
+
+_ARROW: dict[str, Any] = {"uint8": pa.uint8(), "float32": pa.float32(), "int64": pa.int64()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageForm:
+    """How encoded images (JPEG, PNG, …) become pixels; number of channels and size are the column's shape."""
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Of the channels."""
+    resize_mode: Literal["exact", "shorter_side"] = "exact"
+    """Stretch to the column's size, or cover it with the proportions kept and cut out the middle."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One column: an input of the net, or the label."""
+
+    name: str
+    """The column's name in the DataFrame and in the shards."""
+    dtype: Literal["uint8", "float32", "int64"]
+    """Type of one value."""
+    shape: tuple[int, ...]
+    """Shape of one row; () for the label."""
+    image: ImageForm | None = None
+    """The rows are encoded images that are decoded so, to uint8 of `shape`; None: they are stored as they are."""
+
+    @property
+    def width(self) -> int:
+        """Values in one row."""
+        return prod(self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in memory; of images after decoding."""
+        return self.width * np.dtype(self.dtype).itemsize
+
+    @property
+    def arrow_type(self) -> Any:
+        """The Arrow type: bytes for encoded images, else a fixed-size list of a row's values or the bare value."""
+        if self.image:
+            return pa.large_binary()
+        value = _ARROW[self.dtype]
+        return pa.list_(pa.field("item", value, nullable=False), self.width) if self.shape else value
+
+    def to_arrow(self, values: np.ndarray | Cells) -> Any:
+        """Wrap rows as an Arrow array: `dtype` [n, *shape], not copied if C-contiguous, or encoded images."""
+        if isinstance(values, Cells):
+            return values.to_arrow()
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, type=self.arrow_type) if self.shape else flat
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """View an Arrow array of stored values without nulls as `dtype` [n, *shape], read-only, no copy."""
+        if not self.shape:
+            return array.to_numpy(zero_copy_only=True)
+        return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), *self.shape)
+
+
+def schema_of(columns: Iterable[Column]) -> pa.Schema:
+    """The Arrow schema of rows with these columns; no value may be null."""
+    return pa.schema([pa.field(column.name, column.arrow_type, nullable=False) for column in columns])
+
+
+def batch_of(columns: Iterable[Column], arrays: Mapping[str, np.ndarray | Cells]) -> pa.RecordBatch:
+    """Make one record batch of `arrays`: under each column's name its `dtype` [n, *shape] or encoded images."""
+    columns = tuple(columns)
+    values = [column.to_arrow(arrays[column.name]) for column in columns]
+    return pa.RecordBatch.from_arrays(values, schema=schema_of(columns))
+
+
+def check_labels(labels: np.ndarray, *, classes: int, where: str, first_row: int) -> None:
+    """Refuse labels outside 0..classes-1.
+
+    Args:
+        labels: integers [n].
+        classes: number of classes.
+        where: the file or column, for the message.
+        first_row: number of the first label's row within `where`.
+
+    Raises:
+        DataError: naming the first bad row.
+    """
+    bad = (labels < 0) | (labels >= classes)
+    if bad.any():
+        at = int(bad.argmax())
+        raise DataError(
+            f"{where}: row {first_row + at} has label {int(labels[at])}; labels must be 0 to {classes - 1} for "
+            f"{classes} classes: correct the labels or set data.classes"
+        )

@@ -1,0 +1,1 @@
+"""The prepared store: Arrow files, and the manifest beside them."""

@@ -1,0 +1,180 @@
+"""Shards that tasks have written become a prepared data set: named, counted, and published whole or not at all."""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparknet.config import Data
+from sparknet.data.rows.columns import Column
+from sparknet.data.rows.inputs import Damage
+from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.shards.manifest import Manifest, save_mean_image
+from sparknet.data.shards.shard_table import Shard
+from sparknet.data.shards.statistics import Statistics
+from sparknet.data.shards.write_partition import PartitionReport, ShardReport
+from sparknet.errors import DataError
+
+__all__ = ["Origin", "assemble", "discard", "publish"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What the manifest says of where its rows came from."""
+
+    source: dict[str, bool | int | float | str]
+    """For people."""
+    fingerprint: str
+    seed: int
+    """Drew the validation rows; 0 where nothing was drawn."""
+    table: TableEncoding | None
+    """How columns of words became numbers."""
+
+
+def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, origin: Origin) -> None:
+    """Give the reported shards their names, remove what failed attempts left, and write the manifest.
+
+    Args:
+        hidden: directory of the shards.
+        reports: of the tasks, by partition.
+        data: what was asked for.
+        origin: of the rows.
+
+    Raises:
+        DataError: the reports do not make a data set: too many damaged rows, none at all, shapes that differ, or
+            shards that are not seen here.
+        OSError: the directory cannot be written.
+    """
+    damage = sum((report.damage for report in reports), Damage())
+    rows = sum(shard.rows for report in reports for shard in report.shards)
+    damage.check(rows + damage.rows, share=data.corrupt_share)
+    column = _common_column(reports, name=data.image)
+    parts = {split: _shards(reports, split) for split in ("train", "validation")}
+    for split, part in parts.items():
+        if not part:
+            raise DataError(f"the {split} set is empty; {_empty_remedy(data, split)}")
+    train = _train_statistics(hidden, reports, shape=column.shape)
+    classes = data.classes or _count_classes(reports, origin.table)
+    counts = [*train.label_counts.tolist(), *[0] * (classes - len(train.label_counts))]
+    shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
+    _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
+    save_mean_image(hidden, train.mean_image)
+    Manifest(
+        input=column,
+        label=Column(name=data.label, dtype="int64", shape=()),
+        train=shards["train"],
+        validation=shards["validation"],
+        classes=classes,
+        train_label_counts=tuple(counts),
+        channel_mean=train.channel_mean,
+        channel_std=train.channel_std,
+        source=origin.source,
+        fingerprint=origin.fingerprint,
+        seed=origin.seed,
+        skipped=damage.rows,
+        skipped_examples=damage.examples,
+        table=origin.table,
+    ).save(hidden)
+    _sync_directory(hidden)
+
+
+def publish(hidden: Path, directory: Path) -> None:
+    """Give the prepared directory its name, unless somebody else prepared the same meanwhile: theirs is as good.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    try:
+        hidden.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return
+    _sync_directory(directory.parent)
+
+
+def discard(hidden: Path) -> None:
+    """Remove what is left of the hidden directory; after success nothing is.
+
+    Raises:
+        DataError: it cannot be removed.
+    """
+    for _ in range(5):
+        if not hidden.exists():
+            return
+        # A task that is being cancelled may add a file while the directory is emptied: then once more.
+        shutil.rmtree(hidden, ignore_errors=True)
+    raise DataError(f"{hidden}: cannot be removed; delete it by hand")
+
+
+def _shards(reports: Sequence[PartitionReport], split: str) -> list[ShardReport]:
+    return [shard for report in reports for shard in report.shards if shard.split == split]
+
+
+def _common_column(reports: Sequence[PartitionReport], *, name: str) -> Column:
+    columns = [report.column for report in reports if report.column]
+    if not columns:
+        whole = "whole " if any(report.damage.rows for report in reports) else ""
+        raise DataError(
+            f"the data have no {whole}rows; training needs at least one: check data.path and its filters"
+        )
+    other = next((column for column in columns if column != columns[0]), None)
+    if other:
+        raise DataError(
+            f"column {name} has rows of shape {columns[0].shape} in one partition and {other.shape} in another; "
+            "all must be of one: correct the rows or set data.shape, for images data.resize"
+        )
+    return columns[0]
+
+
+def _count_classes(reports: Sequence[PartitionReport], table: TableEncoding | None) -> int:
+    """One more than the largest label, or as many as there are words."""
+    if table and table.label_words:
+        return len(table.label_words)
+    return 1 + max(shard.largest_label for report in reports for shard in report.shards)
+
+
+def _remove_others(hidden: Path, named: set[str]) -> None:
+    for left in hidden.iterdir():
+        if left.name not in named:
+            left.unlink()
+
+
+def _empty_remedy(data: Data, split: str) -> str:
+    if data.validation_column:
+        marks = "false" if split == "train" else "true"
+        return f"no row has {data.validation_column} = {marks}: mark some, or set data.validation_fraction"
+    if data.validation_path:
+        path = data.path if split == "train" else data.validation_path
+        return f"{path} has no rows: correct the path"
+    return f"validation_fraction is {data.validation_fraction:g} of too few rows: set data.validation_fraction"
+
+
+def _train_statistics(hidden: Path, reports: Sequence[PartitionReport], *, shape: tuple[int, ...]) -> Statistics:
+    missing = [shard.name for shard in _shards(reports, "train") if not (hidden / shard.name).exists()]
+    if missing:
+        raise DataError(
+            f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; set data.store "
+            "to a directory that the driver and every worker share"
+        )
+    parts = (Statistics.load(hidden / report.sums) for report in reports if report.sums)
+    return Statistics.merged(parts, shape=shape)
+
+
+def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
+    shards: list[Shard] = []
+    for number, report in enumerate(part):
+        name = f"{report.split}-{number:05d}.arrow"
+        (hidden / report.name).rename(hidden / name)
+        shards.append(Shard(path=name, rows=report.rows))
+    return tuple(shards)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,301 @@
+"""Shards: immutable Arrow files of rows, written once, then memory-mapped by every worker.
+
+A shard is an uncompressed Arrow IPC file with exactly one record batch, so that each column is one
+contiguous piece of the file: numpy reads it in place. A column of images may be stored as the encoded files
+(`Column.image`), which are decoded whenever they are read.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from sparknet.data.rows.columns import Column, ImageForm, schema_of
+from sparknet.data.rows.image_codec import decode_into
+from sparknet.data.rows.ragged import Cells
+from sparknet.data.shards.shard_writer import ShardWriter, WrittenShard
+from sparknet.errors import BadImage, DataError
+
+__all__ = ["Shard", "ShardTable", "ShardWriter", "WrittenShard"]
+
+_SMALL_ROW_BYTES = 1 << 12
+"""Numpy takes longer to set up the copy of a smaller row than to make it."""
+_PIECES_PER_THREAD = 4
+"""Images take different times: each thread gets so many pieces of a batch, one after the other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One file of rows, as the manifest names it."""
+
+    path: str
+    """Relative to the manifest's directory."""
+    rows: int
+    """Rows in the file."""
+    reader: Literal["arrow"] = "arrow"
+    """What reads it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class _Places:
+    """Where the rows of a batch lie."""
+
+    rows: np.ndarray
+    """Numbers in the table, int64 [n]."""
+    owners: list[int]
+    """The shard of each row; of one number where all lie in that shard."""
+    local: np.ndarray
+    """Number of each row within its shard, int64 [n]."""
+
+    def each(self) -> Iterator[tuple[int, int]]:
+        """Shard and number within it of each row."""
+        owners = self.owners * len(self.local) if len(self.owners) == 1 else self.owners
+        return zip(owners, self.local.tolist(), strict=True)
+
+
+class ShardTable:
+    """The rows of several shards as one table; files are memory-mapped when first touched.
+
+    Rows are numbered through all shards, in their order. Safe for use by several threads.
+
+    Args:
+        directory: where the shards' paths start: the manifest's directory.
+        shards: the manifest's training or validation shards.
+        columns: the manifest's columns.
+        threads: how many decode images at a time, where shards hold them encoded.
+    """
+
+    def __init__(
+        self, directory: Path, shards: Sequence[Shard], columns: Sequence[Column], *, threads: int = 1
+    ) -> None:
+        self._directory = Path(directory)
+        self._shards = tuple(shards)
+        self._columns = tuple(columns)
+        self._edges = [0, *accumulate(shard.rows for shard in self._shards)]
+        self._starts = np.array(self._edges[:-1], np.int64)
+        self._opened: set[int] = set()
+        # by column and shard: values [rows, *shape] or images (Cells), and the memory of values
+        self._stored: dict[str, list[Any]] = {column.name: [None] * len(self._shards) for column in self._columns}
+        self._bytes: dict[str, list[Any]] = {column.name: [None] * len(self._shards) for column in self._columns}
+        # A batch's labels lie in many shards, eight bytes in each: one array saves collecting them.
+        self._scalars = {
+            column.name: np.empty(len(self), column.dtype) for column in self._columns if not column.shape
+        }
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return self._edges[-1]
+
+    def __enter__(self) -> "ShardTable":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def shard_rows(self) -> tuple[int, ...]:
+        """Rows of each shard: what `Order` takes."""
+        return tuple(shard.rows for shard in self._shards)
+
+    def close(self) -> None:
+        """End the threads that decode, if there are any; the table can still be read, which starts new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool:
+            pool.shutdown()
+
+    def verify(self) -> None:
+        """Open every shard and hold it against the manifest.
+
+        Raises:
+            DataError: a shard is missing, damaged, or has other rows or columns.
+        """
+        for index in range(len(self._shards)):
+            self._open(index)
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Gather rows in the order asked.
+
+        Args:
+            rows: row numbers, int64 [n], repetitions allowed.
+
+        Returns:
+            For each column its name and values, `dtype` [n, *shape], C-contiguous, writable. Images are uint8
+            pixels, whatever the shards hold.
+
+        Raises:
+            DataError: a shard is missing, damaged, or has other rows or columns.
+            IndexError: a row number is outside the table.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        if not len(rows):
+            return self._empty()
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= len(self):
+            raise IndexError(f"rows {low}..{high} of a table of {len(self)} rows")
+        places = self._find(rows, low, high)
+        return {column.name: self._gather(column, places) for column in self._columns}
+
+    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Read consecutive rows `start` to `stop` (exclusive).
+
+        Returns:
+            For each column its name and values, `dtype` [stop - start, *shape], C-contiguous. Rows of a
+            single shard are not copied, unless they are decoded: such arrays are read-only views of the file.
+
+        Raises:
+            DataError: a shard is missing, damaged, or has other rows or columns.
+            IndexError: the range is outside the table.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start}..{stop} of a table of {len(self)} rows")
+        if start == stop:
+            return self._empty()
+        first, last = (bisect_right(self._edges, row) - 1 for row in (start, stop - 1))
+        pieces: list[dict[str, np.ndarray]] = []
+        for index in range(first, last + 1):
+            base = self._edges[index]
+            pieces.append(self._part(index, max(start - base, 0), min(stop, self._edges[index + 1]) - base))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {column.name: np.concatenate([piece[column.name] for piece in pieces]) for column in self._columns}
+
+    def _empty(self) -> dict[str, np.ndarray]:
+        return {column.name: np.empty((0, *column.shape), column.dtype) for column in self._columns}
+
+    def _find(self, rows: np.ndarray, low: int, high: int) -> _Places:
+        """Look up rows, of which `low` is the smallest and `high` the largest, and open their shards."""
+        first = bisect_right(self._edges, low) - 1
+        if high < self._edges[first + 1]:
+            self._open(first)
+            return _Places(rows=rows, owners=[first], local=rows - self._edges[first])
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        owners: list[int] = owner.tolist()
+        if len(self._opened) < len(self._shards):
+            for index in set(owners):
+                self._open(index)
+        return _Places(rows=rows, owners=owners, local=rows - self._starts[owner])
+
+    def _part(self, index: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive) of one shard."""
+        self._open(index)
+        parts: dict[str, np.ndarray] = {}
+        for column in self._columns:
+            if column.image:
+                local = np.arange(start, stop)
+                places = _Places(rows=local + self._edges[index], owners=[index], local=local)
+                parts[column.name] = self._gather(column, places)
+            else:
+                parts[column.name] = self._stored[column.name][index][start:stop]
+        return parts
+
+    def _gather(self, column: Column, places: _Places) -> np.ndarray:
+        name, local = column.name, places.local
+        if not column.shape:
+            return self._scalars[name].take(places.rows)
+        result = np.empty((len(local), *column.shape), column.dtype)
+        if column.image:
+            self._decode(result, places, name=name, form=column.image)
+        elif len(places.owners) == 1:
+            # "clip" writes straight into `out`; the range was checked before
+            self._stored[name][places.owners[0]].take(local, 0, result, "clip")
+        elif column.row_bytes < _SMALL_ROW_BYTES:
+            return self._join(column, places)
+        else:
+            stored = self._stored[name]
+            for place, (owner, row) in enumerate(places.each()):
+                result[place] = stored[owner][row]
+        return result
+
+    def _join(self, column: Column, places: _Places) -> np.ndarray:
+        """Small rows of several shards: one call copies all of them."""
+        stored = self._bytes[column.name]
+        size, first = column.row_bytes, places.local * column.row_bytes
+        ranges = zip(places.owners, first.tolist(), (first + size).tolist(), strict=True)
+        joined = bytearray().join([stored[owner][low:high] for owner, low, high in ranges])
+        return np.frombuffer(joined, column.dtype).reshape(len(first), *column.shape)
+
+    def _decode(self, result: np.ndarray, places: _Places, *, name: str, form: ImageForm) -> None:
+        wanted = list(enumerate(places.each()))
+
+        def work(start: int, stop: int) -> None:
+            for place, (owner, row) in wanted[start:stop]:
+                try:
+                    decode_into(result[place], self._stored[name][owner][row], form=form)
+                except BadImage as error:
+                    path = self._directory / self._shards[owner].path
+                    raise DataError(
+                        f"{path}: row {row} was an image when it was written and is damaged now: {error}; "
+                        f"{_remedy(self._directory)}"
+                    ) from error
+
+        pieces = min(len(wanted), _PIECES_PER_THREAD * self._threads)
+        if self._threads == 1 or pieces == 1:
+            return work(0, len(wanted))
+        edges = [len(wanted) * piece // pieces for piece in range(pieces + 1)]
+        list(self._decoders().map(work, edges[:-1], edges[1:]))
+
+    def _decoders(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="sparknet-decode")
+            return self._pool
+
+    def _open(self, index: int) -> None:
+        """Map a shard into memory if it is not yet."""
+        if index in self._opened:
+            return
+        batch = _read(self._directory / self._shards[index].path, self._shards[index], self._columns)
+        for place, column in enumerate(self._columns):
+            name, array = column.name, batch.column(place)
+            if column.image:
+                self._stored[name][index] = Cells.of(array)
+                continue
+            values = self._stored[name][index] = column.to_numpy(array)
+            self._bytes[name][index] = values.reshape(-1).view(np.uint8).data
+            if not column.shape:
+                self._scalars[name][self._edges[index] : self._edges[index + 1]] = values
+        self._opened.add(index)  # last: another thread may look
+
+
+def _read(path: Path, shard: Shard, columns: Sequence[Column]) -> Any:
+    remedy = _remedy(path.parent)
+    try:
+        # closing the source frees its file handle; the mapping lives on with the batch
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            schema = reader.schema
+    except FileNotFoundError:
+        raise DataError(f"{path}: the shard is missing; restore it or {remedy}") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: the shard is damaged: {error}; {remedy}") from error
+    expected = schema_of(columns)
+    if not schema.equals(expected):
+        raise DataError(
+            f"{path}: the shard's columns are {_one_line(schema)}; the manifest says {_one_line(expected)}: "
+            f"{remedy}"
+        )
+    found = [batch.num_rows for batch in batches]
+    if found != [shard.rows]:
+        raise DataError(f"{path}: batches of {found} rows; the manifest says one of {shard.rows}: {remedy}")
+    return batches[0]
+
+
+def _remedy(directory: Path) -> str:
+    return f"delete {directory} to prepare the data again"
+
+
+def _one_line(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)

@@ -1,0 +1,192 @@
+"""Writing shards: rows go into files of a given size, and are counted on the way."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from sparknet.data.rows.columns import Column, batch_of
+from sparknet.data.rows.ragged import Cells
+from sparknet.data.shards.statistics import Statistics
+
+__all__ = ["ShardWriter", "WrittenShard"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenShard:
+    """One file that a `ShardWriter` has finished."""
+
+    name: str
+    """File name within the writer's directory."""
+    statistics: Statistics
+    """Of the file's rows."""
+
+
+class ShardWriter:
+    """Writes rows into `<prefix>-0000.arrow`, `<prefix>-0001.arrow`, … and counts them on the way.
+
+    A file gets its name only when it is complete and on disk. Memory: one shard.
+
+    Args:
+        directory: an existing directory.
+        prefix: begins the file names; unique within the directory.
+        columns: the input and the label, in this order.
+        shard_bytes: a file is closed when another row would exceed this; it holds one row at least.
+    """
+
+    def __init__(self, directory: Path, *, prefix: str, columns: tuple[Column, Column], shard_bytes: int) -> None:
+        self._directory = directory
+        self._prefix = prefix
+        self._columns = columns
+        self._shard_bytes = shard_bytes
+        self._inputs: _Buffer = (_EncodedRows if columns[0].image else _FixedRows)(columns[0], shard_bytes)
+        self._labels: list[np.ndarray] = []
+        self._filled_bytes = 0
+        self._nothing = Statistics.merged([], shape=columns[0].shape)
+        self._counted = self._nothing
+        self.written: list[WrittenShard] = []
+
+    def append(self, inputs: np.ndarray, labels: np.ndarray, *, encoded: Cells | None = None) -> None:
+        """Add rows.
+
+        Args:
+            inputs: of the input column's dtype [n, *shape].
+            labels: int64 [n], from 0.
+            encoded: the files that `inputs` were decoded from, where the column holds encoded images.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        assert (encoded is not None) == (self._columns[0].image is not None), "a column holds pixels or files"
+        stored = inputs if encoded is None else encoded
+        sizes = self._columns[1].row_bytes + self._inputs.row_bytes(stored)
+        ends = np.cumsum(sizes)
+        at = 0
+        while at < len(labels):
+            before = int(ends[at - 1]) if at else 0
+            room = before + self._shard_bytes - self._filled_bytes
+            stop = int(np.searchsorted(ends, room, side="right"))
+            if stop <= at and self._labels:
+                self._finish_file()
+                continue
+            piece = slice(at, max(stop, at + 1))
+            self._inputs.add(stored, piece)
+            self._labels.append(labels[piece])
+            self._filled_bytes += int(ends[piece.stop - 1]) - before
+            counted = Statistics.of(inputs[piece], labels[piece])
+            self._counted = Statistics.merged([self._counted, counted], shape=self._columns[0].shape)
+            at = piece.stop
+
+    def close(self) -> list[WrittenShard]:
+        """Finish the open file, if it has rows, and list all files.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        if self._labels:
+            self._finish_file()
+        return self.written
+
+    def _finish_file(self) -> None:
+        name = f"{self._prefix}-{len(self.written):04d}.arrow"
+        image, label = (column.name for column in self._columns)
+        batch = batch_of(self._columns, {image: self._inputs.filled(), label: np.concatenate(self._labels)})
+        _write_atomically(self._directory / name, batch)
+        self.written.append(WrittenShard(name=name, statistics=self._counted))
+        self._inputs.clear()
+        self._labels, self._filled_bytes, self._counted = [], 0, self._nothing
+
+
+class _Buffer(Protocol):
+    """The input rows of the open file."""
+
+    def row_bytes(self, rows: Any) -> np.ndarray:
+        """Bytes that each row takes in the file, int64 [n]."""
+        ...
+
+    def add(self, rows: Any, piece: slice) -> None:
+        """Copy some of the rows."""
+        ...
+
+    def filled(self) -> np.ndarray | Cells:
+        """All rows; valid until the next call."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        ...
+
+
+class _FixedRows:
+    """The open file's rows of one size."""
+
+    def __init__(self, column: Column, shard_bytes: int) -> None:
+        self._column = column
+        self._capacity = max(1, shard_bytes // column.row_bytes)
+        self._rows = np.empty((0, *column.shape), column.dtype)
+        self._filled = 0
+
+    def row_bytes(self, rows: np.ndarray) -> np.ndarray:
+        return np.full(len(rows), self._column.row_bytes, np.int64)
+
+    def add(self, rows: np.ndarray, piece: slice) -> None:
+        if not len(self._rows):
+            # np.empty reserves; memory is taken only as rows arrive
+            self._rows = np.empty((self._capacity, *self._column.shape), self._column.dtype)
+        stop = self._filled + piece.stop - piece.start
+        self._rows[self._filled : stop] = rows[piece]
+        self._filled = stop
+
+    def filled(self) -> np.ndarray:
+        return self._rows[: self._filled]
+
+    def clear(self) -> None:
+        self._filled = 0
+
+
+class _EncodedRows:
+    """The open file's rows of any size."""
+
+    def __init__(self, column: Column, shard_bytes: int) -> None:
+        self._shard_bytes = shard_bytes
+        self._data = np.empty(0, np.uint8)
+        self._sizes: list[np.ndarray] = []
+        self._filled = 0
+
+    def row_bytes(self, rows: Cells) -> np.ndarray:
+        return rows.sizes
+
+    def add(self, rows: Cells, piece: slice) -> None:
+        part = rows.slice(piece.start, piece.stop)
+        data = part.data[part.edges[0] : part.edges[-1]]
+        stop = self._filled + len(data)
+        if stop > len(self._data):
+            # only a row larger than a shard, which is alone in its file, needs more than a shard's bytes
+            self._data = np.empty(max(self._shard_bytes, stop), np.uint8)
+        self._data[self._filled : stop] = data
+        self._filled = stop
+        self._sizes.append(part.sizes)
+
+    def filled(self) -> Cells:
+        edges = np.concatenate([np.zeros(1, np.int64), *self._sizes])
+        return Cells(data=self._data[: self._filled], edges=np.cumsum(edges))
+
+    def clear(self) -> None:
+        self._sizes, self._filled = [], 0
+
+
+def _write_atomically(path: Path, batch: pa.RecordBatch) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema) as sink:
+                sink.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

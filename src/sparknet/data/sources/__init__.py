@@ -1,0 +1,1 @@
+"""One format a file, and the registry that holds all facts of a format."""

@@ -1,0 +1,171 @@
+"""A directory with a sub-directory of images for each class: `cat/1.jpg`, `cat/more/2.png`, `dog/1.jpg`.
+
+Classes are the names of the sub-directories in sorted order, numbered from 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sparknet.data.rows.columns import Column
+from sparknet.data.rows.image_codec import size_of
+from sparknet.data.rows.row_schema import SourceRows
+from sparknet.data.sources.files import Location, ranges
+from sparknet.data.sources.image_batches import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
+from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
+from sparknet.errors import BadImage, DataError
+
+__all__ = ["FolderUnit", "describe", "files", "read", "units"]
+
+_UNIT_FILES = 512
+_READERS = 8  # an object store answers a request in some 30 ms, however small the file
+_READ_AT_ONCE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderUnit:
+    """Images that one task reads."""
+
+    directory: str
+    """Absolute path or URI of the directory that has the classes' directories."""
+    names: tuple[str, ...]
+    """Of the images, from that directory on: `cat/1.jpg`."""
+    labels: tuple[int, ...]
+    """Of each image."""
+    sizes: tuple[int, ...]
+    """Of each image when it was listed, bytes: how many are read at once."""
+
+
+def describe(where: Location) -> SourceRows:
+    """What the rows are: encoded images of as many classes as there are sub-directories with images.
+
+    Raises:
+        DataError: there are none.
+    """
+    image = Column(name="image", dtype="uint8", shape=())
+    label = Column(name="label", dtype="int64", shape=())
+    return SourceRows(input=image, label=label, classes=len(_classes(where)), encoded=True)
+
+
+def files(where: Location) -> list[Facts]:
+    """List the images, sorted by name.
+
+    Raises:
+        DataError: there are none, or one lies in no class's directory.
+    """
+    return [file for _, file in _images(where.storage.place(where.path))]
+
+
+def units(where: Location) -> list[FolderUnit]:
+    """Cut the images into units.
+
+    Args:
+        where: `labels` is the directory whose sub-directories number the classes, where it is another than
+            `path`: test images must be numbered as the training images were.
+
+    Raises:
+        DataError: there are no images, one lies in no class's directory, or a class is not among those of `labels`.
+    """
+    root = where.storage.place(where.path)
+    images = _images(root)
+    classes = _classes(where) if where.labels else sorted({_class_of(name) for name, _ in images})
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name, _ in images:
+        if _class_of(name) not in numbers:
+            raise DataError(
+                f"{root.uri}: {_class_of(name)!r} is no class of {where.labels}, which has {len(numbers)}; both "
+                "need the same sub-directories: correct the name, or train with images of it"
+            )
+    return [
+        FolderUnit(
+            directory=root.uri,
+            names=tuple(name for name, _ in images[start:stop]),
+            labels=tuple(numbers[_class_of(name)] for name, _ in images[start:stop]),
+            sizes=tuple(file.bytes for _, file in images[start:stop]),
+        )
+        for start, stop in ranges(0, len(images), _UNIT_FILES)
+    ]
+
+
+def read(unit: FolderUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield the unit's rows: name string, image binary, label int64, error string (null).
+
+    A file that begins as no image, or is larger than one, has null for image and label, and the error says why.
+
+    Raises:
+        DataError: a file is gone or cannot be read.
+    """
+    root = storage.place(unit.directory)
+    batch = NamedRows()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start, stop in _groups(unit.sizes):
+            places = [root / name for name in unit.names[start:stop]]
+            contents = pool.map(_content, places, unit.sizes[start:stop])
+            facts = zip(unit.names[start:stop], unit.labels[start:stop], places, contents, strict=True)
+            for name, label, place, data in facts:
+                error = _what_is_wrong(place, data)
+                row = NamedRow(name=name, error=error) if error else NamedRow(name=name, image=data, label=label)
+                if not batch.has_room(row):
+                    yield batch.take()
+                batch.append(row)
+        if len(batch):
+            yield batch.take()
+
+
+def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Which consecutive files are read at the same time: a few, and fewer where they are large."""
+    start, held = 0, 0
+    for stop, size in enumerate(sizes):
+        if stop > start and (stop - start >= 4 * _READERS or held + size > _READ_AT_ONCE_BYTES):
+            yield start, stop
+            start, held = stop, 0
+        held += size
+    yield start, len(sizes)
+
+
+def _content(place: Place, size: int) -> bytes | None:
+    """The file; None where it is larger than an image."""
+    return place.read() if size <= LARGEST_IMAGE else None
+
+
+def _what_is_wrong(place: Place, data: bytes | None) -> str | None:
+    if data is None:
+        return f"{place.uri}: more than {LARGEST_IMAGE} bytes, which no image has"
+    try:
+        size_of(data)
+    except BadImage as error:
+        return f"{place.uri}: {error}"
+    return None
+
+
+def _classes(where: Location) -> list[str]:
+    images = _images(where.storage.place(where.labels or where.path))
+    return sorted({_class_of(name) for name, _ in images})
+
+
+def _class_of(name: str) -> str:
+    return name.split("/", 1)[0]
+
+
+def _images(root: Place) -> list[tuple[str, Facts]]:
+    """Name and facts of each image, sorted by name; what is hidden is left out."""
+    found = [(file.uri[len(root.uri) + 1 :], file) for file in root.files(recursive=True)]
+    images = [(name, file) for name, file in found if _is_image(name)]
+    if not images:
+        raise DataError(
+            f"{root.uri}: no images in it; source image_folder takes a directory with a sub-directory for each "
+            f"class of images ({', '.join(IMAGE_SUFFIXES)}): correct data.path"
+        )
+    beside = next((name for name, _ in images if "/" not in name), None)
+    if beside:
+        raise DataError(
+            f"{root.uri}: {beside} lies in no class's sub-directory; every image needs one: move it, or name its "
+            "parent if this directory is a class itself"
+        )
+    return images
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))

@@ -1,0 +1,290 @@
+"""Tar archives of images, whose labels a file of lines `NAME LABEL` holds.
+
+An image is a member whose bytes begin as one (JPEG, PNG, …). A member whose name ends like an image's, or has a
+label, and whose bytes are none, is a damaged row, and so is such a link: its bytes stand elsewhere. Any other
+member (a read-me, JSON) is passed over without a word, as are the `._` files that macOS adds. A member `*.tar` is
+an archive of images itself, so that `ILSVRC2012_img_train.tar` is read as it is distributed.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+
+from sparknet.data.rows.columns import Column
+from sparknet.data.rows.image_codec import is_encoded
+from sparknet.data.rows.row_schema import SourceRows
+from sparknet.data.sources.files import Location, Split, find_files
+from sparknet.data.sources.image_batches import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
+from sparknet.data.sources.label_file import Labels
+from sparknet.data.sources.tar_index import Member, index
+from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
+from sparknet.errors import DataError
+
+__all__ = ["TarUnit", "describe", "files", "read", "units"]
+
+_STANDARD: dict[Split, str] = {"train": "ILSVRC2012_img_train", "test": "ILSVRC2012_img_val"}
+_LABEL_FILES: dict[Split, str] = {"train": "train.txt", "test": "val.txt"}
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+_UNIT_BYTES = 64 << 20
+_REMOTE_WHOLE_BYTES = 512 << 20
+_LOCAL_READ_BYTES = 2 << 20  # what is copied on from a processor's cache is copied fastest
+_REMOTE_READ_BYTES = 8 << 20  # a smaller request costs more in latency than in bytes
+_MOST_HELD_BYTES = 32 << 20  # of pieces: rows view them, however little of one is an image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TarUnit:
+    """Members of one archive that one task reads.
+
+    Labels do not travel with it: a task reads the label file itself, once in the life of its process. So small
+    archives need no look from the driver, and a unit is a few words however many images it has.
+    """
+
+    uri: str
+    """The tar file."""
+    start: int
+    """Its first byte, where a header begins."""
+    stop: int
+    """Behind its last byte."""
+    labels: str
+    """URI of the label file."""
+    labels_state: tuple[int, int | None]
+    """The label file's size and time of change, by which a process knows whether it has read this one already."""
+
+
+def describe(where: Location) -> SourceRows:
+    """What the rows are: encoded images of unknown sizes, and labels below an unknown bound.
+
+    Raises:
+        DataError: there is no tar file or no label file.
+    """
+    files(where)
+    image = Column(name="image", dtype="uint8", shape=())
+    label = Column(name="label", dtype="int64", shape=())
+    return SourceRows(input=image, label=label, classes=None, encoded=True)
+
+
+def files(where: Location) -> list[Facts]:
+    """List the tar files that `units` of the same location reads, sorted by name, and behind them the label file.
+
+    Raises:
+        DataError: there is no tar file or no label file; the latter says where it was looked for.
+    """
+    archives = _archives(where)
+    return [*archives, _label_file(where, archives[0])]
+
+
+def units(where: Location) -> list[TarUnit]:
+    """Cut the archives that a location means into units of about 64 MB.
+
+    Cutting needs every header of an archive. For local files that costs some 10 us an image. A remote file is read
+    whole for it, at the speed of the driver's link, so files up to 512 MB are not cut: prefer many tar files of
+    that size to a few large ones.
+
+    Args:
+        where: `path` is a tar file, a glob, a directory of `*.tar`, or a directory with ImageNet's standard names:
+            `ILSVRC2012_img_train` (split train) and `ILSVRC2012_img_val` (test) as directories or tar files.
+            `labels` is the label file; not given, it is `train.txt` (split train) or `val.txt` (test), beside the
+            tar files or in the directory above.
+
+    Raises:
+        DataError: there is no tar file or no label file, or a file cannot be read.
+    """
+    *archives, labels = files(where)
+    state = (labels.bytes, labels.modified_ns)
+    return [
+        TarUnit(uri=archive.uri, start=start, stop=stop, labels=labels.uri, labels_state=state)
+        for archive in archives
+        for start, stop in _parts(where.storage.place(archive.uri), archive.bytes)
+    ]
+
+
+def read(unit: TarUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield the unit's rows: name string, image binary (the file), label int64, error string (null).
+
+    A damaged row has null for image and label, and the error names file and offset: a member that is cut short,
+    sparse, a link, no image, or not in the label file, and a stretch of the archive that holds no header.
+
+    Raises:
+        DataError: a file is gone, has become shorter, or cannot be read; the label file is damaged.
+    """
+    labels = _labels(storage, unit.labels, unit.labels_state)
+    place = storage.place(unit.uri)
+    batch = NamedRows()
+    with _Pieces(place, stop=unit.stop) as pieces:
+        for member in _members(pieces, unit.stop, start=unit.start):
+            row = _row(pieces, member, labels, place)
+            if row is None:
+                continue
+            if not batch.has_room(row) or (len(batch) and pieces.fetched_bytes > _MOST_HELD_BYTES):
+                yield batch.take()
+                pieces.fetched_bytes = 0
+            batch.append(row)
+        if len(batch):
+            yield batch.take()
+
+
+# -- which files, and which parts of them --
+
+
+def _archives(where: Location) -> list[Facts]:
+    here = _STANDARD[where.split]
+    patterns = (f"{here}/*.tar", f"{here}.tar", "*.tar")
+    found = find_files(where.path, in_directory=patterns, what="tar files", storage=where.storage)
+    other = _STANDARD["test" if where.split == "train" else "train"] + ".tar"
+    if where.storage.place(where.path).name != other:  # whoever names it means it
+        found = [file for file in found if file.name != other]
+    if not found:
+        raise DataError(
+            f"{where.path}: only {other}; split {where.split} needs {here}.tar: add it, or correct data.path"
+        )
+    compressed = next((file.uri for file in found if file.name.lower().endswith(_COMPRESSED)), None)
+    if compressed:
+        raise DataError(
+            f"{compressed}: is compressed; tar files are read in parts, which compression prevents, and images "
+            "gain nothing by it: unpack it to a .tar first"
+        )
+    return found
+
+
+def _label_file(where: Location, archive: Facts) -> Facts:
+    directory = where.storage.place(archive.uri).parent
+    name = _LABEL_FILES[where.split]
+    beside = [directory / name, directory.parent / name]
+    for place in [where.storage.place(where.labels)] if where.labels else beside:
+        facts = place.facts()
+        if facts and not facts.is_directory:
+            return facts
+    looked = where.labels or f"{beside[0]} or {beside[1]}"
+    raise DataError(
+        f"{where.path}: no label file {looked}; tar files of images need one with a line NAME LABEL for each "
+        "image: set data.labels (data.validation_labels)"
+    )
+
+
+def _parts(place: Place, size: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    if size > (_UNIT_BYTES if place.local else _REMOTE_WHOLE_BYTES):
+        whole = True
+        for member in _indexed(place, size):
+            # Not behind damage: how far it goes is known only together with the header that follows it.
+            if whole and member.start - start >= _UNIT_BYTES:
+                yield start, member.start
+                start = member.start
+            whole = not member.damage
+    yield start, size
+
+
+def _indexed(place: Place, size: int) -> Iterator[Member]:
+    with place.open() as file:
+        try:
+            yield from index(file, size)
+        except OSError as error:
+            raise _unreadable(place, error) from error
+
+
+def _unreadable(place: Place, error: OSError) -> DataError:
+    return DataError(f"{place}: cannot be read: {error}; check that every worker reaches it")
+
+
+# -- rows --
+
+
+@lru_cache(maxsize=2)  # for training and validation
+def _labels(storage: Storage, uri: str, state: tuple[int, int | None]) -> Labels:
+    del state  # another state is another key
+    return Labels.read(storage.place(uri))
+
+
+def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[Member]:
+    """The members of a part of an archive; for a member that is an archive itself, the members of that."""
+    for member in index(pieces, stop, start=start, links=True):
+        if not member.name.lower().endswith(".tar"):
+            yield member
+            continue
+        if member.damage:
+            yield member
+        if not member.is_link:
+            yield from index(pieces, member.offset + member.bytes, start=member.offset, links=True)
+
+
+def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> NamedRow | None:
+    base = posixpath.basename(member.name)
+    label = labels.of(base)
+    expected = label is not None or base.lower().endswith(IMAGE_SUFFIXES)
+    if member.damage:
+        meant = expected or not member.is_link or base.lower().endswith(".tar")
+        return _damaged(member, member.damage, place) if meant else None
+    if base.startswith("._"):
+        return None
+    if not is_encoded(pieces.slice(member.offset, min(member.bytes, 64))):
+        return _damaged(member, "its bytes are no image", place) if expected else None
+    if label is None:
+        return _damaged(member, f"no label in {labels.file}", place)
+    if member.bytes > LARGEST_IMAGE:
+        return _damaged(member, f"{member.bytes} bytes are more than an image has", place)
+    return NamedRow(name=member.name, image=pieces.slice(member.offset, member.bytes), label=label)
+
+
+def _damaged(member: Member, why: str, place: Place) -> NamedRow:
+    named = f"{member.name}: " if member.name else ""
+    return NamedRow(name=member.name, error=f"{place.uri}: at offset {member.offset}: {named}{why}")
+
+
+class _Pieces:
+    """A file that is read in large pieces and never beyond `stop`; it answers with views of the pieces."""
+
+    def __init__(self, place: Place, *, stop: int) -> None:
+        self._place = place
+        self._file = place.open()
+        self._stop = stop
+        self._least = _LOCAL_READ_BYTES if place.local else _REMOTE_READ_BYTES
+        self._piece = memoryview(b"")
+        self._start = 0
+        self._at = 0
+        self.fetched_bytes = 0
+        """Of pieces, since somebody set this to 0."""
+
+    def __enter__(self) -> "_Pieces":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._file.close()
+
+    def seek(self, offset: int, /) -> None:
+        self._at = offset
+
+    def read(self, size: int, /) -> bytes:
+        return bytes(self.slice(self._at, min(size, self._stop - self._at)))
+
+    def slice(self, offset: int, size: int) -> memoryview:
+        """These bytes, which must lie before `stop`."""
+        begin = offset - self._start
+        if begin < 0 or begin + size > len(self._piece):
+            self._fetch(offset, max(size, min(self._least, self._stop - offset)))
+            begin = 0
+        return self._piece[begin : begin + size]
+
+    def _fetch(self, offset: int, size: int) -> None:
+        begin = offset - self._start
+        rest = self._piece[begin:] if begin >= 0 else self._piece[:0]  # is not read again
+        buffer = memoryview(pa.allocate_buffer(size)).cast("B")
+        buffer[: len(rest)] = rest
+        filled = len(rest)
+        try:
+            self._file.raw.seek(offset + filled, os.SEEK_SET)
+            while filled < size and (count := self._file.raw.readinto(buffer[filled:])):
+                filled += count
+        except OSError as error:
+            raise _unreadable(self._place, error) from error
+        if filled < size:
+            raise DataError(
+                f"{self._place}: {filled} bytes at offset {offset}, {size} are needed; the file has become shorter "
+                "since it was listed: begin again"
+            )
+        self._piece, self._start = buffer, offset
+        self.fetched_bytes += size

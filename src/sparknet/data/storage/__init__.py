@@ -1,0 +1,1 @@
+"""Bytes by URI: local disks and object stores. Knows no format."""

@@ -1,0 +1,87 @@
+"""A remote file as Python reads files: every request is a range, verified to be whole, made again if it broke."""
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+from sparknet.data.storage.remedies import Cut
+
+__all__ = ["READ_AHEAD_BYTES", "RemoteFile"]
+
+READ_AHEAD_BYTES = 8 << 20
+"""Small reads are served from pieces of this: smaller requests cost more in latency than in bytes."""
+_REQUEST_BYTES = 32 << 20  # a request that breaks costs no more than this to repeat
+
+
+class RemoteFile(io.RawIOBase):
+    """For `io.BufferedReader`, with a buffer of `READ_AHEAD_BYTES`.
+
+    Args:
+        file: Arrow's random access file; it knows its size.
+        run: calls what it is given again where an error is transient, and raises DataError in the end.
+    """
+
+    def __init__(self, file: Any, *, run: Callable[[Callable[[], bytes]], bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self._run = run
+        self.size: int = file.size()
+        """Bytes of the file."""
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The offset of the next read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to `offset` from the beginning, from here or from the end; costs no request."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}; an offset is 0 or more")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from here, or as much of it as the file has: one request."""
+        view = memoryview(buffer).cast("B")
+        size = min(len(view), _REQUEST_BYTES, max(0, self.size - self._at))
+        if size:
+            view[:size] = self.take(self._at, size)
+            self._at += size
+        return size
+
+    def readall(self) -> bytes:
+        """The rest of the file."""
+        data = self.take(self._at, max(0, self.size - self._at))
+        self._at += len(data)
+        return data
+
+    def take(self, start: int, size: int) -> bytes:
+        """Exactly `size` bytes from `start`, which the file must have, in requests of at most 32 MB."""
+        if size <= _REQUEST_BYTES:
+            return self._run(lambda: self._request(start, size)) if size else b""
+        whole = io.BytesIO()  # gives its bytes away without another copy
+        for at in range(start, start + size, _REQUEST_BYTES):
+            whole.write(self.take(at, min(_REQUEST_BYTES, start + size - at)))
+        return whole.getvalue()
+
+    def close(self) -> None:
+        """Close Arrow's file."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+    def _request(self, start: int, size: int) -> bytes:
+        data = self._file.read_at(size, start)
+        if len(data) != size:
+            raise Cut(f"{len(data)} of {size} bytes from offset {start} arrived")
+        return data

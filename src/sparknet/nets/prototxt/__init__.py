@@ -1,6 +1,0 @@
-"""Caffe's text format, read strictly and written readably."""
-
-from sparknet.nets.prototxt.parse import Parsed, parse_text, read_text
-from sparknet.nets.prototxt.print import format_text
-
-__all__ = ["Parsed", "format_text", "parse_text", "read_text"]

@@ -1,0 +1,134 @@
+"""The columns of a table put together into one input vector by Spark, and its labels numbered."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from sparknet.data.rows.table_encoding import Feature
+from sparknet.errors import DataError
+from sparknet.spark.frames.column_kinds import Kind, as_number, as_numbers, as_word, checked, find_column, kind_of
+
+__all__ = ["Piece", "label_numbers", "table_input", "table_pieces"]
+
+_INFINITY = float("inf")
+_NEEDS_NUMBER = "; every row needs finite numbers: correct or remove such rows"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Features next to each other that are read as one: a run of numbers, or one other column."""
+
+    features: tuple[Feature, ...]
+    kind: Kind
+    """number, numbers or word."""
+    cells: SparkColumn
+    """array<float> of the numbers, unchecked, or the word."""
+
+
+def table_pieces(frame: DataFrame, features: Sequence[Feature]) -> list[Piece]:
+    """How the features are read from a frame.
+
+    Raises:
+        DataError: a column is missing, or of another kind than in training.
+    """
+    pieces: list[Piece] = []
+    for kind, group in itertools.groupby((_read(frame, feature) for feature in features), lambda one: one.kind):
+        run = list(group)
+        if kind == "number":
+            numbers = F.array(*(one.cells for one in run))
+            run = [Piece(features=tuple(one.features[0] for one in run), kind=kind, cells=numbers)]
+        pieces += run
+    return pieces
+
+
+def table_input(pieces: Sequence[Piece], cells: Sequence[SparkColumn], row: SparkColumn) -> SparkColumn:
+    """One array<float> of all features; a cell that cannot be used raises, naming its column and row.
+
+    Args:
+        pieces: as `table_pieces` gives them.
+        cells: their cells.
+        row: names the row.
+    """
+    checks = {"number": _numbers_in_columns, "numbers": _numbers_in_one_column, "word": _one_hot}
+    return F.concat(*(checks[piece.kind](of, piece, row) for piece, of in zip(pieces, cells, strict=True)))
+
+
+def label_numbers(cells: SparkColumn, words: Sequence[str], row: SparkColumn, *, name: str) -> SparkColumn:
+    """The place of each label in `words`; another word raises.
+
+    Args:
+        cells: the labels as words.
+        words: what training rows say.
+        row: names the row.
+        name: of the column.
+    """
+    place = F.array_position(_constant(words), cells)
+    some = ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+    said = (f"column {name}: ", row, " says ", _quoted(cells), f"; the training rows say {some}: ")
+    return checked((place - 1).cast("bigint"), place > 0, *said, "correct the label or remove such rows")
+
+
+def _read(frame: DataFrame, feature: Feature) -> Piece:
+    """One feature by itself; the cells of a number are float."""
+    column, kind = find_column(frame, feature.name, key="features")
+    here = kind_of(kind)
+    if feature.words and here in ("word", "number"):
+        # as words also what looks like a number: a file whose every word does was read as numbers
+        return Piece(features=(feature,), kind="word", cells=as_word(column))
+    if not feature.words and here == "number" and feature.width == 1:
+        return Piece(features=(feature,), kind=here, cells=as_number(column))
+    if not feature.words and here == "numbers":
+        return Piece(features=(feature,), kind=here, cells=as_numbers(column, kind))
+    had = "words" if feature.words else "numbers" if feature.width == 1 else f"{feature.width} numbers"
+    raise DataError(
+        f"column {feature.name} is {kind.simpleString()}, and the training rows have {had} there; both must be of "
+        "one kind: correct the rows"
+    )
+
+
+def _is_finite(value: SparkColumn) -> SparkColumn:
+    # true of no null and, since Spark sorts NaN above all numbers, of no NaN
+    return F.abs(value) < _INFINITY
+
+
+def _numbers_in_columns(cells: SparkColumn, piece: Piece, row: SparkColumn) -> SparkColumn:
+    """Checked as one array: thousands of columns with a check each take Spark minutes to plan."""
+    good = F.transform(cells, lambda value: F.coalesce(_is_finite(value), F.lit(False)))
+    place = F.array_position(good, False).cast("int")
+    name = F.element_at(_constant([feature.name for feature in piece.features]), place)
+    value = F.coalesce(F.element_at(cells, place).cast("string"), F.lit("null"))
+    whole = F.forall(cells, _is_finite)
+    return checked(cells, whole, "column ", name, ": ", row, " is ", value, _NEEDS_NUMBER)
+
+
+def _numbers_in_one_column(cells: SparkColumn, piece: Piece, row: SparkColumn) -> SparkColumn:
+    (feature,) = piece.features
+    count = F.array_size(cells)
+    has = (f"column {feature.name}: ", row, " has ", count.cast("string"), f" values and needs {feature.width}")
+    complete = checked(cells, count == feature.width, *has, ", as in training: correct such rows")
+    null = (f"column {feature.name}: ", row, " is null or holds a null, NaN or infinity")
+    return checked(complete, F.forall(cells, _is_finite), *null, _NEEDS_NUMBER)
+
+
+def _one_hot(cells: SparkColumn, piece: Piece, row: SparkColumn) -> SparkColumn:
+    (feature,) = piece.features
+    place = F.array_position(_constant(feature.words), cells).cast("int")
+    zero, one = F.lit(0.0).cast("float"), F.array(F.lit(1.0).cast("float"))
+    marks = F.concat(F.array_repeat(zero, place - 1), one, F.array_repeat(zero, feature.width - place))
+    said = (f"column {feature.name}: ", row, " says ", _quoted(cells), "; a word of the training rows is needed: ")
+    remedy = "correct it, remove such rows, or train on rows that have it (an unknown may say '?')"
+    return checked(marks, place > 0, *said, remedy)
+
+
+def _quoted(cells: SparkColumn) -> SparkColumn:
+    return F.coalesce(F.concat(F.lit("'"), cells, F.lit("'")), F.lit("nothing (null)"))
+
+
+def _constant(words: Sequence[str]) -> SparkColumn:
+    """An array<string> of the words; as JSON it is one call to Spark however many they are."""
+    return F.from_json(F.lit(json.dumps(words)), "array<string>")

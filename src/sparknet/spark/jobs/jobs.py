@@ -1,0 +1,147 @@
+"""Short jobs on the workers: what each finds comes back as data, and so does what went wrong.
+
+A task of ours that raised would be tried again, as often as Spark allows, and would reach the user as a stack
+trace of the Java machine. So the error is caught in the task and travels as one more report.
+"""
+
+import functools
+import json
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.utils import is_remote
+
+from sparknet.errors import ClusterError, DataError, SparkNetError, WorkerError
+from sparknet.spark.jobs.error_translation import spark_errors
+
+__all__ = ["Report", "Task", "collect_reports", "numbered", "run_job"]
+
+T = TypeVar("T")
+
+Task = Callable[[Iterator[pa.RecordBatch]], Iterable[dict[str, Any]]]
+"""What runs on a worker: takes the partition's Arrow batches, gives reports that JSON can hold."""
+_LAST_WORD_SECONDS = 5.0
+"""How long a job that is cancelled may take to end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """One report of one task."""
+
+    slot: int
+    """The task's partition."""
+    host: str
+    values: dict[str, Any]
+
+
+def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
+    """The numbers 0 to `numbers` - 1 in the column `id`, for `tasks` tasks, without a shuffle."""
+    return spark.range(0, numbers, 1, tasks)
+
+
+def collect_reports(
+    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None
+) -> list[Report]:
+    """Run `task` on every partition of `frame` and return all reports, by slot.
+
+    Args:
+        frame: what the tasks get.
+        task: a module-level function, or a `functools.partial` of one with a frozen plan.
+        doing: what the tasks do, for messages ("testing the model").
+        limit_seconds: when to give up; not given: never.
+
+    Raises:
+        DataError: a task found the data at fault.
+        WorkerError: a task failed in another way; names worker, host, phase and cause.
+        ClusterError: Spark failed, or the time was up.
+    """
+    guarded = functools.partial(_guarded, task)
+    job = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    with spark_errors(doing):
+        rows = run_job(frame.sparkSession, job.collect, doing=doing, limit_seconds=limit_seconds)
+    for row in rows:
+        if row.error == DataError.__name__:
+            raise DataError(row.report)
+        if row.error:
+            raise WorkerError(slot=row.slot, host=row.host, phase=doing, cause=row.report)
+    reports = [Report(slot=row.slot, host=row.host, values=json.loads(row.report)) for row in rows]
+    return sorted(reports, key=lambda report: report.slot)
+
+
+def _guarded(task: Task, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The task: runs in a Python worker, once for each partition."""
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    error = ""
+    try:
+        found = [json.dumps(report) for report in task(batches)]
+    except Exception as raised:  # the driver raises it again, in words
+        ours = isinstance(raised, SparkNetError)
+        error = type(raised).__name__
+        found = [str(raised) if ours else f"{error}: {raised}"]
+    yield pa.record_batch(
+        {
+            "slot": pa.array([context.partitionId()] * len(found), pa.int32()),
+            "host": pa.array([socket.gethostname()] * len(found), pa.string()),
+            "error": pa.array([error] * len(found), pa.string()),
+            "report": pa.array(found, pa.string()),
+        }
+    )
+
+
+def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seconds: float | None = None) -> T:
+    """Run what waits for Spark in a thread of its own; end it when the user interrupts or the time is up.
+
+    A thread that is interrupted while it talks to the Java machine loses that connection, with pages of traces:
+    so the main thread, which gets the interrupts, must not be the one that talks.
+
+    Args:
+        spark: the session of the job.
+        job: calls Spark and returns when it is done.
+        doing: what the job does, for messages.
+        limit_seconds: when to give up; not given: never.
+
+    Raises:
+        ClusterError: the time was up.
+        Exception: whatever `job` raised.
+    """
+    tag = f"sparknet-{secrets.token_hex(8)}"
+    done, results, errors = threading.Event(), list[T](), list[BaseException]()
+
+    # A classic session's own tags are known to the thread alone that set them; those of its context to all.
+    context = None if is_remote() else spark.sparkContext
+    add, cancel = (
+        (spark.addTag, spark.interruptTag) if context is None else (context.addJobTag, context.cancelJobsWithTag)
+    )
+
+    def work() -> None:
+        try:
+            add(tag)
+            results.append(job())
+        except BaseException as error:  # raised again by the thread that waits
+            errors.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=work, name="spark-job", daemon=True)
+    thread.start()
+    try:
+        if not done.wait(limit_seconds):
+            raise ClusterError(
+                f"{doing} took more than {limit_seconds:g} s; Spark must have a free core for every worker: give "
+                "it more, wait until others have left theirs, or lower --workers"
+            )
+    finally:
+        if not done.is_set():
+            cancel(tag)
+            thread.join(_LAST_WORD_SECONDS)
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,143 @@
+"""The Spark session of a run: the one that is there, or one of our own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from sparknet.config import RunConfig
+from sparknet.errors import ClusterError, MissingDependency
+
+__all__ = ["check_java", "driver_host", "open_session", "session_for"]
+
+
+def check_java() -> str:
+    """The version line of the Java that Spark will use.
+
+    Raises:
+        MissingDependency: there is none, or it is older than 17.
+    """
+    home = os.environ.get("JAVA_HOME", "")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    remedy = "install Java 17 or 21 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)"
+    if java is None or not Path(java).exists():
+        where = f"JAVA_HOME is {home!r}, which holds no bin/java" if home else "there is no java on the PATH"
+        raise MissingDependency(f"{where}; {remedy}")
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    line = told.splitlines()[0] if told else ""
+    digits = line.partition('"')[2].split(".")[0].rstrip('"')
+    if not digits.isdigit() or int(digits) < 17:
+        raise MissingDependency(f"{java} says {line!r}; Spark 4 needs 17 or newer: {remedy}")
+    return line
+
+
+def open_session(config: RunConfig, log_path: Path) -> SparkSession:
+    """Open a session of our own, by default embedded in this process with a core per worker.
+
+    Args:
+        config: master, workers and what else concerns Spark.
+        log_path: file that takes what Spark and its Java machine print; it is appended to.
+
+    Raises:
+        MissingDependency: Java is not there.
+        ClusterError: Spark does not start.
+    """
+    check_java()
+    cluster = config.cluster
+    # local[N] alone allows a task one failure; the second number is how many it may have.
+    master = cluster.master or f"local[{config.run.workers},{cluster.task_failures}]"
+    settings = {
+        "spark.app.name": f"sparknet {config.run.name}",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": cluster.spark_log_level,
+        "spark.task.maxFailures": str(cluster.task_failures),
+        "spark.python.daemon.module": "sparknet.spark.running.preimport",
+        "spark.speculation": "false",  # a copy of a healthy worker would take its slot from it
+        "spark.executorEnv.PYTHONHASHSEED": "0",
+    }
+    if master.startswith("local"):
+        host = cluster.driver_host or "127.0.0.1"
+        settings |= {"spark.driver.host": host, "spark.driver.bindAddress": host}
+    elif cluster.driver_host:
+        settings["spark.driver.host"] = cluster.driver_host
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder: Any = SparkSession.builder
+    try:
+        with _stderr_into(log_path), _own_interrupts():
+            return builder.master(master).config(map=settings).getOrCreate()
+    except Exception as error:  # py4j and pyspark raise many kinds; all mean that there is no session
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(
+            f"Spark does not start with master {master}: {reason}; its own words are in {log_path}, and "
+            "`sparknet doctor` looks for the cause"
+        ) from error
+
+
+@contextmanager
+def _own_interrupts() -> Generator[None]:
+    """Keep this process's handler of Ctrl-C: we end our jobs ourselves.
+
+    The one that Spark installs talks to the Java machine from within whatever call the interrupt has just cut into,
+    which breaks the connection that both use.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _stderr_into(path: Path) -> Generator[None]:
+    """Let processes that are started meanwhile, the Java machine above all, write their stderr to a file."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def session_for(config: RunConfig, given: SparkSession | None = None, *, log_path: Path) -> Generator[SparkSession]:
+    """The given session, or the active one, left as it is; else one of our own, stopped at the end.
+
+    A session of our own writes what Spark prints to `log_path`.
+    """
+    session = given or SparkSession.getActiveSession()
+    # The active session is a thread's; a context that another thread made is the user's all the same.
+    if session is None and SparkContext._active_spark_context is not None:  # pyright: ignore[reportPrivateUsage]
+        session = SparkSession.builder.getOrCreate()
+    if session is not None:
+        yield session
+        return
+    session = open_session(config, log_path)
+    try:
+        yield session
+    except BaseException:
+        # The Java machine, or a call to it that an interrupt cut, may be what failed: that error counts.
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM", RuntimeWarning)
+            session.stop()
+        raise
+    session.stop()
+
+
+def driver_host(config: RunConfig, spark: SparkSession) -> str:
+    """The address at which workers reach this process: as configured, or what Spark itself uses."""
+    return config.cluster.driver_host or spark.conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1"

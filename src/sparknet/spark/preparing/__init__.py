@@ -1,0 +1,1 @@
+"""Preparation and conversion as Spark jobs."""

@@ -1,0 +1,359 @@
+"""A source written in another format by a Spark job: LMDB databases as Caffe has them, or Parquet."""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from py4j.protocol import Py4JError
+from pyspark import TaskContext
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, FloatType
+from pyspark.sql.utils import is_remote
+
+from sparknet.config import Data, decode, encode
+from sparknet.data.export.write_lmdb import ConversionPlan, Converted, Piece, Reading, write_database
+from sparknet.data.rows.inputs import Damage, InputPlan
+from sparknet.data.storage.place import Place, Storage
+from sparknet.errors import DataError
+from sparknet.spark.frames.read_source import FORMATS, locate, read_source
+from sparknet.spark.frames.select_columns import select_columns
+from sparknet.spark.frames.vocabulary import learn
+from sparknet.spark.jobs.error_translation import spark_errors
+from sparknet.spark.jobs.jobs import collect_reports, run_job
+from sparknet.spark.preparing.prepare import image_form
+
+__all__ = ["Conversion", "free_place", "to_lmdb", "to_parquet"]
+
+_MOST_EXAMPLES = 10
+_NO_FILE_SYSTEM = ("No FileSystem for scheme", "S3AFileSystem not found")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """What came of it."""
+
+    rows: int
+    """Rows written."""
+    parts: int
+    """Databases, or keys."""
+    damage: Damage
+    """Rows that were left out."""
+
+
+def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, testing: bool = False) -> Conversion:
+    """Write a source as databases that Caffe reads: `target` itself for one partition, else `part-00000` and so on.
+
+    Args:
+        spark: the session.
+        data: source, columns, and what becomes of encoded images: `keep`, and for pixels `resize` and
+            `channel_order` (bgr if not given).
+        target: directory or URI that every worker reaches; nothing must be there.
+        partitions: databases; fewer where there are fewer rows.
+        testing: the rows of `data.validation_path` in place of those of `data.path`.
+
+    Raises:
+        DataError: the source or a row is at fault, or `target` cannot be written; then nothing is left there.
+        ClusterError: Spark failed.
+    """
+    data = replace(data, channel_order=data.channel_order or "bgr")
+    place = free_place(data, target)
+    frame = _selected(spark, data, testing=testing)
+    # A shuffle for more partitions, and none for fewer, which keeps the order of the rows. Connect does not tell.
+    many = partitions > 1 and (is_remote() or frame.rdd.getNumPartitions() < partitions)
+    frame = frame.repartition(partitions) if many else frame.coalesce(partitions)
+    draft = _Draft(place=place, hidden=uuid.uuid4().hex, alone=partitions == 1)
+    plan = _DatabasePlan(rows=_plan(data, testing=testing), draft=draft)
+    try:
+        reports = collect_reports(frame, partial(_write_database, plan), doing="writing databases")
+        parts = [decode(Converted, report.values) for report in reports]
+        damage = sum((part.damage for part in parts), Damage())
+        rows = sum(part.rows for part in parts)
+        _check(rows, damage, data)
+        draft.publish([part for part in parts if part.rows])
+    except BaseException:
+        draft.discard()
+        raise
+    return Conversion(rows=rows, parts=sum(part.rows > 0 for part in parts), damage=damage)
+
+
+def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testing: bool = False) -> Conversion:
+    """Write a source as Parquet with the columns id, data and label, a directory `key=N` for each key.
+
+    `id` is the row's number in the source, `key` is id modulo `keys`: so each key has an even sample of the rows.
+
+    Args:
+        spark: the session.
+        data: as for `to_lmdb`; `channel_order` not given is rgb.
+        target: directory or URI that Spark itself writes; nothing must be there.
+        keys: number of keys.
+        testing: as for `to_lmdb`.
+
+    Raises:
+        DataError: the source or a row is at fault, or `target` cannot be written; then nothing is left there.
+        ClusterError: Spark failed.
+    """
+    place = free_place(data, target)
+    with spark_errors(f"looking at {place}"):
+        _check_reach(spark, place)
+    frame = _selected(spark, data, testing=testing)
+    counted = {
+        report.slot: report.values["rows"]
+        for report in collect_reports(frame, _count_rows, doing="counting the rows")
+    }
+    begins = np.cumsum([0, *(counted.get(slot, 0) for slot in range(max(counted, default=0)))])
+    numbers = isinstance(frame.schema["input"].dataType, ArrayType | FloatType)
+    plan = _TablePlan(rows=_plan(data, testing=testing), begins=tuple(begins.tolist()), numbers=numbers)
+    cells = "array<float>" if numbers else "binary"
+    columns = f"id bigint, data {cells}, label bigint, damaged bigint, examples array<string>"
+    numbered = frame.mapInArrow(partial(_number_rows, plan), columns)
+    seen = Observation()
+    measured = numbered.observe(
+        seen,
+        F.count("id").alias("rows"),
+        F.coalesce(F.sum("damaged"), F.lit(0)).alias("damaged"),
+        F.flatten(F.collect_list("examples")).alias("examples"),
+    )
+    whole = measured.where("id is not null").select("id", "data", "label", (F.col("id") % keys).alias("key"))
+    ordered = whole.repartition(keys, "key").sortWithinPartitions("key", "id")
+
+    def write() -> dict[str, Any]:
+        # Without a scheme Spark takes its default file system, which on a cluster is seldom the local one.
+        ordered.write.partitionBy("key").parquet(f"file://{place.local}" if place.local else place.uri)
+        return seen.get
+
+    try:
+        with spark_errors("writing Parquet"):
+            found = run_job(spark, write, doing="writing Parquet")
+        damage = Damage(rows=found["damaged"], examples=tuple(found["examples"])[:_MOST_EXAMPLES])
+        _check(found["rows"], damage, data)
+    except BaseException:
+        place.delete()
+        raise
+    return Conversion(rows=found["rows"], parts=min(keys, found["rows"]), damage=damage)
+
+
+# -- on the driver --
+
+
+def free_place(data: Data, target: str) -> Place:
+    """The place that a conversion would write.
+
+    Raises:
+        DataError: there is something, or it cannot be looked at.
+    """
+    place = Storage(s3_endpoint=data.s3_endpoint).place(target)
+    facts = place.facts()
+    if facts is not None and not (facts.is_directory and not place.children(recursive=True)):
+        raise DataError(f"{place}: there is something already; remove it, or give another place: --to")
+    return place
+
+
+def _check_reach(spark: SparkSession, place: Place) -> None:
+    """Find out whether Spark itself reaches a place, where it will find nothing.
+
+    Raises:
+        DataError: it has no library for it.
+    """
+    if place.local is not None:
+        return
+    try:
+        _ = spark.read.text(place.uri).schema
+    except (PySparkException, Py4JError) as error:
+        if any(sign in str(error) for sign in _NO_FILE_SYSTEM):
+            scheme = place.uri.split("://", 1)[0]
+            raise DataError(
+                f"{place}: this Spark has nothing to write {scheme}:// with, and it is Spark that writes Parquet: "
+                "name the place as s3a:// and start Spark with the hadoop-aws package of its Hadoop version "
+                "(spark.jars.packages), or write to a directory"
+            ) from None
+        if not isinstance(error, AnalysisException):
+            raise
+
+
+def _selected(spark: SparkSession, data: Data, *, testing: bool) -> DataFrame:
+    with spark_errors(f"reading {data.path or data.source}"):
+        frame = read_source(spark, data, validation=testing)
+        return select_columns(frame, data, validation=None, table=learn(frame, data))
+
+
+def _plan(data: Data, *, testing: bool) -> ConversionPlan:
+    source = FORMATS.get(data.source)
+    rows = source.describe(locate(data, validation=testing)) if source else None
+    return ConversionPlan(
+        input=InputPlan(
+            name=data.image,
+            shape=data.shape or (rows.input.shape if rows else ()),
+            form=image_form(data, validation=testing),
+            # Files that are kept may be of any size: they are decoded to see that they are whole.
+            resize=(1, 1) if data.keep == "encoded" else data.resize,
+            threads=data.threads,
+        ),
+        label=data.label,
+        keep=data.keep,
+        classes=data.classes,
+    )
+
+
+def _check(rows: int, damage: Damage, data: Data) -> None:
+    damage.check(rows + damage.rows, share=data.corrupt_share)
+    if not rows:
+        raise DataError(f"{data.path or data.source}: no rows; there must be at least one: correct the path")
+
+
+# -- LMDB --
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Draft:
+    """Where databases lie until all of them are whole.
+
+    On a file system in a hidden directory beside the target, which is renamed. Object stores have no rename:
+    there each database appears when it is whole, and all are removed when one fails.
+    """
+
+    place: Place
+    """The target."""
+    hidden: str
+    """Makes the hidden directory's name unique."""
+    alone: bool
+    """There is one database, which is the target itself."""
+
+    @property
+    def directory(self) -> Path | None:
+        """The hidden directory; None in an object store."""
+        local = self.place.local
+        return local.with_name(f".{local.name}.{self.hidden}.part") if local else None
+
+    def remote(self, partition: int) -> Place:
+        """Where in an object store a database's file goes."""
+        return self.place / ("data.mdb" if self.alone else f"{_part(partition)}/data.mdb")
+
+    def publish(self, parts: list[Converted]) -> None:
+        """Give the databases their names, and the directory its own; what failed attempts left goes.
+
+        Raises:
+            DataError: it cannot be done.
+        """
+        directory, target = self.directory, self.place.local
+        if directory is None or target is None:
+            return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rmdir()  # it was empty
+            if self.alone:
+                (directory / parts[0].directory).rename(target)
+                shutil.rmtree(directory)
+                return
+            for part in parts:
+                (directory / part.directory).rename(directory / _part(part.partition))
+            for left in set(directory.iterdir()) - {directory / _part(part.partition) for part in parts}:
+                shutil.rmtree(left)
+            directory.rename(target)
+        except OSError as error:
+            raise DataError(f"{target}: cannot be written: {error}; give another place: --to") from error
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        else:
+            self.place.delete()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DatabasePlan:
+    """Everything a task needs to know; it travels to the workers."""
+
+    rows: ConversionPlan
+    draft: _Draft
+
+
+def _part(partition: int) -> str:
+    return f"part-{partition:05d}"
+
+
+def _write_database(plan: _DatabasePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The task: runs in a Python worker, once for each partition."""
+    partition = _partition()
+    # A task may be tried again or run twice at once: no attempt may touch another's files.
+    name = f"{_part(partition)}-{uuid.uuid4().hex}"
+    local = plan.draft.directory
+    if local is not None:
+        yield encode(write_database(plan.rows, batches, partition=partition, directory=local / name))
+        return
+    with tempfile.TemporaryDirectory(prefix="sparknet-lmdb-") as spool:
+        done = write_database(plan.rows, batches, partition=partition, directory=Path(spool) / name)
+        if done.rows:
+            with (
+                (Path(spool) / name / "data.mdb").open("rb") as file,
+                plan.draft.remote(partition).writing() as out,
+            ):
+                shutil.copyfileobj(file, out, 8 << 20)
+        yield encode(done)
+
+
+# -- Parquet --
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TablePlan:
+    """Everything a task needs to know; it travels to the workers."""
+
+    rows: ConversionPlan
+    begins: tuple[int, ...]
+    """Number of each partition's first row."""
+    numbers: bool
+    """Cells are lists of numbers, not bytes."""
+
+
+def _count_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """A task."""
+    yield {"rows": sum(batch.num_rows for batch in batches)}
+
+
+def _number_rows(plan: _TablePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """A task: whole rows with their numbers, then one row that says what was left out."""
+    partition = _partition()
+    reading = Reading(plan.rows, partition)
+    for piece in reading.pieces(batches):
+        yield _table(piece, begin=plan.begins[partition])
+    if reading.damage.rows:
+        kind = pa.list_(pa.float32()) if plan.numbers else pa.binary()
+        report = {"damaged": [reading.damage.rows], "examples": [list(reading.damage.examples)]}
+        cells = {"id": pa.nulls(1, pa.int64()), "data": pa.nulls(1, kind), "label": pa.nulls(1, pa.int64())}
+        yield pa.RecordBatch.from_pydict({**cells, **report})
+
+
+def _table(piece: Piece, *, begin: int) -> pa.RecordBatch:
+    count = len(piece.labels)
+    if piece.files is not None:
+        cells = piece.files.cast(pa.binary())
+    elif piece.column.dtype == "uint8":
+        cells = pa.array([row.tobytes() for row in piece.values], pa.binary())
+    else:
+        offsets = np.arange(count + 1, dtype=np.int32) * piece.column.width
+        cells = pa.ListArray.from_arrays(pa.array(offsets), pa.array(piece.values.reshape(-1)))
+    columns = {
+        "id": pa.array(begin + piece.rows),
+        "data": cells,
+        "label": pa.array(piece.labels),
+        "damaged": pa.nulls(count, pa.int64()),
+        "examples": pa.nulls(count, pa.list_(pa.string())),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _partition() -> int:
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    return context.partitionId()

@@ -1,0 +1,1 @@
+"""A run: the driver's service, the workers' task, and who watches them."""

@@ -1,0 +1,202 @@
+"""A worker's side of the driver service."""
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from sparknet.errors import CheckpointError, ClusterError, Unauthorized
+from sparknet.spark.running.driver_service import CHUNK_BYTES, FILE_SCHEMA, LONG_POLL_SECONDS
+from sparknet.training.coordination.messages import (
+    Answer,
+    Failed,
+    Heartbeat,
+    Pulse,
+    Question,
+    Wait,
+    dump_message,
+    load_message,
+)
+
+__all__ = ["DriverAddress", "DriverClient"]
+
+_CALL_SECONDS = LONG_POLL_SECONDS + 10
+_TRANSFER_SECONDS = 3600.0
+"""Bound on moving a checkpoint; a driver that is gone is noticed by the heartbeat long before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriverAddress:
+    """How to reach a run's driver service."""
+
+    uri: str
+    """`grpc://host:port` or `grpc+tls://host:port`."""
+    token: str = field(repr=False)
+    """The bearer token; kept out of logs."""
+    tls_roots: bytes = field(default=b"", repr=False)
+    """PEM certificates to trust, with TLS."""
+
+    def local_host(self) -> str:
+        """The address of this machine's interface that leads to the driver.
+
+        Raises:
+            ClusterError: no interface does.
+        """
+        parts = urlsplit(self.uri)
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((parts.hostname, parts.port))  # a datagram socket sends nothing on connect
+                return str(probe.getsockname()[0])
+        except OSError as error:
+            raise ClusterError(
+                f"there is no way from {socket.gethostname()} to the driver service at {self.uri}: {error}; "
+                "workers must reach that address: set cluster.driver_host"
+            ) from error
+
+
+class DriverClient:
+    """`sparknet.training.worker.driver_protocol.Driver` over Arrow Flight.
+
+    Must be made after a fork, never before: a gRPC channel does not survive one.
+
+    Args:
+        address: the driver service's.
+        patience_seconds: how long a driver that cannot be reached is tried again.
+        beat_seconds: deadline of a heartbeat.
+    """
+
+    def __init__(self, address: DriverAddress, *, patience_seconds: float = 4.0, beat_seconds: float = 2.0) -> None:
+        self._address = address
+        self._patience_seconds = patience_seconds
+        self._beat_seconds = beat_seconds
+        self._headers = [(b"authorization", f"Bearer {address.token}".encode())]
+        self._pause = threading.Event()
+        self._serial = 0
+        try:
+            roots = {"tls_root_certs": address.tls_roots} if address.tls_roots else {}
+            self._client = flight.FlightClient(address.uri, **roots)
+        except (pa.ArrowException, OSError) as error:
+            raise ClusterError(f"the driver service's address {address.uri} is not usable: {error}") from error
+
+    def ask(self, request: Question) -> Answer:
+        """Send a request and wait until it is decided.
+
+        Raises:
+            ClusterError: the driver cannot be reached.
+            Unauthorized: it refused the token.
+        """
+        self._serial += 1
+        body = dump_message(replace(request, serial=self._serial))
+        while True:
+            answer = self._action("ask", body, seconds=_CALL_SECONDS)[0]
+            message = cast("Answer", load_message(answer))
+            if not isinstance(message, Wait):
+                return message
+
+    def tell(self, message: Heartbeat | Failed) -> Pulse:
+        """Send what is answered at once; tried once, with a short deadline."""
+        answer = self._call("tell", dump_message(message), seconds=self._beat_seconds)[0]
+        return cast("Pulse", load_message(answer))
+
+    def publish(self, key: str, value: bytes) -> None:
+        """Store a value for the other workers."""
+        body = json.dumps({"key": key, "value": base64.b64encode(value).decode()}).encode()
+        self._action("publish", body, seconds=_CALL_SECONDS)
+
+    def fetch(self, key: str, timeout_seconds: float) -> bytes:
+        """Wait for another worker's value.
+
+        Raises:
+            ClusterError: it did not come in time.
+        """
+        give_up = time.monotonic() + timeout_seconds
+        while time.monotonic() < give_up:
+            found = self._action("fetch", json.dumps({"key": key}).encode(), seconds=_CALL_SECONDS)
+            if found:
+                return found[0]
+        raise ClusterError(f"no worker left its address as {key} in {timeout_seconds:g} s")
+
+    def put_checkpoint(self, round: int, files: Mapping[str, bytes]) -> None:
+        """Hand the files of a checkpoint over; on return they are on the driver's disk."""
+        sizes = {name: len(data) for name, data in files.items()}
+        descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round, "sizes": sizes}).encode())
+        try:
+            writer, _ = self._client.do_put(descriptor, FILE_SCHEMA, self._options(_TRANSFER_SECONDS))
+            with writer:
+                for name, data in files.items():
+                    view = memoryview(data)
+                    for at in range(0, len(view), CHUNK_BYTES):
+                        piece = pa.array([view[at : at + CHUNK_BYTES]], pa.binary())
+                        writer.write_batch(pa.record_batch([pa.array([name]), piece], schema=FILE_SCHEMA))
+                writer.done_writing()
+        except (pa.ArrowException, OSError) as error:
+            raise self._translated(error, "handing over a checkpoint") from error
+
+    def fetch_checkpoint(self, round: int) -> dict[str, bytes]:
+        """The files of a checkpoint.
+
+        Raises:
+            CheckpointError: it holds no file.
+        """
+        files: dict[str, bytearray] = {}
+        try:
+            ticket = flight.Ticket(json.dumps({"round": round}).encode())
+            for chunk in self._client.do_get(ticket, self._options(_TRANSFER_SECONDS)):
+                name: str = chunk.data.column(0)[0].as_py()
+                files.setdefault(name, bytearray()).extend(memoryview(chunk.data.column(1)[0].as_buffer()))
+        except (pa.ArrowException, OSError) as error:
+            raise self._translated(error, f"fetching the checkpoint of round {round}") from error
+        if not files:
+            raise CheckpointError(f"the checkpoint of round {round} is empty; resume from the one before")
+        return {name: bytes(data) for name, data in files.items()}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _action(self, kind: str, body: bytes, *, seconds: float) -> list[bytes]:
+        """Call, and call again while the driver cannot be reached: every request may be repeated."""
+        give_up: float | None = None
+        while True:
+            try:
+                return self._call(kind, body, seconds=seconds)
+            except Unauthorized:
+                raise
+            except ClusterError:
+                # From the first failure on: the call before it may have waited long for a decision.
+                give_up = give_up or time.monotonic() + self._patience_seconds
+                if time.monotonic() > give_up:
+                    raise
+                self._pause.wait(0.2)  # between two tries; nothing is waited for
+
+    def _call(self, kind: str, body: bytes, *, seconds: float) -> list[bytes]:
+        try:
+            results = self._client.do_action(flight.Action(kind, body), self._options(seconds))
+            return [result.body.to_pybytes() for result in results]
+        except (pa.ArrowException, OSError) as error:
+            raise self._translated(error, f"calling {kind}") from error
+
+    def _options(self, seconds: float) -> Any:
+        return flight.FlightCallOptions(headers=self._headers, timeout=seconds)
+
+    def _translated(self, error: Exception, doing: str) -> ClusterError:
+        reason = str(error).split(". gRPC client debug context", 1)[0].split(". Client context", 1)[0]
+        if isinstance(error, flight.FlightUnauthenticatedError):
+            return Unauthorized(
+                f"the driver service at {self._address.uri} refused the token while {doing}; workers must get "
+                "their plan from the driver that runs now"
+            )
+        if isinstance(error, flight.FlightServerError):  # it was reached, and said so
+            return ClusterError(f"the driver service at {self._address.uri} refused while {doing}: {reason}")
+        return ClusterError(
+            f"the driver service at {self._address.uri} failed while {doing}: {reason}; workers must reach that "
+            "address: set cluster.driver_host"
+        )

@@ -1,0 +1,343 @@
+"""A run from the driver's side: prepare the data, place the workers, watch them, keep what they made."""
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
+
+from sparknet.config import RunConfig, encode
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.data.loading.transform import Normalise
+from sparknet.data.shards.manifest import Manifest
+from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
+from sparknet.spark.jobs.session import driver_host, session_for
+from sparknet.spark.preparing.prepare import prepare
+from sparknet.spark.running.driver_client import DriverAddress
+from sparknet.spark.running.driver_service import DriverService
+from sparknet.spark.running.supervision import Supervision
+from sparknet.spark.running.worker_task import WorkerPlan
+from sparknet.training.caffe_runs.run_config import check_net, rounding_notes, self_contained
+from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots
+from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
+from sparknet.training.coordination.post_commit import as_fields
+from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.input_binding import seen_rows
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.optimiser import batches_per_step
+from sparknet.training.objectives.preprocessing import make_preprocessing
+from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
+from sparknet.training.run_files.event_log import EventLog
+from sparknet.training.run_files.run_dir import RunDir
+from sparknet.training.run_files.saved_model import describe, save_model
+from sparknet.training.worker.evaluate import Cuts
+
+__all__ = ["Observer", "Result", "count_rounds", "train"]
+
+Observer = Callable[[dict[str, object]], None]
+"""Is told every event record, in the driver's main thread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What `result.json` holds."""
+
+    accuracy: float | None = None
+    """Top-1 on the validation rows after the last round, 0..1."""
+    top5: float | None = None
+    loss: float | None = None
+    outputs: dict[str, float] = field(default_factory=dict[str, float])
+    """What else the net measures, by name."""
+    rounds: int
+    workers: int
+    samples: int
+    """Samples of all committed rounds."""
+    seconds: float
+    """From the first local step of this start (or resumption) to the end."""
+    images_per_second: float
+    """Over those seconds, validation and checkpoints included."""
+    sync_seconds: float
+    """Of those, what the mean worker spent waiting for others and exchanging weights."""
+    failures: int
+    """Workers lost, of this start."""
+    weights_hash: str
+    """Hash of the final weights, which all replicas reported; empty for strategy none, where they differ."""
+    run_dir: str
+
+
+def train(
+    config: RunConfig, run_dir: RunDir, *, spark: SparkSession | None = None, observers: Sequence[Observer] = ()
+) -> Result:
+    """Train to the end, from the beginning or from the run directory's newest good checkpoint.
+
+    Args:
+        config: what to do.
+        run_dir: where everything about the run is kept; owned by the caller.
+        spark: the session to use; not given: the active one, else one is opened and stopped again.
+        observers: told every event.
+
+    Raises:
+        SparkNetError: the run failed; the message names value, rule and remedy.
+        KeyboardInterrupt: it was interrupted; all workers have ended.
+    """
+    began = time.time()
+    with EventLog(run_dir.path, began) as log:
+
+        def tell(event: str, **fields: object) -> None:
+            record = log.write(event, **fields)
+            for observer in observers:
+                observer(record)
+
+        try:
+            resolved = self_contained(config)
+            if resolved != config:
+                run_dir.save_config(resolved)
+            return _Run(resolved, run_dir, tell).train(spark)
+        except (KeyboardInterrupt, SparkNetError) as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
+            try:
+                tell(kind, **{"reason" if interrupted else "error": text})
+            except RunDirError as unwritten:  # the disk is full: the error itself still reaches the caller
+                error.add_note(str(unwritten))
+            raise
+
+
+def count_rounds(config: RunConfig, training_rows: int, done: Progress) -> int:
+    """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
+    if config.run.rounds is not None:
+        return config.run.rounds
+    per_step = config.solver.batch_size * batches_per_step(config.solver)
+    per_round = config.run.workers * config.sync.local_steps * per_step
+    missing = (config.run.epochs or 0) * training_rows - done.samples
+    return max(1, done.round + math.ceil(max(0, missing) / per_round))
+
+
+class _Run:
+    """One start of a run."""
+
+    def __init__(self, config: RunConfig, run_dir: RunDir, tell: Callable[..., None]) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._tell = tell
+        self._checkpoints = Checkpoints(run_dir.path, config.run.keep_checkpoints)
+        self._snapshots: CaffeSnapshots | None = None
+        self._rounds = 0
+        self._token = secrets.token_urlsafe(32)
+        self._tls = _read_tls(config)
+
+    def train(self, given: SparkSession | None) -> Result:
+        check_net(self._config.net)  # a misspelt name should not cost a Spark start
+        self._tell("note", message="starting Spark")
+        with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
+            self._tell("note", message="preparing data")
+            config = self._config
+            directory, manifest = prepare(
+                spark,
+                config.data,
+                store=self._run_dir.store(config),
+                seed=config.run.seed,
+                workers=config.run.workers,
+            )
+            objective = build_objective(
+                config.net,
+                seen_rows(manifest, config.data),
+                batch_size=config.solver.batch_size,
+                seed=config.run.seed,
+            )
+            preprocessing = make_preprocessing(config, objective, manifest, directory, run_dir=self._run_dir.path)
+            saved = self._resume_point() or self._beginning(objective)
+            if isinstance(objective, CaffeObjective):
+                self._snapshots = make_snapshots(config, objective, self._run_dir.path)
+            done = saved.progress if saved else Progress()
+            self._rounds = rounds = count_rounds(config, manifest.train_rows, done)
+            coordinator = self._coordinator(manifest, objective, rounds, saved)
+            self._announce(manifest, objective, rounds, coordinator.round)
+            with self._service(coordinator, spark) as service:
+                self._tell("note", message="waiting for workers")
+                plan = WorkerPlan(
+                    config=config,
+                    driver=self._address(service),
+                    data_dir=str(directory),
+                    rounds=rounds,
+                    preprocessing=preprocessing,
+                )
+                Supervision(spark, service, self._tell_and_snapshot).run(plan)
+        return self._finish(coordinator, manifest, preprocessing.test, saved)
+
+    def _tell_and_snapshot(self, event: str, **fields: object) -> None:
+        """Tell an event; a checkpoint that is complete is written once more as Caffe's snapshot."""
+        self._tell(event, **fields)
+        if event != "checkpoint" or self._snapshots is None:
+            return
+        snapshots, round = self._snapshots, int(str(fields["round"]))
+        if snapshots.due(round, last=round == self._rounds):
+            written = snapshots.write(round, self._checkpoints.path(round))
+            if written is None:
+                missed = f"no snapshot of round {round}: writing the ones before took longer than the rounds since"
+                self._tell("note", level="warning", message=f"{missed}; raise run.checkpoint_every")
+                return
+            iteration, model, state = written
+            self._tell("snapshot", round=round, iteration=iteration, weights=str(model), state=str(state))
+
+    def _beginning(self, objective: Objective) -> Saved | None:
+        """The checkpoint that a new run with weights or a snapshot of Caffe's begins from."""
+        given = self._config.solver.snapshot or self._config.net.weights
+        if not given:
+            return None
+        if not isinstance(objective, CaffeObjective):
+            raise ConfigError(
+                f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
+                "has no layers of Caffe's names: leave it out, or set net.prototxt"
+            )
+        saved, missing = begin(self._config, objective, self._checkpoints)
+        self._tell("note", message=f"begins with {given}")
+        if missing:
+            told = f"{given} has no weights for layers {', '.join(missing)}: they begin as their fillers make them"
+            self._tell("note", level="warning", message=told)
+        return saved
+
+    def _resume_point(self) -> Saved | None:
+        saved, skipped = self._checkpoints.newest_good()
+        if saved is not None or skipped:
+            self._tell(
+                "run_resumed",
+                round=saved.round if saved else 0,
+                path=str(self._checkpoints.path(saved.round)) if saved else "",
+                skipped=[str(path) for path in skipped],
+            )
+        return saved
+
+    def _coordinator(
+        self, manifest: Manifest, objective: Objective, rounds: int, saved: Saved | None
+    ) -> Coordinator:
+        run, sync, cluster = self._config.run, self._config.sync, self._config.cluster
+        cuts = Cuts.of(objective, manifest.validation_rows, batches=run.eval_batches)
+        rules = Rules(
+            slots=run.workers,
+            rounds=rounds,
+            local_steps=sync.local_steps,
+            min_workers=run.min_workers,
+            balanced=sync.pace == "balanced",
+            eval_every=run.eval_every,
+            checkpoint_every=run.checkpoint_every,
+            evaluation_parts=cuts.count_parts(run.workers),
+            evaluate_first=run.eval_first,
+            replicas_agree=sync.strategy != "none",
+            heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds,
+            hang_seconds=cluster.hang_seconds,
+            grace_seconds=cluster.grace_seconds,
+            start_seconds=cluster.start_seconds,
+        )
+        order = f"{run.workers} slots, seed {run.seed}, data {manifest.fingerprint}"
+        start = _progress_for(saved.progress if saved else Progress(), order, run.workers)
+        checkpoint = saved.round if saved else None
+        return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
+
+    def _announce(self, manifest: Manifest, objective: Objective, rounds: int, first_round: int) -> None:
+        config = self._config
+        for note in rounding_notes(config, rounds):
+            self._tell("note", message=note)
+        if manifest.skipped:
+            told = (
+                f"damaged rows that were left out: {manifest.skipped:,}; the first: {manifest.skipped_examples[0]}"
+            )
+            self._tell("note", level="warning", message=told)
+        self._tell(
+            "run_started",
+            name=config.run.name,
+            run_dir=str(self._run_dir.path),
+            net=config.net.name or objective.name,
+            parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
+            workers=config.run.workers,
+            rounds=rounds,
+            first_round=first_round + 1,
+            local_steps=config.sync.local_steps,
+            strategy=config.sync.strategy,
+            training_rows=manifest.train_rows,
+            validation_rows=manifest.validation_rows,
+        )
+
+    @contextmanager
+    def _service(self, coordinator: Coordinator, spark: SparkSession) -> Generator[DriverService]:
+        with DriverService(
+            coordinator,
+            self._checkpoints,
+            host=driver_host(self._config, spark),
+            token=self._token,
+            bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
+            tls=self._tls,
+        ) as service:
+            yield service
+
+    def _address(self, service: DriverService) -> DriverAddress:
+        roots = self._tls[0] if self._tls else b""
+        return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
+
+    def _finish(
+        self, coordinator: Coordinator, manifest: Manifest, normalise: Normalise, saved: Saved | None
+    ) -> Result:
+        config, evaluation = self._config, coordinator.evaluation
+        if evaluation is None:
+            raise ClusterError("the run finished without a validation result; this is a defect, please report it")
+        weights = self._checkpoints.path(coordinator.round) / WEIGHTS
+        if not weights.exists():
+            raise CheckpointError(f"{weights} is gone; do not delete checkpoints of a run that is going on")
+        save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
+        seconds = time.monotonic() - coordinator.began_training
+        samples = coordinator.samples - (saved.samples if saved else 0)
+        measured: Any = as_fields(evaluation.outputs)
+        result = Result(
+            **measured,
+            rounds=coordinator.round,
+            workers=config.run.workers,
+            samples=coordinator.samples,
+            seconds=seconds,
+            images_per_second=samples / seconds,
+            sync_seconds=coordinator.sync_seconds,
+            failures=coordinator.failures,
+            weights_hash=coordinator.anchor_hash,
+            run_dir=str(self._run_dir.path),
+        )
+        self._run_dir.save_result(encode(result))
+        self._tell("run_finished", **encode(result))
+        return result
+
+
+def _read_tls(config: RunConfig) -> tuple[bytes, bytes] | None:
+    """Certificate and key, or None where TLS is not asked for."""
+    paths = {
+        "cluster.tls_certificate": config.cluster.tls_certificate,
+        "cluster.tls_key": config.cluster.tls_key,
+    }
+    if not any(paths.values()):
+        return None
+    read: list[bytes] = []
+    for key, path in paths.items():
+        try:
+            read.append(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"{key} is {path!r}, which cannot be read: {error.strerror or error}; give a PEM file"
+            ) from error
+    return read[0], read[1]
+
+
+def _progress_for(progress: Progress, order: str, workers: int) -> Progress:
+    """Where a run goes on in this sampling order.
+
+    With another number of workers, seed or data the rows are dealt out anew, so every slot begins the next epoch of
+    the data: rows of the broken-off epoch may be skipped once, none is repeated within an epoch.
+    """
+    if not progress.cursors or progress.order == order:
+        return replace(progress, order=order)
+    epoch = 1 + max(cursor.epoch for cursor in progress.cursors.values())
+    cursors = {slot: Cursor(epoch=epoch, position=0) for slot in range(workers)}
+    return replace(progress, order=order, cursors=cursors)

@@ -1,0 +1,178 @@
+"""Workers as tasks of one ordinary Spark job: a frozen plan goes to a module-level function.
+
+The job reads `spark.range`, so no shuffle stands in its lineage: when an executor dies, Spark retries that
+task alone, never a stage that would run a slot twice.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+from sparknet.config import RunConfig
+from sparknet.data.loading.loader import Loader
+from sparknet.data.loading.sampling_order import Cursor, Order
+from sparknet.data.shards.manifest import Manifest
+from sparknet.errors import ClusterError, SparkNetError
+from sparknet.spark.running.driver_client import DriverAddress, DriverClient
+from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
+from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.input_binding import seen_rows
+from sparknet.training.objectives.preprocessing import Preprocessing
+from sparknet.training.sync.gloo_groups import Groups
+from sparknet.training.worker.device_feed import Feed
+from sparknet.training.worker.evaluate import Cuts, evaluate_part
+from sparknet.training.worker.heartbeat import Heartbeats
+from sparknet.training.worker.replica import Replica
+from sparknet.training.worker.worker import Surroundings, Worker
+
+__all__ = ["WorkerPlan", "keep_freed_memory", "run_workers"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """Everything a worker must know; it travels with the task."""
+
+    config: RunConfig
+    driver: DriverAddress
+    data_dir: str
+    """Directory of the manifest, the same path on every worker."""
+    rounds: int
+    preprocessing: Preprocessing
+    """What rows go through on their way to the net."""
+
+
+def run_workers(spark: SparkSession, plan: WorkerPlan) -> None:
+    """Run one task per worker and wait for all of them; called in a thread of its own.
+
+    Raises:
+        Exception: whatever Spark raises when a task has failed too often or the job was cancelled.
+    """
+    slots = plan.config.run.workers
+    spark.range(0, slots, 1, slots).mapInArrow(functools.partial(run_slot, plan), "slot bigint").collect()
+
+
+def run_slot(plan: WorkerPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The task: train as the worker of this partition's slot until the run ends."""
+    context = TaskContext.get()
+    assert context is not None
+    for _ in batches:
+        pass
+    slot, attempt = context.partitionId(), context.taskAttemptId()
+    train_as(plan, Register(slot=slot, attempt=attempt, host=socket.gethostname(), pid=os.getpid()))
+    yield pa.record_batch({"slot": pa.array([slot], pa.int64())})
+
+
+def train_as(plan: WorkerPlan, who: Register) -> None:
+    """Be the worker `who`.
+
+    An error that a retry cannot help ends the run through the driver and this task quietly; any other error is
+    told to the driver and raised, so that Spark starts the task again.
+    """
+    timeout = plan.config.cluster.heartbeat_timeout_seconds
+    # Two connections: a heartbeat must not queue behind a checkpoint.
+    client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
+    beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
+    groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)
+    worker: Worker | None = None
+    tables = contextlib.ExitStack()
+
+    def beat() -> Pulse:
+        progress = worker.progress if worker is not None else 0
+        return beat_client.tell(Heartbeat(slot=who.slot, attempt=who.attempt, progress=progress))
+
+    beats = Heartbeats(beat, groups.abort, timeout)
+    try:
+        worker = _prepare(plan, who, client=client, groups=groups, beats=beats, tables=tables)
+        with beats:
+            worker.run()
+    except Exception as error:
+        phase = worker.phase if worker is not None else "opening the data and building the net"
+        fatal = isinstance(error, SparkNetError) and not isinstance(error, ClusterError)
+        cause = str(error) if isinstance(error, SparkNetError) else f"{type(error).__name__}: {error}"
+        if beats.driver_lost:
+            raise ClusterError(f"worker {who.slot} lost the driver while {phase}: {cause}") from error
+        beat_client.tell(
+            Failed(slot=who.slot, attempt=who.attempt, host=who.host, phase=phase, cause=cause, fatal=fatal)
+        )
+        if not fatal:
+            raise
+    finally:
+        # Spark uses this process again for other tasks: threads that decode must not pile up in it.
+        tables.close()
+        client.close()
+        beat_client.close()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what a training step frees, for the next step; call it before threads are started.
+
+    glibc's malloc otherwise may hand a step's activations back to the kernel and fault them in again, page by page,
+    at the next: up to a fourth of the time of a small net. The price is that a worker's memory stays at its peak.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: it has rules of its own
+        malloc = ctypes.CDLL(None)
+        malloc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
+        malloc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: nor take tensors of less than 1 GiB from outside it
+        malloc.mallopt(-8, 1)  # M_ARENA_MAX: the loader's threads use that heap too, and not ones of their own
+
+
+def _prepare(
+    plan: WorkerPlan,
+    who: Register,
+    *,
+    client: DriverClient,
+    groups: Groups,
+    beats: Heartbeats,
+    tables: contextlib.ExitStack,
+) -> Worker:
+    """The worker with all that it needs; `tables` is given what must be closed at its end."""
+    config, directory = plan.config, Path(plan.data_dir)
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    keep_freed_memory()
+    manifest = Manifest.load(directory)
+    threads = config.data.threads
+    train = tables.enter_context(manifest.train_table(directory, threads=threads))
+    validation = tables.enter_context(manifest.validation_table(directory, threads=threads))
+    columns = (manifest.input.name, manifest.label.name)
+    order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
+    rows = seen_rows(manifest, config.data)
+    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
+    cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
+    feed = Feed.of(objective, plan.preprocessing.train)
+    replica = Replica(objective, config, slot=who.slot, rounds=plan.rounds, feed=feed)
+
+    def open_loader(cursor: Cursor) -> Loader:
+        return Loader(
+            train,
+            order,
+            batch_size=config.solver.batch_size,
+            cursor=cursor,
+            image=columns[0],
+            label=columns[1],
+            preprocess=feed.for_loaders,
+            threads=threads,
+        )
+
+    def evaluate(part: int, parts: int) -> ChoreReport:
+        normalise = plan.preprocessing.test
+        return evaluate_part(objective, validation, normalise, cuts=cuts, part=(part, parts), columns=columns)
+
+    around = Surroundings(
+        driver=client,
+        groups=groups,
+        open_loader=open_loader,
+        evaluate=evaluate,
+        ended=beats.ended,
+        driver_lost=lambda: beats.driver_lost,
+    )
+    return Worker(who, config, replica=replica, around=around)

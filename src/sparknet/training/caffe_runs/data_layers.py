@@ -1,0 +1,152 @@
+"""Where a Caffe user's rows come from: what `--data` says, and where it says nothing, the net's own data layers."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from sparknet.caffe.description.spec import NetSpec, PhaseName
+from sparknet.caffe.schema import LayerParameter
+from sparknet.caffe.solver.named_files import find_file
+from sparknet.config import Data
+from sparknet.data.storage.place import Storage
+from sparknet.errors import ConfigError
+
+__all__ = ["NetSources", "data_source"]
+
+_GLOB = set("*?[")
+_DIRECTORIES = ("cifar10", "mnist")
+"""Kinds whose standard directories hold test files too."""
+_PREPARED_TESTS = "ILSVRC2012_img_val"
+"""What a standard directory of tar files has for tests."""
+_DIGITS_HELD_OUT = 0.2
+_HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_fraction")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetSources:
+    """What the data layers of a net's two phases say of where rows come from."""
+
+    spec: NetSpec
+    directory: Path
+    """A database is looked for from the current directory, as in Caffe, and else from here."""
+
+    def database(self, phase: PhaseName) -> str:
+        """Path of the LMDB that a phase reads; empty where it reads none that is on this machine.
+
+        Raises:
+            ConfigError: the database is of LevelDB's format.
+        """
+        layer = self._layer(phase, "Data")
+        if layer is None or not layer.data_param.source:
+            return ""
+        source = find_file(layer.data_param.source, self.directory)
+        if not Path(source).exists():
+            return ""
+        if layer.data_param.backend != layer.data_param.LMDB:
+            raise ConfigError(
+                f"{self.spec.source}: layer {layer.name!r} reads {source} as LevelDB, which is not read here; make "
+                "an LMDB of it, set backend: LMDB, or name other rows: --data KIND:PATH"
+            )
+        return source
+
+    def resize(self) -> list[int]:
+        """Height and width that an ImageData layer brings its images to; empty where there is none."""
+        layer = self._layer("TRAIN", "ImageData") or self._layer("TEST", "ImageData")
+        if layer is None or not layer.image_data_param.new_height:
+            return []
+        return [int(layer.image_data_param.new_height), int(layer.image_data_param.new_width)]
+
+    def missing(self, phase: PhaseName) -> str:
+        """Why a phase names no rows, for messages."""
+        layer = self._layer(phase, "Data")
+        if layer is None:
+            return f"phase {phase} of {self.spec.source} has no Data layer"
+        return f"layer {layer.name!r} of {self.spec.source} names {layer.data_param.source!r}, which is not here"
+
+    def _layer(self, phase: PhaseName, kind: str) -> LayerParameter | None:
+        layers = self.spec.select(phase).parameters.layer
+        return next((layer for layer in layers if layer.type == kind), None)
+
+
+def data_source(
+    source: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    net: NetSources | None = None,
+    testing: bool = False,
+) -> dict[str, Any]:
+    """The `data` table for `KIND:PATH`; overrides that say what is held out leave that to them.
+
+    Args:
+        source: what `--data` was given; None takes the databases that the net's data layers name.
+        overrides: the other settings.
+        net: the net's own data layers.
+        testing: all rows are to be tested, a standard directory's test files.
+
+    Raises:
+        ConfigError: the kind is not known, a path is missing or too many, or the net names no rows.
+    """
+    held_out = any(_key(setting) in _HELD_OUT for setting in overrides)
+    resize = {"resize": net.resize()} if net is not None and net.resize() else {}
+    if source is None:
+        return resize | _of_layers(net, testing=testing, held_out=held_out)
+    kind, path = _kind_and_path(source)
+    table: dict[str, Any] = {"source": kind, "path": path, **resize}
+    if held_out:
+        return table
+    if kind == "digits":
+        return {**table, "validation_fraction": _DIGITS_HELD_OUT}
+    if testing or _has_tests(kind, path, overrides):
+        return {**table, "validation_path": path}  # of one that is missing the source itself says so
+    database = net.database("TEST") if net is not None and kind == "lmdb" else ""
+    if database:
+        return {**table, "validation_path": database}
+    raise ConfigError(
+        f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
+        "others, --set data.validation_fraction=0.1 draws a share"
+    )
+
+
+def _of_layers(net: NetSources | None, *, testing: bool, held_out: bool) -> dict[str, Any]:
+    found = {phase: net.database(phase) for phase in ("TRAIN", "TEST")} if net is not None else {}
+    needed = ("TEST",) if testing else ("TRAIN",) if held_out else ("TRAIN", "TEST")
+    for phase in needed:
+        if not found.get(phase):
+            why = net.missing(phase) if net is not None else "there is no net"
+            raise ConfigError(f"--data is not given, and {why}: give --data KIND:PATH, as in --data lmdb:PATH")
+    if testing:
+        return {"source": "lmdb", "path": found["TEST"], "validation_path": found["TEST"]}
+    table = {"source": "lmdb", "path": found["TRAIN"]}
+    return table if held_out else {**table, "validation_path": found["TEST"]}
+
+
+def _kind_and_path(source: str) -> tuple[str, str]:
+    kinds: tuple[str, ...] = get_args(get_type_hints(Data)["source"])
+    kind, colon, path = source.partition(":")
+    forms = ", ".join(f"{known}:PATH" if known != "digits" else known for known in kinds)
+    if kind not in kinds:
+        close = difflib.get_close_matches(kind, kinds, n=1)
+        hint = f"did you mean {close[0]}?" if close and colon else "the form is KIND:PATH."
+        raise ConfigError(f"--data is {source!r}; {kind!r} is no kind of data: {hint} There are {forms}")
+    if (kind == "digits") == bool(path):
+        rule = "digits comes without files: leave the path out" if path else f"give its path, as in {kind}:PATH"
+        raise ConfigError(f"--data is {source!r}; {rule}")
+    return kind, path
+
+
+def _has_tests(kind: str, path: str, overrides: Sequence[str]) -> bool:
+    if kind not in (*_DIRECTORIES, "image_tar"):
+        return False
+    endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
+    place = Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path)
+    if kind == "image_tar":
+        return (place / _PREPARED_TESTS).facts() is not None
+    here = place.facts()
+    return here.is_directory if here else not _GLOB & set(path)  # what is missing, the source itself names
+
+
+def _key(setting: str) -> str:
+    """What an override sets."""
+    return setting.partition("=")[0].strip()

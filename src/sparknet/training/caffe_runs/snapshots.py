@@ -1,0 +1,223 @@
+"""Caffe's snapshots beside a run's checkpoints, and a run's beginning from Caffe's weights or snapshot.
+
+So training moves between Caffe and this system in both directions: `P_iter_N.caffemodel` and `.solverstate` are
+what Caffe itself would have written after N iterations.
+"""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+from sparknet.caffe.module.caffe_net import CaffeNet
+from sparknet.caffe.solver.caffe_solver import CaffeSolver
+from sparknet.caffe.solver.named_files import is_directory
+from sparknet.caffe.solver.policies import settled_step
+from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.caffe.solver.solverstate import SavedState, read_state, write_state
+from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
+from sparknet.caffe.weights.trained import load_listed
+from sparknet.config import RunConfig
+from sparknet.errors import CheckpointError, ConfigError
+from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.optimiser import solver_settings
+from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
+from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
+
+__all__ = ["CaffeSnapshots", "begin", "check_prefix", "make_snapshots", "restored", "starting_round"]
+
+
+class CaffeSnapshots:
+    """Writes a checkpoint once more, as Caffe's files.
+
+    Args:
+        objective: a net of the run's kind, to read checkpoints into.
+        settings: the solver's.
+        local_steps: iterations of a round.
+        checkpoint_every: rounds between checkpoints; 0: only the last round has one.
+        stem: what the names begin with, directory included.
+    """
+
+    def __init__(
+        self,
+        objective: CaffeObjective,
+        settings: SolverSettings,
+        *,
+        local_steps: int,
+        checkpoint_every: int,
+        stem: Path,
+    ) -> None:
+        self._net = objective.train
+        self._settings = settings
+        self._local_steps = local_steps
+        self._checkpoint_every = checkpoint_every
+        self._stem = stem
+        self._optimizer = CaffeOptimizer(
+            parameter_groups(self._net.learnable), lr=settings.policy.base_lr, rule=settings.rule
+        )
+
+    def due(self, round: int, *, last: bool) -> bool:
+        """Whether the settings want this checkpoint as a snapshot: of the last round only some do."""
+        # Rounds are whole, so that the regular ones come with the checkpoints and not at multiples of `snapshot`.
+        every = self._checkpoint_every if self._settings.snapshot else 0
+        regular = every > 0 and round % every == 0
+        return not last or self._settings.snapshot_after_train or regular
+
+    def write(self, round: int, checkpoint: Path) -> tuple[int, Path, Path] | None:
+        """Write weights and solver state of a checkpoint, each whole or not at all.
+
+        Returns:
+            The iteration, and the two files; None where the checkpoint has made room for newer ones by now.
+
+        Raises:
+            CheckpointError: they cannot be written, or the checkpoint cannot be read.
+            NetError: the weights cannot be written.
+        """
+        try:
+            weights, inner = ((checkpoint / name).read_bytes() for name in (WEIGHTS, INNER))
+        except FileNotFoundError:
+            return None
+        try:
+            load_weights(self._net, weights)
+            load_optimizer(self._optimizer, inner)
+            self._stem.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"no snapshot of {checkpoint} can be made: {error}; see to that file") from error
+        iteration = round * self._local_steps
+        ending = ".h5" if self._settings.snapshot_format == "HDF5" else ""
+        model, state = (
+            self._stem.with_name(f"{self._stem.name}_iter_{iteration}.{kind}{ending}")
+            for kind in ("caffemodel", "solverstate")
+        )
+        tensors = [blob.tensor for blob in self._net.learnable]
+        history = tuple(blob.detach().float().numpy() for blob in self._optimizer.histories(tensors))
+        # The weights first, so that no state names weights that are not there.
+        self._net.save_weights(model, as_loaded=False)
+        # Caffe counts the step at the beginning of an iteration: the last one that did is the one before.
+        step = settled_step(self._settings.policy, max(0, iteration - 1))
+        write_state(
+            SavedState(iteration=iteration, current_step=step, learned_net=str(model), history=history), state
+        )
+        return iteration, model, state
+
+
+def make_snapshots(config: RunConfig, objective: CaffeObjective, run_dir: Path) -> CaffeSnapshots | None:
+    """The writer of a run's snapshots; None where no Caffe solver asks for any.
+
+    Raises:
+        CheckpointError: the directory that snapshot_prefix names cannot be made.
+    """
+    if not config.solver.prototxt:
+        return None
+    settings = solver_settings(config.solver.prototxt)
+    prefix = settings.snapshot_prefix
+    stem = Path(prefix) if prefix else run_dir / "snapshots" / (objective.name.replace("/", "_") or "net")
+    if prefix and (prefix.endswith("/") or stem.is_dir()):
+        stem = stem / objective.name.replace("/", "_")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"snapshot_prefix is {prefix!r} and {stem.parent} cannot be made: {error.strerror or error}; correct "
+            "it in the solver file, or give a directory that can be written"
+        ) from error
+    return CaffeSnapshots(
+        objective,
+        settings,
+        local_steps=config.sync.local_steps,
+        checkpoint_every=config.run.checkpoint_every,
+        stem=stem,
+    )
+
+
+def check_prefix(config: RunConfig) -> None:
+    """Find whether the directory that snapshot_prefix names can be made and written, without making it.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    prefix = solver_settings(config.solver.prototxt).snapshot_prefix
+    if not prefix:
+        return
+    stem = Path(prefix).absolute()
+    directory = stem if prefix.endswith("/") or is_directory(stem) else stem.parent
+    there = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
+    if not is_directory(there):
+        reason = f"{there} is no directory"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f"{there} cannot be written"
+    else:
+        return
+    raise CheckpointError(
+        f"snapshot_prefix is {prefix!r} and {reason}; correct it in the solver file, or give a directory that can "
+        "be written"
+    )
+
+
+def starting_round(config: RunConfig) -> int:
+    """The round after which a run begins; more than 0 only with `solver.snapshot`.
+
+    Raises:
+        CheckpointError: the snapshot is missing or damaged.
+        ConfigError: its iteration is not the end of a round, or is the end of the run.
+    """
+    if not config.solver.snapshot:
+        return 0
+    iteration, local_steps = read_state(config.solver.snapshot).iteration, config.sync.local_steps
+    if iteration % local_steps:
+        fits = [str(steps) for steps in range(1, min(iteration, 1000) + 1) if iteration % steps == 0]
+        raise ConfigError(
+            f"solver.snapshot {config.solver.snapshot} is of iteration {iteration} and sync.local_steps is "
+            f"{local_steps}; a run goes on after a whole round: set sync.local_steps to one of {', '.join(fits)}"
+        )
+    rounds = config.run.rounds
+    if rounds is not None and iteration >= rounds * local_steps:
+        most = solver_settings(config.solver.prototxt).max_iter
+        by_solver = most is not None and rounds == math.ceil(most / local_steps)
+        end, remedy = (
+            (f"max_iter is {most}", "raise max_iter in the solver file")
+            if by_solver
+            else (f"run.rounds is {rounds}, which is iteration {rounds * local_steps}", "raise run.rounds")
+        )
+        raise ConfigError(
+            f"solver.snapshot {config.solver.snapshot}: the snapshot is at iteration {iteration} and {end}: "
+            f"{remedy}, or give an earlier snapshot"
+        )
+    return iteration // local_steps
+
+
+def restored(config: RunConfig, net: CaffeNet) -> CaffeSolver:
+    """The solver of `solver.snapshot`, whose weights the net has then.
+
+    Raises:
+        CheckpointError: the snapshot is missing or damaged, or of another net or solver type.
+        NetError: its weights are damaged, or of another net.
+    """
+    settings = dataclasses.replace(solver_settings(config.solver.prototxt), weights=(), random_seed=-1)
+    solver = CaffeSolver(settings, net)
+    solver.restore(config.solver.snapshot)
+    return solver
+
+
+def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints) -> tuple[Saved, tuple[str, ...]]:
+    """Write the checkpoint that a run with `net.weights` or `solver.snapshot` begins from.
+
+    Returns:
+        The checkpoint, and the layers for which no file of `net.weights` has blobs.
+
+    Raises:
+        CheckpointError: the snapshot is missing, damaged or of another net, or the checkpoint cannot be written.
+        NetError: the weights are missing, damaged or of another net.
+        ConfigError: the snapshot's iteration is not the end of a round, or is the end of the run.
+    """
+    round = starting_round(config)
+    net, files = objective.train, dict[str, bytes]()
+    missing = load_listed(net, config.net.weights) if config.net.weights else ()
+    if config.solver.snapshot:
+        files[INNER] = dump_optimizer(restored(config, net).optimizer)
+    files[WEIGHTS] = dump_weights(net)
+    with checkpoints.writing(Progress(round=round)) as draft:
+        for name, data in files.items():
+            draft.write(name, data)
+    return checkpoints.load(round), missing

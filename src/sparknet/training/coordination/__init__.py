@@ -1,0 +1,4 @@
+"""The driver's decisions: who takes part, which round counts, what is done after it.
+
+Pure: no I/O, no threads, no clock.
+"""

@@ -1,0 +1,586 @@
+"""The authority of a run: a pure state machine, without threads, sockets or clocks.
+
+Requests go in with the time at which they came (`receive`), time itself goes in (`tick`), answers are looked up
+(`answer_for`), and what happened comes out as event records (`drain_events`). The driver service puts a lock,
+a socket and a clock around it.
+
+A round runs so: every live member says `Ready`; the quorum gets an `Exchange`; all of them vote; when every live
+participant voted ok the round commits, otherwise it is aborted and all say `Ready` again with the steps they
+have already made. After a commit that is due for it, chores (evaluation parts, a checkpoint) are handed out and
+must be finished before the next quorum, so that they always see one and the same state.
+
+A member whose weights are not those of the current round (it is new, or was left behind) is healed from rank 0
+in the next quorum. When nobody alive has the current weights, the run falls back to its last checkpoint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median_low
+from typing import Literal
+
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.training.coordination.messages import (
+    Aborted,
+    Answer,
+    Committed,
+    Done,
+    Failed,
+    Heartbeat,
+    NextChore,
+    Proceed,
+    Pulse,
+    Question,
+    Ready,
+    Register,
+    Request,
+    Stop,
+    Superseded,
+    Vote,
+    Welcome,
+)
+from sparknet.training.coordination.post_commit import Chores, Evaluation
+from sparknet.training.coordination.quorum import Member, Quorum
+
+__all__ = ["Coordinator", "Progress", "Rules"]
+
+MAX_SAME_ERRORS = 3
+"""The same error of one slot so often in a row, without a commit of its own, is the net's or the data's fault."""
+MAX_ABORTS = 8
+"""Aborts in a row, without anybody dying in between, after which the network is at fault and the run fails."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What the coordinator is told about the run; the meanings are those of the configuration's keys."""
+
+    slots: int
+    rounds: int
+    local_steps: int
+    min_workers: int = 1
+    balanced: bool = False
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    evaluation_parts: int = 0
+    """Parts that the validation rows are handed out in."""
+    evaluate_first: bool = False
+    """Evaluate the initial weights before the first round."""
+    replicas_agree: bool = True
+    """False for strategy none, where replicas differ by design."""
+    heartbeat_timeout_seconds: float = 2.0
+    hang_seconds: float = 600.0
+    grace_seconds: float = 30.0
+    start_seconds: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is: what a checkpoint records beside the weights."""
+
+    round: int = 0
+    samples: int = 0
+    cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
+    """Per slot, where its data goes on."""
+    order: str = ""
+    """Which sampling order the cursors count in: they mean nothing in another."""
+
+
+class Coordinator:
+    """Decides who takes part in which round, and whether it counts.
+
+    Args:
+        rules: settings that never change during the run.
+        now: the time, in seconds of any clock that only rises; the same clock everywhere.
+        start: where the run begins; round 0, or what a checkpoint recorded.
+        checkpoint: the round of the newest good checkpoint, None when there is none.
+
+    Attributes:
+        status: `starting` until the workers are there, then `running`, then one of three ends.
+        reason: why it was stopped or failed.
+        culprit: the worker whose error failed the run, where it was one.
+        last_error: the last error that a worker told and has not recovered from.
+        round: rounds committed so far.
+        samples: samples in them.
+        cursors: per slot, where its data goes on.
+        failures: workers lost so far.
+        sync_seconds: seconds that the mean worker spent waiting and exchanging.
+        anchor_hash: hash of the newest weights that all replicas confirmed.
+        evaluation: the newest validation result.
+        began_training: when the first round began.
+    """
+
+    def __init__(
+        self, rules: Rules, *, now: float, start: Progress | None = None, checkpoint: int | None = None
+    ) -> None:
+        self.rules = rules
+        self.status: Literal["starting", "running", "finished", "stopped", "failed"] = "starting"
+        self.reason = ""
+        self._start = start = start or Progress()
+        self.round = start.round
+        self.samples = start.samples
+        self.cursors = dict(start.cursors)
+        self.failures = 0
+        self.sync_seconds = 0.0
+        self.anchor_hash = ""
+        self.culprit: Failed | None = None
+        self.last_error: Failed | None = None
+        self.began_training = now
+        self.evaluation: Evaluation | None = None
+        self._fallback = start
+        self._checkpoint = checkpoint
+        self._generation = 0
+        self._members: dict[int, Member] = {}
+        self._quorum: Quorum | None = None
+        self._epoch = -1
+        self._group: list[tuple[int, int]] = []
+        self._aborted_epoch = -1
+        self._aborts_in_a_row = 0
+        self._settled: dict[tuple[int, int], bool] = {}
+        self._confirmed: tuple[tuple[int, int], str, int] | None = None
+        self._chores = Chores()
+        self._events: list[dict[str, object]] = []
+        self._begun = now
+        self._last_tick = now
+        self._round_began = now
+        self._errors: dict[int, tuple[str, int]] = {}
+        self._lost: list[tuple[int, int]] = []
+
+    # What the service asks -------------------------------------------------------------------------------
+
+    def receive(self, message: Request, now: float) -> None:
+        """Take a worker's request; `answer_for` then tells whether it is decided."""
+        if isinstance(message, Failed):
+            self._failed(message, now)
+            return
+        if isinstance(message, Register):
+            self._register(message, now)
+        member = self._members.get(message.slot)
+        if member is None or member.attempt != message.attempt or member.stuck:
+            return  # answer_for says Superseded
+        self._heard(member, now)
+        if isinstance(message, Heartbeat):
+            if message.progress != member.progress:
+                member.progress, member.progress_since = message.progress, now
+            return
+        if message == member.request:
+            return
+        if member.request is not None and message.serial < member.request.serial:
+            return  # a repetition that came late: it has been answered
+        member.request, member.answer, member.progress_since = message, None, now
+        self._take(member, message, now)
+        self._advance(now)
+
+    def _take(self, member: Member, question: Question, now: float) -> None:
+        match question:
+            case Register():
+                self._welcome(member)
+            case Ready():
+                self._ready(member, question, now)
+            case Vote():
+                self._vote(member, question)
+            case NextChore():
+                self._chore(member, question, now)
+
+    def answer_for(self, slot: int, attempt: int) -> Answer | None:
+        """The answer to the last request of (slot, attempt), or None while it is not decided."""
+        member = self._members.get(slot)
+        if self.status in ("stopped", "failed"):
+            return Stop(reason=self.reason)
+        if self.status == "finished":
+            # The last commit is still owed to those whose vote made it; then they hear that it is over.
+            voted = member is not None and member.attempt == attempt and isinstance(member.answer, Committed)
+            return member.answer if voted and member is not None else Done()
+        if member is None or member.attempt != attempt or member.stuck:
+            return Superseded()
+        return member.answer
+
+    def pulse_for(self, slot: int, attempt: int) -> Pulse:
+        """The answer to a heartbeat."""
+        member = self._members.get(slot)
+        superseded = member is not None and (member.attempt > attempt or member.stuck)
+        return Pulse(aborted_epoch=self._aborted_epoch, end=superseded or self.ended)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: deaths by silence, hangs, the start deadline, the grace period.
+
+        When the caller itself was held up (the driver was suspended), nobody could be heard in that time, so it
+        is not held against the workers.
+        """
+        held_up = now - self._last_tick - self.rules.heartbeat_timeout_seconds / 2
+        self._last_tick = now
+        if held_up > 0:
+            for member in self._members.values():
+                member.last_heard = min(now, member.last_heard + held_up)
+                member.progress_since = min(now, member.progress_since + held_up)
+        for member in self._live():
+            self._miss(member, now)
+        self._advance(now)
+
+    def stop(self, reason: str) -> None:
+        """End the run for an outside reason; a run that has ended stays as it ended."""
+        if not self.ended:
+            self.status, self.reason = "stopped", reason
+
+    def fail(self, reason: str) -> None:
+        """End the run as failed; a run that has ended stays as it ended."""
+        if not self.ended:
+            self.status, self.reason = "failed", reason
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over, however it ended."""
+        return self.status in ("finished", "stopped", "failed")
+
+    @property
+    def progress(self) -> Progress:
+        """What a checkpoint of the current round must record."""
+        return replace(self._start, round=self.round, samples=self.samples, cursors=dict(self.cursors))
+
+    def live_slots(self) -> list[int]:
+        """Slots whose worker is alive."""
+        return sorted(member.slot for member in self._members.values() if member.alive)
+
+    def drain_events(self) -> list[dict[str, object]]:
+        """The event records since the last call, oldest first."""
+        events, self._events = self._events, []
+        return events
+
+    def drain_lost(self) -> list[tuple[int, int]]:
+        """(slot, attempt) of those that fell silent or were replaced since the last call: their tasks may hang."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    # Members ---------------------------------------------------------------------------------------------
+
+    def _register(self, message: Register, now: float) -> None:
+        if not 0 <= message.slot < self.rules.slots:
+            self.fail(f"a worker came with slot {message.slot}; slots are 0 to {self.rules.slots - 1}")
+            return
+        old = self._members.get(message.slot)
+        if old is not None and old.attempt >= message.attempt:
+            return
+        if old is not None and old.alive:
+            self._lose(old, f"replaced by attempt {message.attempt}")
+        self._members[message.slot] = Member(message.slot, message.attempt, message.host, message.pid, now)
+
+    def _heard(self, member: Member, now: float) -> None:
+        member.last_heard = now
+        if not member.alive:
+            member.alive = True
+            self._emit("worker_returned", **self._who(member))
+            if self.status == "running" and member.phase == "waiting":
+                self._welcome(member)  # it was silent when the run began without it
+
+    def _miss(self, member: Member, now: float) -> None:
+        """Give up a member that is silent, or that beats but has not got on with what it was told to do."""
+        if member.answer is None:
+            member.progress_since = now  # it waits for us
+        silent, idle = now - member.last_heard, now - member.progress_since
+        if silent > self.rules.heartbeat_timeout_seconds:
+            self._lose(member, f"silent for {silent:.1f} s")
+        elif idle > self.rules.hang_seconds:
+            member.stuck = True
+            self._lose(member, f"no progress for {idle:.0f} s, though its heartbeat goes on")
+
+    def _lose(self, member: Member, reason: str, *, task_ends: bool = False) -> None:
+        member.alive = False
+        self.failures += 1
+        self._aborts_in_a_row = 0
+        if not task_ends:
+            self._lost.append(member.name)
+        self._chores.give_back(member.slot)
+        self._emit("worker_lost", **self._who(member), reason=reason)
+
+    def _failed(self, message: Failed, now: float) -> None:
+        member = self._members.get(message.slot)
+        if member is not None and member.attempt > message.attempt:
+            return
+        self.last_error = message
+        if message.fatal or self._same_errors(message) >= MAX_SAME_ERRORS:
+            self.culprit = self.culprit or message
+            where = f"worker {message.slot} on {message.host} failed while {message.phase}"
+            self.fail(f"{where}: {message.cause}")
+        elif member is not None and member.attempt == message.attempt and member.alive:
+            # the task raises it, so Spark counts a failure; killing the task before would hide that from Spark
+            self._lose(member, f"error while {message.phase}: {message.cause}", task_ends=True)
+        self._advance(now)
+
+    def _same_errors(self, message: Failed) -> int:
+        """How often in a row a slot failed like this, with no commit of its own in between."""
+        cause, times = self._errors.get(message.slot, ("", 0))
+        times = times + 1 if cause == message.cause else 1
+        self._errors[message.slot] = (message.cause, times)
+        return times
+
+    def _welcome(self, member: Member) -> None:
+        if self.status == "running":
+            member.phase = "working"
+            member.answer = self._welcome_at_current_round(member, heal=True)
+            self._emit("worker_joined", **self._who(member), pid=member.pid, heal=True)
+
+    def _welcome_at_current_round(self, member: Member, *, heal: bool) -> Welcome:
+        return Welcome(
+            round=self.round,
+            heal=heal,
+            checkpoint=None if heal else self._checkpoint,
+            steps=self.rules.local_steps,
+            cursor=self.cursors.get(member.slot, Cursor(epoch=0, position=0)),
+            chores=bool(self._chores) and not heal,
+        )
+
+    def _holds_current_state(self, member: Member) -> bool:
+        return member.state == (self._generation, self.round)
+
+    def _live(self) -> list[Member]:
+        return [member for _, member in sorted(self._members.items()) if member.alive]
+
+    def _who(self, member: Member) -> dict[str, object]:
+        return {"slot": member.slot, "attempt": member.attempt, "host": member.host, "round": self.round}
+
+    # The way forward -------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """Take every step that is possible now; called after every change."""
+        if self.status == "starting":
+            self._try_start(now)
+        if self.status == "running" and self._quorum is not None:
+            self._try_settle(self._quorum, now)
+        if self.status == "running":
+            self._hand_out_chores(now)
+        if self.status == "running" and self._quorum is None:
+            self._try_quorum(now)
+
+    def _try_start(self, now: float) -> None:
+        live = self._live()
+        rules = self.rules
+        if len(live) < rules.slots and now < self._begun + rules.start_seconds:
+            return
+        if len(live) < rules.min_workers:
+            self.fail(
+                f"{len(live)} of {rules.slots} workers registered in {rules.start_seconds:g} s and at least "
+                f"{rules.min_workers} must: give Spark more cores, or lower run.workers or run.min_workers, or "
+                "raise cluster.start_seconds"
+            )
+            return
+        self.status, self.began_training = "running", now
+        self._begin_generation(live, now)
+        for member in live:
+            self._emit("worker_joined", **self._who(member), pid=member.pid, heal=False)
+
+    def _begin_generation(self, members: list[Member], now: float) -> None:
+        """Let `members` begin from the checkpoint (or the initial weights) at the current round."""
+        self._chores = Chores()
+        if self.round >= self.rules.rounds or (self.rules.evaluate_first and not self.round):
+            self._add_chores()
+        self._round_began = now
+        for member in members:
+            member.state = (self._generation, self.round)
+            member.phase = "working"
+            member.answer = self._welcome_at_current_round(member, heal=False)
+
+    def _ready(self, member: Member, message: Ready, now: float) -> None:
+        member.phase, member.ready, member.ready_since = "ready", message, now
+        if message.steps:
+            member.seconds_per_step = message.step_seconds / message.steps
+        if message.round != self.round or not message.steps:
+            member.state = None  # it does not bring steps from this round's weights: heal it
+        self._check_hash(member, message.anchor_hash)
+
+    def _check_hash(self, member: Member, anchor_hash: str) -> None:
+        if not (self._holds_current_state(member) and anchor_hash and self.rules.replicas_agree):
+            return
+        now_held = (self._generation, self.round)
+        if self._confirmed is None or self._confirmed[0] != now_held:
+            self._confirmed = (now_held, anchor_hash, member.slot)
+        _, known, slot = self._confirmed
+        self.anchor_hash = known
+        if known != anchor_hash:
+            self.fail(
+                f"after round {self.round} worker {member.slot} on {member.host} holds weights {anchor_hash} and "
+                f"worker {slot} holds {known}; they must be identical: memory or network corrupts data there, "
+                "take that machine out and resume the run"
+            )
+
+    def _try_quorum(self, now: float) -> None:
+        live = self._live()
+        ready = [member for member in live if member.phase == "ready"]
+        current = [member for member in live if self._holds_current_state(member)]
+        if not ready or (self._chores and current):
+            return
+        if not current:
+            self._fall_back(ready, now)
+            return
+        ranks = [member for member in ready if member in current]
+        if len(ready) < len(live) and (not ranks or now < self._grace_ends(live, ready)):
+            return
+        if ranks:
+            # Ranks stay as they were, so that a group outlives the healing of its newest member.
+            before = {name: rank for rank, name in enumerate(self._group)}
+            ready.sort(key=lambda m: (m not in ranks, before.get(m.name, len(before)), m.slot))
+            self._form_quorum(ready, now)
+
+    def _grace_ends(self, live: list[Member], ready: list[Member]) -> float:
+        """When the others stop waiting: the grace period after the median live member was ready."""
+        times = sorted(member.ready_since for member in ready)
+        median = (len(live) - 1) // 2
+        return times[median] + self.rules.grace_seconds if median < len(times) else float("inf")
+
+    def _fall_back(self, ready: list[Member], now: float) -> None:
+        """Nobody alive holds the current weights: begin again from the last checkpoint."""
+        before, self._generation = self.round, self._generation + 1
+        self._settled.clear()  # what was committed then is not part of this generation,
+        self._group = []  # nor is a vote of then one of now: the next quorum gets a new epoch
+        self.round, self.samples = self._fallback.round, self._fallback.samples
+        self.cursors = dict(self._fallback.cursors)
+        self._emit(
+            "rollback",
+            from_round=before,
+            to_round=self.round,
+            reason="no live worker holds the weights of the current round",
+        )
+        self._begin_generation(ready, now)
+
+    def _form_quorum(self, members: list[Member], now: float) -> None:
+        group = [member.name for member in members]
+        changed = group != self._group or self._aborted_epoch == self._epoch
+        if changed:
+            self._epoch, self._group = self._epoch + 1, group
+        current = [member for member in members if self._holds_current_state(member)]
+        healed = [member for member in members if member not in current]
+        wait = sum(now - member.ready_since for member in current) / len(current)
+        self._quorum = Quorum(self.round, self._epoch, members, healed, wait)
+        self._quorum.hand_out()
+        if changed or healed:
+            self._emit(
+                "quorum",
+                round=self.round,
+                epoch=self._epoch,
+                slots=[member.slot for member in members],
+                healed=[member.slot for member in healed],
+            )
+
+    # Votes -----------------------------------------------------------------------------------------------
+
+    def _vote(self, member: Member, vote: Vote) -> None:
+        quorum = self._quorum
+        member.phase = "working"
+        this_one = quorum is not None and (quorum.round, quorum.epoch) == (vote.round, vote.epoch)
+        if quorum is not None and this_one and member in quorum.members:
+            quorum.votes[member.slot] = vote
+            member.phase = "exchanging"
+        elif vote.ok and self._settled.get((vote.round, vote.epoch)):
+            # It was counted dead, but it has the same average that the others committed.
+            member.state = (self._generation, vote.round + 1)
+            member.answer = self._committed(member, vote.round + 1)
+        elif self._settled.get((vote.round, vote.epoch)):
+            # The others committed an average that has its steps in it: it must not bring them again.
+            member.answer = self._welcome_at_current_round(member, heal=True)
+        else:
+            member.answer = Aborted(epoch=vote.epoch, reason="the round was settled without this vote")
+
+    def _try_settle(self, quorum: Quorum, now: float) -> None:
+        verdict = quorum.verdict()
+        if verdict is None:
+            return
+        if verdict.commits:
+            self._commit(quorum, now)
+        else:
+            self._abort(quorum, verdict.reason)
+
+    def _abort(self, quorum: Quorum, reason: str) -> None:
+        self._settle(quorum, committed=False)
+        self._aborted_epoch = quorum.epoch
+        self._aborts_in_a_row += 1
+        self._emit("round_aborted", round=self.round, epoch=quorum.epoch, reason=reason)
+        for member in quorum.voters():
+            member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
+        if self._aborts_in_a_row >= MAX_ABORTS:
+            hosts = ", ".join(f"{m.slot} on {m.host}" for m in quorum.members)
+            self.fail(
+                f"round {self.round} was tried {MAX_ABORTS} times and never got through between workers {hosts}; "
+                f"last reason: {reason}; open the ports between these hosts (sparknet doctor tries the routes)"
+            )
+
+    def _settle(self, quorum: Quorum, *, committed: bool) -> None:
+        self._quorum = None
+        self._settled[self.round, quorum.epoch] = committed
+        while len(self._settled) > 16:
+            del self._settled[next(iter(self._settled))]
+
+    def _commit(self, quorum: Quorum, now: float) -> None:
+        self._settle(quorum, committed=True)
+        self._aborts_in_a_row = 0
+        self.round += 1
+        for ready in quorum.readies():
+            self.samples += ready.samples
+            if ready.steps:
+                self.cursors[ready.slot] = ready.cursor
+        self.sync_seconds += quorum.wait_seconds + quorum.exchange_seconds()
+        self._add_chores()
+        for member in quorum.voters():
+            self._errors.pop(member.slot, None)
+            if self.last_error is not None and self.last_error.slot == member.slot:
+                self.last_error = None  # it recovered
+            member.state = (self._generation, self.round)
+            member.phase = "working"
+            member.answer = self._committed(member, self.round)
+        record = quorum.record(now - self._round_began)
+        self._emit("round", round=self.round, **record, started_from=self.anchor_hash)
+        self._round_began = now
+
+    def _committed(self, member: Member, round: int) -> Committed:
+        chores = bool(self._chores) and round == self.round
+        return Committed(round=round, steps=self._steps_for(member), chores=chores)
+
+    def _steps_for(self, member: Member) -> int:
+        """Local steps of the next round: equal counts, or as many as fit the median worker's time."""
+        paces = [m.seconds_per_step for m in self._live() if m.seconds_per_step]
+        if not self.rules.balanced or not paces or not member.seconds_per_step:
+            return self.rules.local_steps
+        steps = round(self.rules.local_steps * median_low(paces) / member.seconds_per_step)
+        return min(max(1, steps), 8 * self.rules.local_steps)
+
+    # Chores ----------------------------------------------------------------------------------------------
+
+    def _add_chores(self) -> None:
+        last, first = self.round >= self.rules.rounds, not self.round
+
+        def due(every: int) -> bool:
+            return last or (every > 0 and self.round % every == 0)
+
+        self._chores = Chores(
+            round=self.round,
+            parts=self.rules.evaluation_parts if first or due(self.rules.eval_every) else 0,
+            checkpoint=not first and due(self.rules.checkpoint_every) and self._checkpoint != self.round,
+        )
+
+    def _chore(self, member: Member, message: NextChore, now: float) -> None:
+        member.phase = "chores"
+        if message.round != self.round or not self._holds_current_state(member):
+            member.answer = Proceed()
+            member.phase = "working"
+            return
+        self._check_hash(member, message.anchor_hash)
+        if message.report is not None and self._chores.finish(message.report, now):
+            if message.report.part < 0:
+                self._checkpoint, self._fallback = self.round, self.progress
+            elif self._chores.evaluation is not None:
+                self.evaluation = self._chores.evaluation
+                self._emit("evaluation", **self.evaluation.as_record())
+
+    def _hand_out_chores(self, now: float) -> None:
+        current = [member for member in self._live() if self._holds_current_state(member)]
+        asking = [member for member in current if member.phase == "chores" and member.answer is None]
+        for member in asking if self.rules.replicas_agree else [m for m in asking if m is current[0]]:
+            # One worker per round puts checkpoints, the same one while it lives: runs repeat exactly.
+            member.answer = self._chores.next_for(member.slot, checkpoints=member is current[0], now=now)
+        if self._chores or not asking:
+            return
+        if self.round >= self.rules.rounds:
+            self.status = "finished"
+            return
+        for member in asking:
+            member.phase, member.answer = "working", Proceed()
+        self._round_began = now
+
+    def _emit(self, event: str, **fields: object) -> None:
+        self._events.append({"event": event, **fields})

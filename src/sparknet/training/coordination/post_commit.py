@@ -1,0 +1,97 @@
+"""What must be done once after a commit: parts of the evaluation, and the checkpoint.
+
+Each chore is handed to one worker at a time and goes back when that worker dies, so it is done exactly once,
+whoever lives. Evaluation parts are summed in part order: the result does not depend on who computed what.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparknet.training.coordination.messages import Checkpoint, ChoreReport, Evaluate
+
+__all__ = ["CHECKPOINT", "STANDARD", "Chores", "Evaluation", "as_fields"]
+
+CHECKPOINT = -1
+"""The part number that stands for the checkpoint."""
+STANDARD = ("accuracy", "top5", "loss")
+"""Measures that have a field of their own in events and results: shares of 0..1, and the mean loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Validation result of one round."""
+
+    round: int
+    rows: int
+    outputs: dict[str, float]
+    """Mean of each measure over these rows."""
+    seconds: float
+
+    def as_record(self) -> dict[str, object]:
+        """The fields of an `evaluation` event."""
+        return {"round": self.round, **as_fields(self.outputs), "rows": self.rows, "seconds": self.seconds}
+
+
+def as_fields(outputs: Mapping[str, float]) -> dict[str, object]:
+    """Measures as fields of a record: the standard ones by their names, the others together as `outputs`."""
+    fields: dict[str, object] = {name: outputs[name] for name in STANDARD if name in outputs}
+    others = {name: value for name, value in outputs.items() if name not in STANDARD}
+    return {**fields, "outputs": others} if others else fields
+
+
+class Chores:
+    """The outstanding chores of one round; truthy while any is not finished."""
+
+    def __init__(self, *, round: int = 0, parts: int = 0, checkpoint: bool = False) -> None:
+        self.round = round
+        self.parts = parts
+        self.evaluation: Evaluation | None = None
+        """Set when the last part has come in."""
+        self._owner: dict[int, int | None] = dict.fromkeys(range(parts))
+        if checkpoint:
+            self._owner[CHECKPOINT] = None
+        self._reports: dict[int, ChoreReport] = {}
+        self._began: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._owner)
+
+    def next_for(self, slot: int, *, checkpoints: bool, now: float) -> Evaluate | Checkpoint | None:
+        """Hand a free chore to `slot`, the checkpoint only when `checkpoints`; None when there is none."""
+        if checkpoints and self._owner.get(CHECKPOINT, slot) is None:
+            self._owner[CHECKPOINT] = slot
+            return Checkpoint(round=self.round)
+        for part in range(self.parts):
+            if self._owner.get(part, slot) is None:
+                self._owner[part] = slot
+                self._began = now if self._began is None else self._began
+                return Evaluate(round=self.round, part=part, parts=self.parts)
+        return None
+
+    def give_back(self, slot: int) -> None:
+        """Free the chores of a worker that died."""
+        for part, owner in self._owner.items():
+            if owner == slot:
+                self._owner[part] = None
+
+    def finish(self, report: ChoreReport, now: float) -> bool:
+        """Take a report; False when that chore was already finished by somebody else."""
+        if report.part not in self._owner:
+            return False
+        del self._owner[report.part]
+        if report.part != CHECKPOINT:
+            self._reports[report.part] = report
+            if len(self._reports) == self.parts:
+                self._sum(now)
+        return True
+
+    def _sum(self, now: float) -> None:
+        reports = [self._reports[part] for part in range(self.parts)]
+        rows = sum(report.rows for report in reports)
+        names = dict.fromkeys(name for report in reports for name in report.sums)
+        self.evaluation = Evaluation(
+            round=self.round,
+            rows=rows,
+            outputs={name: sum(report.sums.get(name, 0.0) for report in reports) / rows for name in names},
+            seconds=now - (now if self._began is None else self._began),
+        )

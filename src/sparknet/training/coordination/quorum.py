@@ -1,0 +1,125 @@
+"""One try of a round: who takes part, what they voted, and what follows from it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sparknet.training.coordination.messages import Answer, Exchange, Question, Ready, Vote
+
+__all__ = ["Member", "Quorum", "Verdict"]
+
+Phase = Literal["waiting", "working", "ready", "exchanging", "chores"]
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """One attempt of one slot, as the coordinator sees it."""
+
+    slot: int
+    attempt: int
+    host: str
+    pid: int
+    last_heard: float
+    alive: bool = True
+    """Heard within the heartbeat timeout, and not replaced by a newer attempt."""
+    progress: int = -1
+    progress_since: float = 0.0
+    stuck: bool = False
+    """It beats but does not work any more: it is never taken back."""
+    phase: Phase = "waiting"
+    state: tuple[int, int] | None = None
+    """(generation, round) of the weights it holds; None before it has any."""
+    request: Question | None = None
+    answer: Answer | None = None
+    ready: Ready | None = None
+    """What it said last when its local steps were done."""
+    ready_since: float = 0.0
+    seconds_per_step: float | None = None
+
+    @property
+    def name(self) -> tuple[int, int]:
+        """(slot, attempt)."""
+        return (self.slot, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a quorum ended."""
+
+    commits: bool
+    reason: str = ""
+    """Why it does not commit."""
+
+
+@dataclass(slots=True)
+class Quorum:
+    """The participants of one try of a round, in rank order; rank 0 holds the round's weights."""
+
+    round: int
+    epoch: int
+    members: list[Member]
+    healed: list[Member]
+    """Those of them that take the state from rank 0."""
+    wait_seconds: float
+    """How long the mean of the others had waited when the quorum was decided."""
+    votes: dict[int, Vote] = field(default_factory=dict[int, Vote])
+
+    def readies(self) -> list[Ready]:
+        """What each participant brought, in rank order."""
+        return [member.ready for member in self.members if member.ready is not None]
+
+    def hand_out(self) -> None:
+        """Give every participant its place and its weight in the exchange."""
+        readies = self.readies()
+        total = sum(ready.samples for ready in readies)
+        for rank, (member, ready) in enumerate(zip(self.members, readies, strict=True)):
+            member.phase = "exchanging"
+            member.answer = Exchange(
+                round=self.round,
+                epoch=self.epoch,
+                rank=rank,
+                size=len(self.members),
+                weight=ready.samples / total if total else 1 / len(self.members),
+                heal=member in self.healed,
+                healing=bool(self.healed),
+            )
+
+    def voters(self) -> list[Member]:
+        """Participants that voted, also those that fell silent since: they wait for the outcome when they wake."""
+        return [member for member in self.members if member.slot in self.votes]
+
+    def verdict(self) -> Verdict | None:
+        """Commit when all that are alive voted ok; abort when one did not, or cannot any more; else None."""
+        refusals = [vote for vote in self.votes.values() if not vote.ok]
+        if refusals:
+            return Verdict(False, f"worker {refusals[0].slot}: {refusals[0].reason}")
+        live = [member for member in self.members if member.alive]
+        silent = [member for member in self.members if member.slot not in self.votes]
+        dead = ", ".join(str(member.slot) for member in silent if not member.alive)
+        if not live or (dead and any(member.alive for member in silent)):
+            # Those who wait would wait for the dead; the heartbeat tells them to drop their group.
+            return Verdict(False, f"worker {dead} died during the exchange")
+        return None if any(member.alive for member in silent) else Verdict(True)
+
+    def exchange_seconds(self) -> float:
+        """The slowest participant's time for the exchange."""
+        return max(vote.exchange_seconds for vote in self.votes.values())
+
+    def record(self, seconds: float) -> dict[str, object]:
+        """The fields of a `round` event, for a round that took so many seconds."""
+        readies = self.readies()
+        worked = [ready for ready in readies if ready.steps]
+        samples = sum(ready.samples for ready in readies)
+        step_seconds = sum(ready.step_seconds for ready in worked) / max(1, len(worked))
+        sync_seconds = self.wait_seconds + self.exchange_seconds()
+        return {
+            "slots": [ready.slot for ready in readies],
+            "steps": sum(ready.steps for ready in readies),
+            "samples": samples,
+            "loss": sum(ready.loss * ready.samples for ready in readies) / max(1, samples),
+            "learning_rate": max((ready.learning_rate for ready in worked), default=0.0),
+            "images_per_second": samples / max(1e-9, seconds),
+            "step_seconds": step_seconds,
+            "wait_seconds": self.wait_seconds,
+            "exchange_seconds": self.exchange_seconds(),
+            "sync_share": sync_seconds / max(1e-9, step_seconds + sync_seconds),
+        }

@@ -1,0 +1,173 @@
+"""From a name in the configuration to an `nn.Module` with reproducible initial weights.
+
+A net is either a description (`NetSpec`), as the zoo's are, and becomes a `CaffeNet`, from blobs to blobs; or it
+is a module of the user's, from images to logits.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sparknet.caffe import zoo
+from sparknet.caffe.description.spec import NetSpec
+from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
+from sparknet.caffe.module.caffe_net import CaffeNet
+from sparknet.config.schema import Scalar
+from sparknet.errors import NetError
+
+__all__ = ["build_net", "find_net"]
+
+
+def find_net(name: str) -> Callable[..., nn.Module | NetSpec]:
+    """Return the callable that a net's name stands for.
+
+    Args:
+        name: an entry of the zoo (`lenet`), or `package.module:callable` for a module class of yours or a function
+            that returns a module or a description.
+
+    Raises:
+        NetError: no such entry, the module cannot be imported, or it holds no such callable; the message
+            gives the nearest name or the import's own error.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        if name in zoo.__all__:
+            return getattr(zoo, name)
+        raise NetError(
+            f"net.name is {name!r}; it is not in the zoo: {_nearest(name, zoo.__all__)} "
+            f"A callable of yours is given as 'package.module:callable'"
+        )
+    if not module_name or not attribute:
+        raise NetError(f"net.name is {name!r}; the form is 'package.module:callable', as in 'my_nets:build'")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's: it may fail in any way
+        raise NetError(
+            f"net.name is {name!r}; importing {module_name} failed: {type(error).__name__}: {error}: "
+            f"correct the module, or put its directory on PYTHONPATH"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        fault = "has no such name" if found is None else f"holds a {type(found).__name__} there"
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise NetError(
+            f"net.name is {name!r}; {module_name} {fault}; it must be a callable: {_nearest(attribute, known)}"
+        )
+    return cast("Callable[..., nn.Module | NetSpec]", found)
+
+
+def build_net(
+    name: str,
+    arguments: Mapping[str, Scalar],
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+) -> nn.Module:
+    """Build a net on the CPU; the same name, arguments and seed give bit-identical weights.
+
+    A description is built in phase TRAIN. Data layers whose files alone know the shape of an image take it from
+    `input_shape`.
+
+    The callable is given `input_shape` and `classes` if its signature names them, and `arguments` besides,
+    which win where both name a parameter. The caller's random state stays as it is.
+
+    Args:
+        name: what `find_net` takes.
+        arguments: `net.arguments` of the configuration.
+        input_shape: one row without the batch axis, (channels, height, width) for images.
+        classes: how many classes the labels have; labels are 0..classes-1.
+        seed: seeds torch's CPU generator for the initial weights.
+
+    Raises:
+        NetError: the net cannot be found, does not take these arguments or this input, fails while it is
+            built, or is neither a description nor an `nn.Module`, or has no trainable parameter.
+    """
+    factory = find_net(name)
+    given = _arguments(name, factory, arguments, {"input_shape": input_shape, "classes": classes})
+    with torch.random.fork_rng(devices=[]):
+        # this generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here
+        torch.default_generator.manual_seed(seed)
+        try:
+            # typed as object: what a callable of the user's really returns is checked below
+            module = cast("object", factory(**given))
+            if isinstance(module, NetSpec):
+                module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, input_shape))
+        except NetError:
+            raise
+        except Exception as error:  # the callable is the user's: it may fail in any way
+            raise NetError(
+                f"net {name}: building it with {_listed(given)} failed: {type(error).__name__}: {error}: "
+                f"correct net.arguments or the callable"
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise NetError(
+            f"net {name}: it returned a {type(module).__name__}; "
+            f"it must return a torch.nn.Module or a NetSpec: correct the callable"
+        )
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise NetError(
+            f"net {name}: the module has 0 trainable parameters; it must have at least one: "
+            f"give it a layer with weights, or leave requires_grad on"
+        )
+    return module
+
+
+def _missing_shapes(spec: NetSpec, row: Shape) -> dict[str, Shape]:
+    """Shapes of the inputs for which the file gives none: a layer's first blob is images, the others are labels."""
+    layers: dict[str, list[InputBlob]] = {}
+    for layer in spec.select("TRAIN").parameters.layer:
+        if layer.type in INPUT_LAYERS:
+            layers[layer.name] = input_blobs(layer)
+    missing: dict[str, Shape] = {}
+    for blobs in layers.values():
+        batch = next((blob.shape[0] for blob in blobs if blob.shape), 1)
+        for blob in blobs:
+            if blob.shape is None:
+                missing[blob.name] = (batch, *row) if blob.place == 0 else (batch,)
+    return missing
+
+
+def _arguments(
+    name: str,
+    factory: Callable[..., nn.Module | NetSpec],
+    arguments: Mapping[str, Scalar],
+    offered: Mapping[str, object],
+) -> dict[str, Any]:
+    """What the callable will be given, held against its signature before it runs."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # a builtin without a signature: it judges its arguments itself
+        return dict(arguments)
+    by_keyword = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    for key in arguments:
+        if key not in by_keyword and not takes_any:
+            own = [known for known in by_keyword if known not in offered]
+            remedy = _nearest(key, own) if own else "it takes none of its own"
+            raise NetError(f"net {name}: net.arguments.{key} is not an argument of it: {remedy}")
+    given = {key: value for key, value in offered.items() if key in by_keyword} | dict(arguments)
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise NetError(f"net {name}: given {_listed(given)}: {error}: set it in net.arguments") from error
+    return given
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}."
+
+
+def _listed(given: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in given.items()) or "no arguments"

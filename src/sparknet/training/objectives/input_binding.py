@@ -1,0 +1,273 @@
+"""How rows reach a Caffe net: which input is given which column, in which shape."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from sparknet.caffe.description.spec import NetSpec, PhaseName
+from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
+from sparknet.caffe.schema import LayerParameter
+from sparknet.config import Data
+from sparknet.data.loading.transform import Normalise
+from sparknet.data.rows.columns import Column
+from sparknet.errors import ConfigError, DataError, NetError
+
+__all__ = [
+    "Intake",
+    "RowKind",
+    "batch_in_file",
+    "check_augmentation",
+    "input_rows",
+    "inputs_of",
+    "intake_of",
+    "plain_normalise",
+    "says_transform",
+    "seen_rows",
+]
+
+_DATABASES = ("Data", "ImageData", "WindowData")
+"""Kinds whose rows have whatever shape the data have."""
+_TRANSFORMING = (*_DATABASES, "MemoryData")
+"""Kinds that say in their transform_param what is done to their images."""
+_BATCHES = {
+    "Data": "data_param",
+    "ImageData": "image_data_param",
+    "WindowData": "window_data_param",
+    "MemoryData": "memory_data_param",
+    "HDF5Data": "hdf5_data_param",
+}
+
+
+class RowKind(Protocol):
+    """What the rows of a data set are."""
+
+    @property
+    def input(self) -> Column:
+        """The net's input."""
+        ...
+
+    @property
+    def label(self) -> Column:
+        """The class."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Labels are below this."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CutRows:
+    """Rows of which the net sees a square."""
+
+    input: Column
+    """With the square's shape."""
+    label: Column
+    classes: int
+    crop: int
+    """`data.crop`."""
+
+
+def seen_rows(rows: RowKind, data: Data) -> RowKind:
+    """What a net that knows nothing of cutting is fed: `rows` after `data.crop`.
+
+    Raises:
+        ConfigError: no such square can be cut out of the rows, or they cannot be mirrored.
+    """
+    shape = rows.input.shape
+    for key, value in (("data.crop", data.crop), ("data.mirror", data.mirror)):
+        if value and len(shape) != 3:
+            raise ConfigError(
+                f"{key} is {value!r} and the rows have shape {shape}; it takes (channels, height, width): set "
+                f"data.shape, or leave {key} out"
+            )
+    if not data.crop:
+        return rows
+    if min(shape[1:]) < data.crop:
+        raise ConfigError(
+            f"data.crop is {data.crop} and the images are {shape[1]}x{shape[2]}; they must be at least as large: "
+            "lower data.crop, or give larger images with data.resize"
+        )
+    cut = replace(rows.input, shape=(shape[0], data.crop, data.crop))
+    return _CutRows(input=cut, label=rows.label, classes=rows.classes, crop=data.crop)
+
+
+def says_transform(blob: InputBlob) -> bool:
+    """Whether the layer's kind has a transform_param, which says what is done to its images."""
+    return blob.kind in _TRANSFORMING
+
+
+def check_augmentation(blob: InputBlob, data: Data) -> None:
+    """Refuse `data.crop` and `data.mirror` beside a data layer, which says both in its transform_param.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if says_transform(blob):
+        _refuse_beside(blob, "data.crop", data.crop, f"crop_size {blob.transform.crop_size}")
+        _refuse_beside(blob, "data.mirror", data.mirror, f"mirror: {str(blob.transform.mirror).lower()}")
+
+
+def _refuse_beside(blob: InputBlob, key: str, value: int, said: str) -> None:
+    if value:
+        raise ConfigError(
+            f"{key} is {value!r} and layer {blob.layer!r} ({blob.kind}) has {said} in its transform_param; only "
+            f"one can say it, and for such a net that is the layer: set it there and leave {key} out"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intake:
+    """What one state of a net is given for a batch of rows."""
+
+    image: InputBlob
+    """The input that takes the image column."""
+    label: InputBlob | None
+    """The input that takes the label column, if the net has one."""
+    shapes: dict[str, Shape]
+    """Of each input, with the batch axis."""
+
+    def inputs(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The net's inputs, for float32 [batch, *shape] and int64 [batch]."""
+        given = {self.image.name: images}
+        if self.label is not None:
+            given[self.label.name] = labels.reshape(-1, *self.shapes[self.label.name][1:])
+        return given
+
+
+def inputs_of(spec: NetSpec) -> list[InputBlob]:
+    """The inputs of one state of a net.
+
+    Raises:
+        NetError: a layer that stands for inputs contradicts itself.
+    """
+    blobs: list[InputBlob] = []
+    for index, layer in enumerate(spec.parameters.layer):
+        if layer.type in INPUT_LAYERS:
+            try:
+                blobs += input_blobs(layer)
+            except NetError as error:
+                raise NetError(f"{spec.place(index)}: {error}") from error
+    return blobs
+
+
+def batch_in_file(spec: NetSpec) -> int | None:
+    """Rows of a batch as the input layers of one state give it; None where they do not."""
+    for layer in spec.parameters.layer:
+        if layer.type in _BATCHES:
+            return _batch_of(layer)
+        if layer.type == "Input" and layer.input_param.shape:
+            return int(layer.input_param.shape[0].dim[0])
+    return None
+
+
+def input_rows(spec: NetSpec) -> Shape | None:
+    """Shape of one row of the image input where the file gives it, before anything is cut out; else None."""
+    blobs = [blob for blob in inputs_of(spec) if blob.place == 0 and blob.name != "label"]
+    if len(blobs) != 1 or blobs[0].shape is None or blobs[0].transform.crop_size:
+        return None
+    return blobs[0].shape[1:]
+
+
+def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> Intake:
+    """Decide which input of one state of a net is given which column.
+
+    The first top of a data layer is the image and its second the label. Of other inputs the one that is named as a
+    column takes it; `label` is the label too, and what is then left is the image.
+
+    Args:
+        spec: one state of the net.
+        rows: what the data are.
+        batch: rows of a batch.
+        phase: which state, for messages.
+
+    Raises:
+        NetError: the state has no input, one is left over, or the rows do not fit one.
+        ConfigError: `data.crop` is set and a data layer does the cutting.
+    """
+    blobs = inputs_of(spec)
+    if not blobs:
+        why = " and every run is tested" if phase == "TEST" else ""
+        raise NetError(
+            f"{spec.source}: phase {phase} has no data layer{why}: add one with include {{ phase: {phase} }}"
+        )
+    label = _choose_label(blobs, rows)
+    left = [blob for blob in blobs if blob is not label]
+    named = [blob for blob in left if blob.name == rows.input.name]
+    image = named[0] if named else left[0] if len(left) == 1 else None
+    if image is None or len(left) > 1:
+        names = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs)
+        raise NetError(
+            f"{spec.source}: phase {phase} has the inputs {names}; the data have the columns {rows.input.name!r} "
+            f"and {rows.label.name!r}, so one image and at most one label can be given: name the inputs as the "
+            "columns"
+        )
+    if isinstance(rows, _CutRows) and says_transform(image):
+        _refuse_beside(image, "data.crop", rows.crop, f"crop_size {image.transform.crop_size}")
+    shapes: dict[str, Shape] = {image.name: (batch, *_row_shape(spec, image, rows.input.shape))}
+    if label is not None:
+        shapes[label.name] = _label_shape(spec, label, batch)
+    return Intake(image=image, label=label, shapes=shapes)
+
+
+def plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
+    """What a data layer does to an image but for the mean."""
+    transform = blob.transform
+    return Normalise(
+        mean=None,
+        scale=transform.scale,
+        crop=transform.crop_size,
+        cut="random" if phase == "TRAIN" else "centre",
+        mirror=transform.mirror,
+    )
+
+
+def _batch_of(layer: LayerParameter) -> int | None:
+    return int(getattr(layer, _BATCHES[layer.type]).batch_size) or None
+
+
+def _choose_label(blobs: list[InputBlob], rows: RowKind) -> InputBlob | None:
+    for fits in (
+        lambda blob: blob.name == rows.label.name,
+        lambda blob: blob.place == 1 and blob.kind in _TRANSFORMING,
+        lambda blob: blob.name == "label",
+    ):
+        found = [blob for blob in blobs if fits(blob)]
+        if found:
+            return found[0]
+    return None
+
+
+def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
+    """Shape of one row as the net sees it, for a stored row of shape `found`."""
+    where = f"{spec.source}: layer {blob.layer!r} ({blob.kind})"
+    transform = blob.transform
+    if (transform.force_color and found[0] != 3) or (transform.force_gray and found[0] != 1):
+        wanted = "force_color" if transform.force_color else "force_gray"
+        raise NetError(
+            f"{where}: {wanted} is set and the images have {found[0]} channels; colours are not converted here: "
+            "prepare the images so, or remove it"
+        )
+    try:
+        seen = plain_normalise(blob, "TEST").row_shape(found)
+    except DataError as error:
+        raise NetError(f"{where}: {error}") from error
+    expected = blob.shape[1:] if blob.shape is not None and blob.kind not in _DATABASES else seen
+    if seen != expected:
+        raise NetError(
+            f"{where}: expected rows of shape {expected}, got {seen}; give the data that the net is made for, or "
+            "correct the shape in that layer"
+        )
+    return seen
+
+
+def _label_shape(spec: NetSpec, blob: InputBlob, batch: int) -> Shape:
+    rest = blob.shape[1:] if blob.shape is not None else ()
+    if any(size != 1 for size in rest):
+        raise NetError(
+            f"{spec.source}: layer {blob.layer!r} ({blob.kind}): expected labels of shape {rest} a row, got one "
+            "number; nets with several labels a row are not fed here"
+        )
+    return (batch, *rest)

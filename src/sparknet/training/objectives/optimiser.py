@@ -1,0 +1,127 @@
+"""The inner optimiser of a replica: what steps the weights, at which rate, over how many batches."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sparknet.caffe.description.upgrade import upgrade_solver
+from sparknet.caffe.prototxt import read_text
+from sparknet.caffe.schema import SolverParameter
+from sparknet.caffe.solver.policies import policy_rate, settled_step
+from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
+from sparknet.config import Solver
+from sparknet.training.objectives.objective import Objective
+
+__all__ = [
+    "InnerSolver",
+    "batches_per_step",
+    "build_inner_solver",
+    "learning_rate",
+    "read_solver",
+    "solver_settings",
+]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class InnerSolver:
+    """How a replica's weights follow from its gradients."""
+
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[float], float]
+    """The learning rate at an iteration, counted from the beginning of the run; not whole where paces differ."""
+    batches_per_step: int = 1
+    """Batches whose gradients are summed up before a step, and whose losses are averaged (Caffe's iter_size)."""
+
+    def set_rate(self, rate: float) -> None:
+        """Give all parameters this rate, times their own multiplier where the optimiser leaves that to us."""
+        for group in self.optimizer.param_groups:
+            own = 1.0 if isinstance(self.optimizer, CaffeOptimizer) else group.get("lr_mult", 1.0)
+            group["lr"] = rate * own
+
+
+def build_inner_solver(solver: Solver, objective: Objective, *, total_iterations: int) -> InnerSolver:
+    """Caffe's solver where the configuration names a file of one, else torch's SGD.
+
+    Raises:
+        ConfigError: the solver file's values break a rule.
+        NetError: it is no solver file.
+    """
+    if not solver.prototxt:
+        return InnerSolver(
+            optimizer=_torch_sgd(solver, objective),
+            rate=lambda iteration: learning_rate(solver, iteration, total_iterations),
+        )
+    settings = solver_settings(solver.prototxt)
+    policy = settings.policy
+
+    def rate(iteration: float) -> float:
+        # The last round may go past max_iter, since rounds are whole; the rate stays what it was there.
+        at = int(iteration) if settings.max_iter is None else min(int(iteration), settings.max_iter)
+        return policy_rate(policy, at, settled_step(policy, at))
+
+    return InnerSolver(
+        optimizer=CaffeOptimizer(parameter_groups(objective.learnable), lr=policy.base_lr, rule=settings.rule),
+        rate=rate,
+        batches_per_step=settings.rule.iter_size,
+    )
+
+
+def learning_rate(solver: Solver, iteration: float, total: int) -> float:
+    """The rate at an iteration.
+
+    Policies: `fixed` b; `step` b γ^⌊iteration / step_size⌋ (Caffe, sgd_solver.cpp); `cosine`
+    b (1 + cos(π iteration / total)) / 2 (SGDR, arXiv 1608.03983, equation 5, without restarts).
+
+    Args:
+        solver: base rate b, policy and its constants.
+        iteration: local steps since the run began, as the run counts them: round times local_steps.
+        total: iterations of the whole run.
+    """
+    match solver.policy:
+        case "fixed":
+            return solver.learning_rate
+        case "step":
+            return solver.learning_rate * solver.gamma ** math.floor(iteration / (solver.step_size or 1))
+        case "cosine":
+            return solver.learning_rate * (1 + math.cos(math.pi * min(1.0, iteration / total))) / 2
+
+
+def batches_per_step(solver: Solver) -> int:
+    """Batches of one step (Caffe's iter_size)."""
+    return solver_settings(solver.prototxt).rule.iter_size if solver.prototxt else 1
+
+
+def read_solver(path_or_text: str) -> tuple[SolverParameter, str]:
+    """A solver file in the modern form, and its name.
+
+    Raises:
+        NetError: it is missing, or no solver file.
+    """
+    parsed = read_text(path_or_text, SolverParameter)
+    return upgrade_solver(parsed.message), parsed.source
+
+
+def solver_settings(path_or_text: str) -> SolverSettings:
+    """The settings of a run's solver file; the run's net is told elsewhere, so that those it names do not matter.
+
+    Raises:
+        NetError: it is missing, or no solver file.
+        ConfigError: a value breaks a rule.
+    """
+    return SolverSettings.from_message(*read_solver(path_or_text), own_nets=False)
+
+
+def _torch_sgd(solver: Solver, objective: Objective) -> torch.optim.SGD:
+    groups = [
+        {
+            "params": [tensor for tensor in group["params"] if tensor.requires_grad],
+            "lr_mult": group["lr_mult"],
+            "weight_decay": solver.weight_decay * group["decay_mult"],
+        }
+        for group in parameter_groups(objective.learnable)
+        if group["lr_mult"]
+    ]
+    return torch.optim.SGD(groups, lr=solver.learning_rate, momentum=solver.momentum)

@@ -1,0 +1,204 @@
+"""Checkpoints in the run directory: written whole or not at all, checked when read.
+
+`checkpoints/round-000050/` holds `weights.safetensors` (the net's state_dict), `inner.state` (one replica's
+optimiser), `outer.safetensors` (the outer optimiser's momentum, where it has one) and `checkpoint.json`, which
+is written last and holds the size and SHA-256 of each.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sparknet.config import decode, encode
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.errors import CheckpointError, ConfigError
+from sparknet.training.coordination.coordinator import Progress
+
+__all__ = ["INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
+
+WEIGHTS = "weights.safetensors"
+INNER = "inner.state"
+OUTER = "outer.safetensors"
+_FILES = (WEIGHTS, INNER, OUTER)
+_INDEX = "checkpoint.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """One checkpoint as its `checkpoint.json` describes it."""
+
+    round: int
+    samples: int
+    cursors: dict[str, Cursor]
+    order: str = ""
+    """Which sampling order the cursors count in."""
+    files: dict[str, _File]
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run goes on from here."""
+        cursors = {int(slot): cursor for slot, cursor in self.cursors.items()}
+        return Progress(round=self.round, samples=self.samples, cursors=cursors, order=self.order)
+
+
+class Draft:
+    """A checkpoint being written; it exists for readers only after `finish`.
+
+    Attributes:
+        sizes: bytes written so far, by file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.sizes: dict[str, int] = {}
+        self._open: dict[str, BinaryIO] = {}
+        self._hashes: dict[str, Any] = {}
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Append to one of the checkpoint's files."""
+        if name not in _FILES:
+            raise CheckpointError(f"{name!r} is no file of a checkpoint; those are {', '.join(_FILES)}")
+        if name not in self._open:
+            self._open[name] = (self.directory / name).open("wb")
+            self._hashes[name] = hashlib.sha256()
+        self._open[name].write(data)
+        self._hashes[name].update(data)
+        self.sizes[name] = self.sizes.get(name, 0) + len(data)
+
+    def finish(self, progress: Progress) -> None:
+        """Flush everything to the disk and write the index."""
+        files = {
+            name: _File(bytes=size, sha256=self._hashes[name].hexdigest()) for name, size in self.sizes.items()
+        }
+        for file in self._open.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.close()
+        cursors = {str(slot): cursor for slot, cursor in progress.cursors.items()}
+        saved = Saved(
+            round=progress.round, samples=progress.samples, cursors=cursors, order=progress.order, files=files
+        )
+        with (self.directory / _INDEX).open("w", encoding="utf-8") as index:
+            json.dump(encode(saved), index, indent=1)
+            index.flush()
+            os.fsync(index.fileno())
+
+    def close(self) -> None:
+        """Close the open files."""
+        for file in self._open.values():
+            with contextlib.suppress(OSError):  # a full disk refuses the last buffer; `finish` has flushed by now
+                file.close()
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+        run_dir: the run directory.
+        keep: how many are kept, newest first.
+    """
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        self.directory = run_dir / "checkpoints"
+        self.keep = keep
+
+    def path(self, round: int) -> Path:
+        """Where the checkpoint of a round lies."""
+        return self.directory / f"round-{round:06d}"
+
+    def rounds(self) -> list[int]:
+        """Rounds with a checkpoint, damaged ones included, ascending."""
+        if not self.directory.is_dir():
+            return []
+        names = (path.name.removeprefix("round-") for path in self.directory.glob("round-*"))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    @contextmanager
+    def writing(self, progress: Progress) -> Generator[Draft]:
+        """Write the checkpoint of `progress.round`; on leaving without an error it appears, whole.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written; nothing is left behind.
+        """
+        draft: Draft | None = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            draft = Draft(Path(tempfile.mkdtemp(dir=self.directory, prefix=".writing-")))
+            yield draft
+            draft.finish(progress)
+            self._publish(draft.directory, self.path(progress.round))
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint of round {progress.round} cannot be written to {self.directory}: "
+                f"{error.strerror or error}{self._free()}; make room there, then `sparknet resume` goes on from "
+                "the checkpoint before"
+            ) from error
+        finally:
+            if draft is not None:
+                draft.close()
+                shutil.rmtree(draft.directory, ignore_errors=True)
+        # Later ones are damaged, else the run had gone on from them: they must not displace good ones.
+        upto = [round for round in self.rounds() if round <= progress.round]
+        for round in upto[: -self.keep]:
+            shutil.rmtree(self.path(round), ignore_errors=True)
+
+    def _publish(self, draft: Path, final: Path) -> None:
+        if final.exists():  # the same round once more, after a fall-back
+            shutil.rmtree(final)
+        draft.chmod(0o755)
+        draft.replace(final)
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _free(self) -> str:
+        try:
+            return f" ({shutil.disk_usage(self.directory).free / 1e6:.1f} MB free)"
+        except OSError:
+            return ""
+
+    def load(self, round: int) -> Saved:
+        """Read the index of a checkpoint and check every file against it.
+
+        Raises:
+            CheckpointError: naming the file that is missing, cut short or changed.
+        """
+        path = self.path(round)
+        try:
+            saved = decode(Saved, json.loads((path / _INDEX).read_text(encoding="utf-8")))
+            if saved.round != round or WEIGHTS not in saved.files or not set(saved.files) <= set(_FILES):
+                raise CheckpointError(f"{path / _INDEX} is damaged: it describes another checkpoint")
+            for name, file in saved.files.items():
+                with (path / name).open("rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+                if found != file.sha256:
+                    raise CheckpointError(f"{path / name} is damaged: its SHA-256 is not the recorded one")
+        except (OSError, ValueError, ConfigError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return saved
+
+    def newest_good(self) -> tuple[Saved | None, list[Path]]:
+        """The newest checkpoint that is whole, and the damaged ones that were passed over."""
+        skipped: list[Path] = []
+        for round in reversed(self.rounds()):
+            try:
+                return self.load(round), skipped
+            except CheckpointError:
+                skipped.append(self.path(round))
+        return None, skipped

@@ -1,0 +1,164 @@
+"""How replicas agree: weighted average by all-reduce, then an outer optimiser's step on the anchor.
+
+The anchor is the weights of the last commit, the same on every replica. With weights by samples w_k (Σ w_k = 1)
+the average is Σ w_k local_k, and the delta (DiLoCo's outer gradient) is anchor - average. Outer SGD is
+DiLoCo's (arXiv 2311.08105, algorithm 1); with rate 1 and no momentum the new anchor is the average itself,
+which is SparkNet's rule (arXiv 1511.06051, algorithm 2).
+
+Nothing changes before `apply`: an exchange that fails leaves anchor and local weights as they were.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sparknet.config.schema import OuterOptimiser
+from sparknet.errors import TrainingDiverged
+from sparknet.training.sync.flat_weights import FlatWeights, WeightsHash, chunks
+
+__all__ = ["AllReduce", "HealRole", "Synchroniser"]
+
+HealRole = Literal["keep", "receive", "rebase"]
+
+
+class AllReduce(Protocol):
+    """A group of replicas that can sum, take maxima and follow rank 0; every call raises when a peer is lost."""
+
+    def sum(self, buffer: Tensor) -> None:
+        """Replace a float32 vector by its sum over the group; bit-identical on all members."""
+        ...
+
+    def max(self, buffer: Tensor) -> None:
+        """Replace an int64 vector by its maximum over the group."""
+        ...
+
+    def broadcast(self, buffer: Tensor) -> None:
+        """Replace the vector by that of rank 0."""
+        ...
+
+
+class Synchroniser:
+    """Keeps the anchor of one replica and moves it together with the other replicas' anchors.
+
+    Args:
+        weights: the replica's weights; `weights.local` is what training changes.
+        outer: the outer optimiser; acts on trainable parameters, all else is averaged.
+        average: False for strategy none: every replica keeps its own weights.
+    """
+
+    def __init__(self, weights: FlatWeights, outer: OuterOptimiser, *, average: bool = True) -> None:
+        self.weights = weights
+        self.outer = outer
+        self.average = average
+        weights.gather()
+        self.anchor = weights.local.clone()
+        self.momentum = torch.zeros(weights.trainable) if outer.momentum else None
+        self.anchor_hash = WeightsHash.of(self.anchor)
+        self._buffer = torch.empty_like(self.anchor)
+        self._counters = weights.read_counters()
+
+    def restart(self) -> None:
+        """Take the local weights as the anchor, as after loading a checkpoint."""
+        self.weights.gather()
+        self.anchor.copy_(self.weights.local)
+        self.anchor_hash = WeightsHash.of(self.anchor)
+
+    def heal(self, group: AllReduce, role: HealRole, inner_state: bytes) -> bytes | None:
+        """Bring a joiner to the state of rank 0: anchor, outer momentum and inner optimiser state.
+
+        Every member of the quorum must call this, since every one takes part in a broadcast. `rebase` is for a
+        replica that was left behind with steps of its own: they become steps from the new anchor.
+
+        Args:
+            group: all members of the quorum.
+            role: what this replica does with what comes from rank 0.
+            inner_state: this replica's own inner state, which is sent if it is rank 0.
+
+        Returns:
+            Rank 0's inner state for role `receive`, else None.
+        """
+        # Into temporaries first: a broadcast that breaks off must not leave half a state behind.
+        anchor = self.anchor.clone()
+        group.broadcast(anchor)
+        momentum = None if self.momentum is None else self.momentum.clone()
+        if momentum is not None:
+            group.broadcast(momentum)
+        size = torch.tensor([len(inner_state)], dtype=torch.int64)
+        group.broadcast(size)
+        own = torch.frombuffer(bytearray(inner_state), dtype=torch.uint8) if inner_state else torch.empty(0)
+        inner = own if own.numel() == int(size) else torch.empty(int(size), dtype=torch.uint8)
+        group.broadcast(inner)
+        if role == "keep":
+            return None
+        self.weights.gather()
+        if role == "rebase":
+            # Statistics stay its own: a variance moved by the difference of two others could be negative.
+            own = slice(0, self.weights.trainable)
+            self.weights.local[own] += anchor[own] - self.anchor[own]
+        else:
+            self.weights.local.copy_(anchor)
+        self.weights.scatter()
+        self.anchor, self.momentum = anchor, momentum
+        self.anchor_hash = WeightsHash.of(anchor)
+        return inner.numpy().tobytes() if role == "receive" else None
+
+    def exchange(self, group: AllReduce, weight: float) -> None:
+        """Average with the group into a buffer; `apply` makes it count.
+
+        Raises:
+            TrainingDiverged: a local weight is not finite; nothing was sent.
+        """
+        self.weights.gather()
+        total = 0.0
+        for local, buffer in chunks(self.weights.local, self._buffer):
+            torch.mul(local, weight, out=buffer)
+            total += float(local.sum())  # not finite as soon as one addend is not; local is still in cache
+        if not torch.isfinite(torch.tensor(total)):
+            raise TrainingDiverged(
+                "a weight is no longer finite after the local steps; lower solver.learning_rate or sync.local_steps"
+            )
+        self._counters = self.weights.read_counters()
+        if self.average:
+            group.sum(self._buffer)
+            if self._counters.numel():
+                group.max(self._counters)
+
+    def abandon(self) -> None:
+        """Leave the buffers of a failed exchange to it: the network may still write into them."""
+        self._buffer = torch.empty_like(self.anchor)
+        self._counters = self.weights.read_counters()
+
+    def apply(self) -> None:
+        """The round committed: step the anchor, and start the next local steps from it."""
+        outer, local = self.outer, self.weights.local
+        if not self.average:
+            self._buffer.copy_(local)
+        if self.momentum is not None:
+            self._step_with_momentum(self.momentum)
+        elif outer.learning_rate != 1:
+            trainable = slice(0, self.weights.trainable)
+            torch.lerp(
+                self.anchor[trainable],
+                self._buffer[trainable],
+                outer.learning_rate,
+                out=self._buffer[trainable],
+            )
+        # The buffer now holds the new anchor; the old anchor becomes the next buffer.
+        self.anchor, self._buffer = self._buffer, self.anchor
+        folded = WeightsHash()
+        for anchor, piece in chunks(self.anchor, local):
+            piece.copy_(anchor)
+            folded.add(piece)
+        self.anchor_hash = folded.hex()
+        self.weights.scatter()
+        self.weights.write_counters(self._counters)
+
+    def _step_with_momentum(self, momentum: Tensor) -> None:
+        """SGD with momentum μ: v ← μ v + delta, anchor ← anchor - lr v (Nesterov: lr (delta + μ v))."""
+        outer, end = self.outer, self.weights.trainable
+        for anchor, average, velocity in chunks(self.anchor, self._buffer, momentum, stop=end):
+            delta = anchor - average
+            velocity.mul_(outer.momentum).add_(delta)
+            step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
+            torch.sub(anchor, step, alpha=outer.learning_rate, out=average)

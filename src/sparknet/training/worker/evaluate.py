@@ -1,0 +1,101 @@
+"""Validation: every row exactly once, or a number of batches, over whichever workers are there."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sparknet.data.loading.row_random import row_draws
+from sparknet.data.loading.transform import Normalise
+from sparknet.training.coordination.messages import ChoreReport
+from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
+from sparknet.training.worker.device_feed import Feed
+
+__all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
+
+_BATCHES_PER_PART = 4
+
+
+class Table(Protocol):
+    """Rows that can be read in slices."""
+
+    def __len__(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive) of each column."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cuts:
+    """How the rows of an evaluation are cut into parts, and those into batches."""
+
+    rows: int
+    """Rows to evaluate; more than the table has: it starts over."""
+    batch: int
+    """Rows of a forward pass."""
+    unit: int = 1
+    """Parts begin at multiples of it."""
+
+    @classmethod
+    def of(cls, objective: Objective, rows: int, *, batches: int | None = None) -> "Cuts":
+        """The cuts of an evaluation of every row, or of so many batches."""
+        batch = objective.evaluation_batch
+        return cls(rows=rows if batches is None else batches * batch, batch=batch, unit=objective.unit)
+
+    def count_parts(self, workers: int) -> int:
+        """Parts to hand out: at least one per worker, so that all of them help."""
+        wanted = max(workers, math.ceil(self.rows / (_BATCHES_PER_PART * self.batch)))
+        return max(1, min(math.ceil(self.rows / self.unit), wanted))
+
+    def batches(self, part: int, parts: int) -> Iterator[tuple[int, int]]:
+        """The batches of a part, as rows `start` to `stop` (exclusive); all parts together cover each row once."""
+        units = math.ceil(self.rows / self.unit)
+        start, stop = (min(self.rows, at * units // parts * self.unit) for at in (part, part + 1))
+        for at in range(start, stop, self.batch):
+            yield at, min(at + self.batch, stop)
+
+
+def evaluate_part(
+    objective: Objective,
+    table: Table,
+    normalise: Normalise,
+    *,
+    cuts: Cuts,
+    part: tuple[int, int],
+    columns: tuple[str, str],
+) -> ChoreReport:
+    """Measure the rows of one part.
+
+    Args:
+        objective: whose measures are taken, in evaluation mode.
+        table: the validation rows.
+        normalise: turns stored rows into inputs.
+        cuts: which rows, in which batches.
+        part: which part, from 0, and how many there are.
+        columns: names of the image and the label column.
+    """
+    rows, sums = 0, dict[str, float]()
+    feed = Feed.of(objective, normalise)
+    for start, stop in cuts.batches(*part):
+        images, labels = _read(table, columns, start, stop)
+        # the same numbers for a row in every evaluation, of whatever run
+        draws = row_draws(0, 0, np.arange(start, stop) % len(table), stream="evaluation")
+        for name, value in objective.measure(*feed.rows(images, labels, draws)).items():
+            sums[name] = sums.get(name, 0.0) + value
+        rows += stop - start
+    return ChoreReport(part=part[0], rows=rows, sums=sums)
+
+
+def _read(table: Table, columns: tuple[str, str], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a table that starts over at its end."""
+    pieces: list[dict[str, np.ndarray]] = []
+    while start < stop:
+        at = start % len(table)
+        count = min(stop - start, len(table) - at)
+        pieces.append(table.slice(at, at + count))
+        start += count
+    images, labels = ([piece[column] for piece in pieces] for column in columns)
+    return (images[0], labels[0]) if len(pieces) == 1 else (np.concatenate(images), np.concatenate(labels))

@@ -1,0 +1,114 @@
+"""One replica and its local steps: forward, backward, optimiser."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from sparknet.config import RunConfig
+from sparknet.data.loading.loader import Loader
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.errors import TrainingDiverged
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.worker.device_feed import Feed
+
+__all__ = ["Replica", "StepReport"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one round's local steps came to."""
+
+    steps: int
+    samples: int
+    loss: float
+    """Mean over the steps."""
+    learning_rate: float
+    """At the last step."""
+    seconds: float
+    cursor: Cursor
+
+
+class Replica:
+    """An objective with its optimiser, trained by this worker alone between synchronisations.
+
+    Args:
+        objective: what is trained, with initial weights.
+        config: solver, seeds and the length of a round.
+        slot: whose random draws (dropout) these are.
+        rounds: rounds of the whole run, which the learning-rate policies need.
+        feed: turns a loader's batches into tensors; not given: they are ready to be used.
+    """
+
+    def __init__(
+        self, objective: Objective, config: RunConfig, *, slot: int, rounds: int, feed: Feed | None = None
+    ) -> None:
+        self.objective = objective
+        self.config = config
+        self.slot = slot
+        self._feed = feed or Feed.of(objective, None)
+        total = rounds * config.sync.local_steps
+        self._solver = build_inner_solver(config.solver, objective, total_iterations=total)
+        self.steps_taken = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """What is averaged and saved."""
+        return self.objective.module
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The inner optimiser."""
+        return self._solver.optimizer
+
+    def take_steps(self, loader: Loader, steps: int, *, round: int, ended: threading.Event) -> StepReport | None:
+        """Take so many steps; None when `ended` was set on the way.
+
+        Raises:
+            TrainingDiverged: the mean loss is not finite.
+            NetError: the net does not return what it must.
+        """
+        local_steps = self.config.sync.local_steps
+        # A seed per (run, slot, round): dropout repeats exactly whatever died or resumed before.
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0])
+        )
+        self.module.train()
+        total, samples, rate, cursor = torch.zeros((), device=self._feed.device), 0, 0.0, None
+        began = time.perf_counter()
+        for step in range(steps):
+            if ended.is_set():
+                return None
+            # Where paces differ, iterations are counted in shares of the round: all schedules agree.
+            rate = self._solver.rate(round * local_steps + step * local_steps / steps)
+            self._solver.set_rate(rate)
+            self.optimizer.zero_grad(set_to_none=True)
+            for _ in range(self._solver.batches_per_step):
+                batch = next(loader)
+                loss = self.objective.loss(*self._feed.batch(batch))
+                loss.backward()
+                total += loss.detach()
+                samples += len(batch.labels)
+                cursor = batch.cursor
+            self.optimizer.step()
+            self.steps_taken += 1
+        mean = float(total) / (steps * self._solver.batches_per_step)
+        if not np.isfinite(mean):
+            knob = "base_lr in the solver file" if self.config.solver.prototxt else "solver.learning_rate"
+            raise TrainingDiverged(
+                f"the training loss of round {round + 1} is {mean}; it must be finite: lower {knob} "
+                f"(now {rate:g}) or look for bad values in the data"
+            )
+        return StepReport(
+            steps=steps,
+            samples=samples,
+            loss=mean,
+            learning_rate=rate,
+            seconds=time.perf_counter() - began,
+            cursor=cast("Cursor", cursor),
+        )

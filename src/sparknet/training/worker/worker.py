@@ -1,0 +1,264 @@
+"""The worker's loop: do what the driver's answer says, which yields the next answer, until the run ends."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load, save
+
+from sparknet.config import RunConfig
+from sparknet.data.loading.loader import Loader
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.errors import ClusterError
+from sparknet.training.coordination.messages import (
+    Aborted,
+    Answer,
+    Checkpoint,
+    ChoreReport,
+    Committed,
+    Done,
+    Evaluate,
+    Exchange,
+    NextChore,
+    Proceed,
+    Ready,
+    Register,
+    Stop,
+    Superseded,
+    Vote,
+    Welcome,
+)
+from sparknet.training.coordination.post_commit import CHECKPOINT
+from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
+from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
+from sparknet.training.sync.flat_weights import FlatWeights
+from sparknet.training.sync.gloo_groups import ExchangeFailed, Groups
+from sparknet.training.sync.synchronise import AllReduce, HealRole, Synchroniser
+from sparknet.training.worker.driver_protocol import Driver
+from sparknet.training.worker.replica import Replica, StepReport
+
+__all__ = ["Surroundings", "Worker"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What a worker finds around it."""
+
+    driver: Driver
+    """The authority."""
+    groups: Groups
+    """How to reach the other workers."""
+    open_loader: Callable[[Cursor], Loader]
+    """Opens the training rows of this slot at a cursor."""
+    evaluate: Callable[[int, int], ChoreReport]
+    """Evaluates the objective on one part of the validation rows: (part, parts)."""
+    ended: threading.Event
+    """Set from outside when there is no use in going on."""
+    driver_lost: Callable[[], bool] = lambda: False
+    """Whether that is because the driver does not answer."""
+
+
+class Worker:
+    """One attempt of one slot.
+
+    Args:
+        register: who this is.
+        config: the run's configuration.
+        replica: the objective and its optimiser, with initial weights.
+        around: driver, peers and data.
+
+    Attributes:
+        phase: what it is doing, for error messages.
+    """
+
+    def __init__(self, register: Register, config: RunConfig, *, replica: Replica, around: Surroundings) -> None:
+        self.phase = "registering"
+        self._who = register
+        self._config = config
+        self._replica = replica
+        self._around = around
+        self._sync = Synchroniser(
+            FlatWeights(replica.module), config.sync.outer, average=config.sync.strategy != "none"
+        )
+        self._initial = dump_weights(replica.module)
+        self._loader: Loader | None = None
+        self._round = 0
+        self._steps = 0
+        self._ready: Ready | None = None
+        self._followed = 0
+
+    def run(self) -> None:
+        """Take part until the driver says that it is over, for the run or for this attempt."""
+        try:
+            answer: Answer | None = self._around.driver.ask(self._who)
+            while answer is not None:
+                self._check_driver()
+                self._followed += 1
+                answer = self._follow(answer)
+        finally:
+            self._around.groups.leave()
+            if self._loader is not None:
+                self._loader.close()
+
+    @property
+    def progress(self) -> int:
+        """Rises as long as this worker gets on, for its heartbeat."""
+        return self._replica.steps_taken + self._followed
+
+    def _check_driver(self) -> None:
+        """The driver may have decided without this worker while it could not be heard: then end here."""
+        if self._around.driver_lost():
+            raise ClusterError("the driver did not answer this worker's heartbeats; a new attempt takes over")
+
+    def _follow(self, answer: Answer) -> Answer | None:
+        """Do what an answer says; the next answer, or None at the end."""
+        match answer:
+            case Welcome():
+                return self._begin(answer)
+            case Exchange():
+                return self._exchange(answer)
+            case Committed():
+                return self._commit(answer)
+            case Aborted():
+                return self._say_ready()
+            case Evaluate():
+                self.phase = f"evaluating after round {answer.round}"
+                return self._next_chore(self._around.evaluate(answer.part, answer.parts))
+            case Checkpoint():
+                return self._put_checkpoint(answer)
+            case Proceed():
+                return self._train()
+            case Done() | Stop():
+                return None
+            case Superseded():
+                # An error, not an end: Spark would take this slot for done and end the newer attempt.
+                raise ClusterError("a newer attempt holds this slot")
+            case _:
+                raise AssertionError(f"the driver answered {answer!r}, which answers no request of this loop")
+
+    def _begin(self, welcome: Welcome) -> Answer:
+        """Take the state of a round: the initial weights, a checkpoint, or (by saying so) a peer's state."""
+        self.phase = f"taking the state of round {welcome.round}"
+        self._round, self._steps = welcome.round, welcome.steps
+        if self._loader is not None:
+            self._loader.close()
+        self._loader = self._around.open_loader(welcome.cursor)
+        if welcome.heal:
+            self._ready = self._message(welcome.cursor)
+            return self._say_ready()
+        self._restore(welcome.checkpoint)
+        return self._next_chore(None) if welcome.chores else self._train()
+
+    def _restore(self, checkpoint: int | None) -> None:
+        files = {WEIGHTS: self._initial}
+        if checkpoint is not None:
+            files = self._around.driver.fetch_checkpoint(checkpoint)
+        load_weights(self._replica.module, files[WEIGHTS])
+        self._sync.restart()
+        self._replica.optimizer.state.clear()
+        if INNER in files:
+            load_optimizer(self._replica.optimizer, files[INNER])
+        if self._sync.momentum is not None:
+            outer = load(files[OUTER])["momentum"] if OUTER in files else torch.zeros_like(self._sync.momentum)
+            self._sync.momentum.copy_(outer)
+
+    def _train(self) -> Answer:
+        self.phase = f"taking the local steps of round {self._round + 1}"
+        assert self._loader is not None
+        report = self._replica.take_steps(self._loader, self._steps, round=self._round, ended=self._around.ended)
+        if report is None:
+            # Steps that were broken off are never announced; the answer tells why the run has ended.
+            self._check_driver()
+            self._ready = self._message(Cursor(epoch=0, position=0))
+            return self._say_ready()
+        self._ready = self._message(report.cursor, report)
+        return self._say_ready()
+
+    def _message(self, cursor: Cursor, report: StepReport | None = None) -> Ready:
+        return Ready(
+            slot=self._who.slot,
+            attempt=self._who.attempt,
+            round=self._round,
+            steps=report.steps if report else 0,
+            samples=report.samples if report else 0,
+            cursor=cursor,
+            loss=report.loss if report else 0.0,
+            learning_rate=report.learning_rate if report else 0.0,
+            step_seconds=report.seconds if report else 0.0,
+            anchor_hash=self._sync.anchor_hash,
+        )
+
+    def _say_ready(self) -> Answer:
+        self.phase = f"waiting for the quorum of round {self._round + 1}"
+        assert self._ready is not None
+        return self._around.driver.ask(self._ready)
+
+    def _exchange(self, exchange: Exchange) -> Answer:
+        self.phase = f"synchronising round {exchange.round + 1}"
+        began = time.perf_counter()
+        reason = ""
+        try:
+            group = self._around.groups.enter(exchange.epoch, exchange.rank, exchange.size)
+            if exchange.healing:
+                self._heal(group, exchange)
+            self._sync.exchange(group, exchange.weight)
+        except ExchangeFailed as error:
+            # Leaving closes this worker's sockets, which frees the peers that wait for it.
+            reason = str(error)
+            self._around.groups.leave()
+            self._sync.abandon()
+        return self._around.driver.ask(
+            Vote(
+                slot=self._who.slot,
+                attempt=self._who.attempt,
+                round=exchange.round,
+                epoch=exchange.epoch,
+                ok=not reason,
+                reason=reason,
+                exchange_seconds=time.perf_counter() - began,
+            )
+        )
+
+    def _heal(self, group: AllReduce, exchange: Exchange) -> None:
+        assert self._ready is not None
+        role: HealRole = "keep"
+        if exchange.heal:
+            # Where replicas train each by itself, one with steps of its own needs nobody's weights.
+            left_behind = "rebase" if self._sync.average else "keep"
+            role = left_behind if self._ready.steps else "receive"
+        inner_state = dump_optimizer(self._replica.optimizer) if exchange.rank == 0 else b""
+        inner = self._sync.heal(group, role, inner_state)
+        if inner is not None:
+            load_optimizer(self._replica.optimizer, inner)
+        self._round = exchange.round
+
+    def _commit(self, committed: Committed) -> Answer:
+        self._sync.apply()
+        self._round, self._steps = committed.round, committed.steps
+        if self._config.sync.inner_state == "reset":
+            self._replica.optimizer.state.clear()
+        return self._next_chore(None) if committed.chores else self._train()
+
+    def _put_checkpoint(self, checkpoint: Checkpoint) -> Answer:
+        self.phase = f"saving the checkpoint of round {checkpoint.round}"
+        files = {
+            WEIGHTS: dump_weights(self._replica.module),
+            INNER: dump_optimizer(self._replica.optimizer),
+        }
+        if self._sync.momentum is not None:
+            files[OUTER] = save({"momentum": self._sync.momentum})
+        self._around.driver.put_checkpoint(checkpoint.round, files)
+        return self._next_chore(ChoreReport(part=CHECKPOINT))
+
+    def _next_chore(self, report: ChoreReport | None) -> Answer:
+        return self._around.driver.ask(
+            NextChore(
+                slot=self._who.slot,
+                attempt=self._who.attempt,
+                round=self._round,
+                anchor_hash=self._sync.anchor_hash,
+                report=report,
+            )
+        )

@@ -1,0 +1,127 @@
+"""Nets in other formats: what the files hold, read by others than us."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from places import REFERENCE
+from sparknet.caffe import CaffeNet, NetSpec, export
+from sparknet.errors import MissingDependency, NetError
+
+NETS = REFERENCE / "nets"
+
+
+def reference(name, phase="TEST"):
+    folder = NETS / name
+    net = CaffeNet.from_prototxt(folder / "net.prototxt", phase)
+    net.load_weights(folder / "weights.caffemodel")
+    inputs = np.load(folder / "inputs.npz")
+    return net, {name: torch.from_numpy(inputs[name]) for name in net.inputs}
+
+
+def values(net, inputs):
+    with torch.no_grad():
+        return {name: blob.numpy() for name, blob in net.eval()(inputs).items()}
+
+
+def run_onnx(path, inputs):
+    """By ONNX's own reference implementation, which shares no code with torch."""
+    from onnx import load
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(load(path))
+    results = evaluator.run(None, {name: inputs[name].numpy() for name in evaluator.input_names})
+    return dict(zip(evaluator.output_names, results, strict=True))
+
+
+def close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        assert np.abs(found[name] - value).max() <= 1e-5 * max(1e-6, np.abs(value).max()), name
+
+
+@pytest.mark.parametrize("name", ["lenet_like", "shared_params", "residual_bn_scale"])
+def test_safetensors_hold_the_weights_and_the_net(name, tmp_path):
+    net, inputs = reference(name)
+    path = tmp_path / "net.safetensors"
+    export.export(net, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+    assert tensors.keys() == net.state_dict().keys()
+    again = CaffeNet(NetSpec.from_prototxt(metadata["prototxt"]), metadata["phase"])
+    again.load_state_dict(tensors)
+    close(values(again, inputs), values(net, inputs))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lenet_like", "cifar_quick_like", "inception_mini", "residual_bn_scale", "shared_params", "segmentation_like"],
+)
+def test_onnx_computes_the_same_for_any_batch(name, tmp_path):
+    net, inputs = reference(name)
+    path = tmp_path / "net.onnx"
+    net.train()
+    export.export(net, path)
+    assert net.training  # as it was
+    close(run_onnx(path, inputs), values(net, inputs))
+    fewer = {name: value[:1] for name, value in inputs.items()}
+    close(run_onnx(path, fewer), values(net, fewer))
+
+
+def test_onnx_keeps_the_names_and_frees_the_batch(tmp_path):
+    from onnx import load
+
+    net, _ = reference("lenet_like")
+    export.export_onnx(net, tmp_path / "net.onnx")
+    graph = load(tmp_path / "net.onnx").graph
+    assert [value.name for value in graph.input] == ["data", "label"]
+    assert [value.name for value in graph.output] == ["hit", "loss"]
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    assert sizes[0].dim_param
+    assert [size.dim_value for size in sizes[1:]] == [1, 20, 20]
+
+
+def test_onnx_of_a_net_that_fixes_its_batch_is_refused(tmp_path):
+    net = CaffeNet.from_prototxt("""
+    layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 } } }
+    layer { name: "fixed" type: "Reshape" bottom: "data" top: "x" reshape_param { shape { dim: 3 dim: 2 } } }
+    """)
+    with pytest.raises(NetError, match="cannot be written as ONNX with a free batch size"):
+        export.export(net, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_without_its_packages_names_the_command(tmp_path, monkeypatch):
+    net, _ = reference("lenet_like")
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(MissingDependency, match=r"pip install 'sparknet\[onnx\]'"):
+        export.export(net, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".caffemodel", ".caffemodel.h5", ".prototxt"])
+def test_caffes_own_formats(suffix, tmp_path):
+    net, inputs = reference("lenet_like")
+    path = tmp_path / f"net{suffix}"
+    export.export(net, path)
+    if suffix == ".prototxt":
+        assert NetSpec.from_prototxt(path) == net.description
+        return
+    again = CaffeNet(net.description, "TEST")
+    again.load_weights(path)
+    close(values(again, inputs), values(net, inputs))
+
+
+def test_a_name_that_tells_no_format_is_refused(tmp_path):
+    net, _ = reference("lenet_like")
+    with pytest.raises(NetError, match=r"must end in one of \.safetensors, \.onnx"):
+        export.export(net, tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".prototxt"])
+def test_a_place_that_cannot_be_written_is_named(suffix, tmp_path):
+    net, _ = reference("lenet_like")
+    with pytest.raises(NetError, match=r"none/net.* cannot be written"):
+        export.export(net, tmp_path / f"none/net{suffix}")

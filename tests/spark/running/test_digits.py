@@ -1,0 +1,72 @@
+"""The whole path on real digits, with real Spark workers: accuracy, repeatability, strategies, one death."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from safetensors.numpy import load_file
+
+from digits import BAR, Story, assert_rounds_in_order, open_test_session, run_digits
+
+pytestmark = pytest.mark.spark
+
+PATIENT = "cluster.heartbeat_timeout_seconds=20.0"
+"""For runs without faults: a loaded test machine must not count as a silent worker."""
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    session = open_test_session("local[2,16]")
+    yield session
+    session.stop()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_workers_reach_the_bar(spark: SparkSession, tmp_path: Path, seed: int) -> None:
+    story = Story()
+    result = run_digits(spark, tmp_path / "run", story, f"run.seed={seed}", PATIENT)
+    assert result.accuracy >= BAR
+    assert result.rounds == 80
+    assert result.samples == 80 * 2 * 10 * 32
+    assert_rounds_in_order(story, 80)
+    assert [event["round"] for event in story.of("evaluation")] == list(range(10, 81, 10))
+    (started,) = story.of("run_started")
+    assert {event["rows"] for event in story.of("evaluation")} == {started["validation_rows"]}
+    assert started["validation_rows"] + started["training_rows"] == 1797
+
+
+def test_the_same_seed_gives_the_same_bits(spark: SparkSession, tmp_path: Path) -> None:
+    settings = ("run.rounds=12", "sync.strategy=diloco", PATIENT)
+    first = run_digits(spark, tmp_path / "a", Story(), *settings)
+    again = run_digits(spark, tmp_path / "b", Story(), *settings)
+    other = run_digits(spark, tmp_path / "c", Story(), *settings, "run.seed=7")
+    assert first.weights_hash == again.weights_hash != other.weights_hash
+    weights = [load_file(tmp_path / run / "model" / "weights.safetensors") for run in ("a", "b")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_a_killed_worker_is_replaced(spark: SparkSession, tmp_path: Path) -> None:
+    """The sample of test_deaths.py that always runs; how fast, that one measures on a quiet machine."""
+    story = Story()
+    story.at_round("kill", 20, story.kill(1))
+    result = run_digits(spark, tmp_path / "run", story, "run.rounds=120")
+    assert "kill" in story.fired
+    assert result.accuracy >= BAR
+    assert_rounds_in_order(story, 120)
+    assert story.back_after("kill", 1) < 60
+    assert 1 in [event["slot"] for event in story.of("worker_lost")]
+
+
+def test_strategy_none_trains_each_by_itself(spark: SparkSession, tmp_path: Path) -> None:
+    story = Story()
+    result = run_digits(spark, tmp_path / "run", story, "sync.strategy=none", "run.rounds=30", PATIENT)
+    assert result.accuracy >= 0.9
+    assert_rounds_in_order(story, 30)
+
+
+def test_balanced_pace_and_one_thread_more(spark: SparkSession, tmp_path: Path) -> None:
+    result = run_digits(
+        spark, tmp_path / "run", Story(), "sync.pace=balanced", "sync.inner_state=reset", "run.rounds=40", PATIENT
+    )
+    assert result.accuracy >= BAR

@@ -1,0 +1,127 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from places import REFERENCE
+from sparknet.caffe.description.spec import NetSpec
+from sparknet.config import Data
+from sparknet.errors import ConfigError
+from sparknet.training.caffe_runs.data_layers import NetSources, data_source
+
+DATABASES = REFERENCE / "datum" / "databases"
+LAYER = """
+layer {{
+  name: "{phase}_rows" type: "Data" top: "data" top: "label" include {{ phase: {phase} }}
+  data_param {{ source: "{source}" batch_size: 4 backend: {backend} }}
+}}
+"""
+
+
+def net_of(
+    directory: Path, *, train: str = "", test: str = "", backend: str = "LMDB", more: str = ""
+) -> NetSources:
+    """A net whose data layers read these databases."""
+    named = {"TRAIN": train, "TEST": test}
+    layers = [LAYER.format(phase=phase, source=name, backend=backend) for phase, name in named.items() if name]
+    file = directory / "net.prototxt"
+    file.write_text('name: "n"\n' + "".join(layers) + more)
+    return NetSources(spec=NetSpec.from_prototxt(file), directory=directory)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("cifar:data", r"'cifar' is no kind of data: did you mean cifar10\? There are digits, cifar10:PATH"),
+        ("leveldb:/d", r"There are digits, cifar10:PATH, mnist:PATH, lmdb:PATH, image_tar:PATH, image_folder:PATH"),
+        ("/data/cifar10", r"is no kind of data: the form is KIND:PATH"),
+        ("cifar10", r"--data is 'cifar10'; give its path, as in cifar10:PATH"),
+        ("digits:x", r"digits comes without files: leave the path out"),
+        ("parquet:x", r"say which rows are held out.*data\.validation_fraction=0\.1"),
+        ("lmdb:x", r"say which rows are held out"),
+    ],
+)
+def test_a_source_at_fault(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        data_source(source)
+
+
+def test_sources(tmp_path: Path) -> None:
+    assert data_source("digits") == {"source": "digits", "path": "", "validation_fraction": 0.2}
+    assert data_source(f"mnist:{tmp_path}")["validation_path"] == str(tmp_path)
+    assert "validation_path" not in data_source(f"mnist:{tmp_path}", ["data.validation_fraction=0.1"])
+    assert data_source("parquet:/x", testing=True)["validation_path"] == "/x"
+
+
+def test_a_missing_directory_is_left_to_the_source_to_name() -> None:
+    assert data_source("cifar10:/no/such/directory")["path"] == "/no/such/directory"
+
+
+def test_a_prepared_directory_of_tar_files_has_its_tests(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="say which rows are held out"):
+        data_source(f"image_tar:{tmp_path}")
+    (tmp_path / "ILSVRC2012_img_val").mkdir()
+    table = data_source(f"image_tar:{tmp_path}")
+    assert table == {"source": "image_tar", "path": str(tmp_path), "validation_path": str(tmp_path)}
+
+
+def test_labels_of_the_tests_do_not_say_which_rows_they_are(tmp_path: Path) -> None:
+    (tmp_path / "ILSVRC2012_img_val").mkdir()
+    table = data_source(f"image_tar:{tmp_path}", [" data.validation_labels=/labels/val.txt"])
+    assert table["validation_path"] == str(tmp_path)
+    held = data_source(f"image_tar:{tmp_path}", ["data.validation_path = /other"])
+    assert "validation_path" not in held
+
+
+def test_files_by_name_are_not_tested_on_themselves(tmp_path: Path) -> None:
+    for name in ("data_batch_1.bin", "data_batch_2.bin"):
+        (tmp_path / name).write_bytes(b"")
+    for path in (tmp_path / "data_batch_1.bin", tmp_path / "data_batch_*.bin"):
+        with pytest.raises(ConfigError, match="say which rows are held out"):
+            data_source(f"cifar10:{path}")
+    assert data_source(f"cifar10:{tmp_path}")["validation_path"] == str(tmp_path)
+
+
+def test_without_a_source_the_data_layers_name_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("rows", "held"):
+        shutil.copytree(DATABASES / "uint8", tmp_path / name)
+    net = net_of(tmp_path, train="rows", test="held")
+    beside = {"source": "lmdb", "path": str(tmp_path / "rows"), "validation_path": str(tmp_path / "held")}
+    assert data_source(None, net=net) == beside, "looked for beside the net's file"
+    monkeypatch.chdir(tmp_path)
+    assert data_source(None, net=net) == {"source": "lmdb", "path": "rows", "validation_path": "held"}
+    Data(**data_source(None, net=net))
+    assert data_source(None, net=net, testing=True)["validation_path"] == "held"
+    drawn = data_source(None, ["data.validation_fraction=0.5"], net=net)
+    assert drawn == {"source": "lmdb", "path": "rows"}
+
+
+def test_an_lmdb_is_tested_on_the_nets_own(tmp_path: Path) -> None:
+    shutil.copytree(DATABASES / "uint8", tmp_path / "held")
+    net = net_of(tmp_path, train="elsewhere", test="held")
+    table = data_source("lmdb:/data/rows", net=net)
+    assert table == {"source": "lmdb", "path": "/data/rows", "validation_path": str(tmp_path / "held")}
+
+
+def test_data_layers_that_name_no_rows_that_are_here(tmp_path: Path) -> None:
+    net = net_of(tmp_path, train="rows", test="held")
+    with pytest.raises(ConfigError, match=r"layer 'TRAIN_rows' of .* names 'rows', which is not here: give --data"):
+        data_source(None, net=net)
+    plain = net_of(tmp_path, more='layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 } } }')
+    with pytest.raises(ConfigError, match=r"phase TEST of .* has no Data layer"):
+        data_source(None, net=plain, testing=True)
+
+
+def test_leveldb_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    net = net_of(tmp_path, train="rows", test="rows", backend="LEVELDB")
+    with pytest.raises(ConfigError, match=r"layer 'TRAIN_rows' reads .*rows as LevelDB.*set backend: LMDB"):
+        data_source(None, net=net)
+
+
+def test_an_image_layers_size_is_the_size_that_images_are_brought_to(tmp_path: Path) -> None:
+    layer = """layer { name: "i" type: "ImageData" top: "data" top: "label"
+      image_data_param { source: "list.txt" batch_size: 4 new_height: 12 new_width: 10 } }"""
+    net = net_of(tmp_path, more=layer)
+    table = data_source("image_folder:/x", ["data.validation_fraction=0.5"], net=net)
+    assert table == {"source": "image_folder", "path": "/x", "resize": [12, 10]}

@@ -1,0 +1,126 @@
+"""Snapshots that a run is to write or begin from: which are due, and what is found wrong before Spark starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from caffe_example import SOLVER, Example, write_example
+from sparknet.caffe.solver.caffe_solver import CaffeSolver
+from sparknet.config import RunConfig
+from sparknet.errors import CheckpointError, ConfigError
+from sparknet.spark.frames.read_source import expected_rows
+from sparknet.training.caffe_runs.preflight import check_caffe
+from sparknet.training.caffe_runs.run_config import CaffeFiles, train_config
+from sparknet.training.caffe_runs.snapshots import make_snapshots
+from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.optimiser import solver_settings
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Example:
+    monkeypatch.chdir(tmp_path)
+    return write_example(tmp_path / "example")
+
+
+def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> RunConfig:
+    example.solver.write_text(solver)
+    return train_config(CaffeFiles(solver=example.solver, **files), example.data, settings)
+
+
+def objective_of(config: RunConfig) -> CaffeObjective:
+    rows = expected_rows(config.data)
+    assert rows is not None
+    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
+    assert isinstance(objective, CaffeObjective)
+    return objective
+
+
+def check(config: RunConfig) -> None:
+    check_caffe(config, expected_rows(config.data))
+
+
+def snapshot_of(example: Example, iteration: int, solver: str = SOLVER) -> str:
+    """A snapshot of the untrained net."""
+    config = run_of(example, solver)
+    writer = CaffeSolver(replace(solver_settings(config.solver.prototxt), weights=()), objective_of(config).train)
+    writer.iteration = iteration
+    return str(writer.snapshot(str(example.directory / "state"))[1])
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "settings", "due"),
+    [
+        (8, (), True),
+        (16, (), False),
+        (16, ("run.rounds=4",), True),
+        (0, (), False),
+        (8, ("sync.local_steps=4",), True),
+    ],
+)
+def test_the_last_round_has_a_regular_snapshot_where_its_checkpoint_is_one(
+    example: Example, snapshot: int, settings: tuple[str, ...], due: bool
+) -> None:
+    text = SOLVER.replace("snapshot: 8", f"snapshot: {snapshot}\nsnapshot_after_train: false")
+    config = run_of(example, text, *settings)
+    writer = make_snapshots(config, objective_of(config), example.directory)
+    assert writer is not None
+    assert config.run.rounds is not None
+    assert writer.due(config.run.rounds, last=True) == due
+
+
+@pytest.mark.parametrize("prefix", ["file/p", "file/deep/p", "file/", "closed/p", "closed/deep/p"])
+def test_a_prefix_that_cannot_be_written(example: Example, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    Path("file").touch()
+    closed = Path("closed").absolute()
+    closed.mkdir()
+    # Not by its mode, which does not keep a superuser out.
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place) != closed)
+    config = run_of(example, SOLVER.replace("snapshots/cifar10_quick", prefix))
+    with pytest.raises(CheckpointError, match=rf"snapshot_prefix is '{prefix}' and .*; correct it in the solver"):
+        check(config)
+
+
+def test_a_prefix_is_looked_at_without_making_its_directory(example: Example) -> None:
+    check(run_of(example))
+    assert not Path("snapshots").exists()
+
+
+def test_a_snapshot_that_fits(example: Example) -> None:
+    check(run_of(example, snapshot=snapshot_of(example, 20)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('type: "Nesterov"', 'type: "Adam"'), r"the history has 10 blobs; type Adam over 10 parameters has 20"),
+        (("num_output: 64", "num_output: 32"), r"history"),
+    ],
+)
+def test_a_snapshot_of_another_solver_or_net(example: Example, change: tuple[str, str], message: str) -> None:
+    solver = SOLVER + 'type: "Nesterov"\n'
+    state = snapshot_of(example, 10, solver)
+    net = example.net.read_text()
+    assert change[0] in solver + net
+    ip1 = net.index('name: "ip1"')
+    example.net.write_text(net[:ip1] + net[ip1:].replace(*change))
+    with pytest.raises(CheckpointError, match=message):
+        check(run_of(example, solver.replace(*change), snapshot=state))
+
+
+@pytest.mark.parametrize(
+    ("most", "settings", "message"),
+    [
+        (5, (), r"the snapshot is at iteration 10 and max_iter is 5: raise max_iter in the solver file, or"),
+        (10, (), r"the snapshot is at iteration 10 and max_iter is 10: raise max_iter"),
+        (24, ("run.rounds=1",), r"at iteration 10 and run\.rounds is 1, which is iteration 10: raise run\.rounds"),
+    ],
+)
+def test_a_snapshot_at_the_end_of_the_run(
+    example: Example, most: int, settings: tuple[str, ...], message: str
+) -> None:
+    state = snapshot_of(example, 10)
+    solver = SOLVER.replace("max_iter: 24", f"max_iter: {most}")
+    with pytest.raises(ConfigError, match=message):
+        check(run_of(example, solver, *settings, snapshot=state))

@@ -1,0 +1,272 @@
+"""A Caffe net as an objective: measures, what is refused, torch's SGD with its multipliers, snapshots, starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparknet.caffe import CaffeNet, NetSpec
+from sparknet.caffe.schema import NetParameter
+from sparknet.caffe.solver.solverstate import read_state
+from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
+from sparknet.data.rows.columns import Column
+from sparknet.errors import CheckpointError, ConfigError, NetError
+from sparknet.spark.frames.read_source import SourceRows
+from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_round
+from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.objectives.build_objective import build_objective, build_test_objective
+from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints
+from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
+
+NET = """
+name: "small"
+layer { name: "in" type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } } }
+layer { name: "score" type: "InnerProduct" bottom: "data" top: "score"
+  param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "accuracy" type: "Accuracy" bottom: "score" bottom: "label" top: "accuracy" include { phase: TEST } }
+layer { name: "prob" type: "Softmax" bottom: "score" top: "prob" include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" loss_weight: 0.5 }
+"""
+SOLVER = 'base_lr: 0.1 lr_policy: "multistep" gamma: 0.1 stepvalue: 3 momentum: 0.9 type: "%s" max_iter: 9\n'
+ROWS = SourceRows(
+    input=Column(name="image", dtype="float32", shape=(3,)),
+    label=Column(name="label", dtype="int64", shape=()),
+    classes=5,
+)
+
+
+def objective_of(text: str = NET, **options) -> CaffeObjective:
+    made = build_objective(Net(prototxt=text, **options), ROWS, batch_size=6, seed=1)
+    assert isinstance(made, CaffeObjective)
+    return made
+
+
+def batch(rows: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(2)
+    return torch.from_numpy(random.standard_normal((rows, 3)).astype("f4")), torch.arange(rows) % 5
+
+
+def test_measures_are_the_scalar_outputs_of_the_test_net() -> None:
+    objective = objective_of()
+    images, labels = batch()
+    found = objective.measure(images, labels)
+    test = CaffeNet(NetSpec.from_prototxt(NET), "TEST")
+    test.share_weights(objective.train)
+    with torch.no_grad():
+        expected = test({"data": images, "label": labels})
+    assert found == {
+        "accuracy": pytest.approx(4 * float(expected["accuracy"])),
+        "loss": pytest.approx(4 * float(expected["loss"])),
+    }
+    assert objective.loss_weights == {"loss": 0.5}
+    assert objective.evaluation_batch == objective.unit == 4
+    assert objective.loss(images, labels).item() == pytest.approx(0.5 * float(expected["loss"]))
+    assert objective.train.training
+    assert objective.name == "small"
+
+
+def test_a_net_of_the_zoo_is_one_too() -> None:
+    rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), classes=10)
+    objective = build_objective(Net(name="lenet"), rows, batch_size=2, seed=1)
+    found = objective.measure(torch.zeros(2, 1, 28, 28), torch.tensor([1, 2]))
+    assert set(found) == {"accuracy", "loss"}
+    again = build_objective(Net(name="lenet"), rows, batch_size=2, seed=1)
+    weights = [dump_weights(each.module) for each in (objective, again)]
+    assert weights[0] == weights[1]
+
+
+def test_channels_last_gives_the_same() -> None:
+    rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(3, 32, 32)), classes=10)
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    losses: list[float] = []
+    for channels_last in (False, True):
+        net = Net(name="cifar10_quick", channels_last=channels_last)
+        objective = build_objective(net, rows, batch_size=4, seed=1)
+        loss = objective.loss(images, labels)
+        loss.backward()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((" loss_weight: 0.5 }", " include { phase: TEST } }"), r"no layer of phase TRAIN is a loss.*train_val"),
+        (("lr_mult: 1 } param { lr_mult: 2", "lr_mult: 0 } param { lr_mult: 0"), r"no blob with a lr_mult above 0"),
+        (("dim: 4 dim: 3", "dim: 4 dim: 7"), r"layer 'in' \(Input\): expected rows of shape \(7,\), got \(3,\)"),
+    ],
+)
+def test_a_net_that_cannot_be_trained(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(NetError, match=message):
+        objective_of(NET.replace(*change))
+
+
+def test_a_net_that_measures_nothing() -> None:
+    deploy = 'name: "d"\nlayer { name: "in" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 } } }\n'
+    deploy += (
+        'layer { name: "s" type: "InnerProduct" bottom: "data" top: "s" inner_product_param { num_output: 5 } }'
+    )
+    with pytest.raises(NetError, match=r"no output of phase TEST is a single number \(outputs: s \(1, 5\)\)"):
+        build_test_objective(Net(prototxt=deploy), ROWS)
+
+
+def test_a_label_beyond_the_scores_is_named() -> None:
+    images, _ = batch()
+    message = r"layer .*: label 5 is out of range; it must be from 0 to .*num_output"
+    with pytest.raises(NetError, match=message):
+        objective_of().loss(images, torch.full((4,), 5))
+
+
+def test_torchs_sgd_heeds_the_multipliers() -> None:
+    objective = objective_of()
+    inner = build_inner_solver(
+        Solver(learning_rate=0.1, momentum=0.0, weight_decay=0.5), objective, total_iterations=9
+    )
+    weight, bias = objective.train.weights()["score"]
+    before = weight.detach().clone(), bias.detach().clone()
+    objective.loss(*batch()).backward()
+    inner.set_rate(0.1)
+    inner.optimizer.step()
+    torch.testing.assert_close(weight, before[0] - 0.1 * (weight.grad + 0.5 * before[0]))
+    torch.testing.assert_close(bias, before[1] - 0.2 * bias.grad)
+
+
+def test_past_max_iter_the_rate_stays() -> None:
+    objective = objective_of()
+    solver = Solver(prototxt='base_lr: 1 lr_policy: "poly" power: 1 max_iter: 8\n')
+    rate = build_inner_solver(solver, objective, total_iterations=10).rate
+    assert [rate(0), rate(4.7), rate(8), rate(9)] == [1, 0.5, 0, 0]
+
+
+# Snapshots ---------------------------------------------------------------------------------------------------
+
+
+def config_with(kind: str = "SGD", solver: str = "", **settings) -> RunConfig:
+    return RunConfig(
+        data=Data(source="digits", validation_fraction=0.2),
+        net=Net(prototxt=NET, weights=settings.pop("weights", "")),
+        run=Run(rounds=3),
+        solver=Solver(prototxt=SOLVER % kind + solver, **settings),
+        sync=Sync(local_steps=2),
+    )
+
+
+def trained(config: RunConfig, checkpoints: Checkpoints, round: int) -> CaffeObjective:
+    """An objective after a few steps, and its checkpoint."""
+    objective = objective_of()
+    inner = build_inner_solver(config.solver, objective, total_iterations=6)
+    for _ in range(2 * round):
+        inner.optimizer.zero_grad()
+        objective.loss(*batch()).backward()
+        inner.optimizer.step()
+    with checkpoints.writing(Progress(round=round)) as draft:
+        draft.write(WEIGHTS, dump_weights(objective.module))
+        draft.write(INNER, dump_optimizer(inner.optimizer))
+    return objective
+
+
+def written(writer: CaffeSnapshots, round: int, checkpoints: Checkpoints) -> tuple[int, Path, Path]:
+    found = writer.write(round, checkpoints.path(round))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("form", ["", "snapshot_format: HDF5\n"])
+def test_a_checkpoint_goes_to_caffe_and_back(tmp_path: Path, kind: str, form: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    config = config_with(kind, form)
+    objective = trained(config, checkpoints, 2)
+    writer = make_snapshots(config, objective_of(), tmp_path)
+    assert writer is not None
+    iteration, model, state = written(writer, 2, checkpoints)
+    ending = ".h5" if form else ""
+    assert iteration == 4
+    assert model == tmp_path / "snapshots" / f"small_iter_4.caffemodel{ending}"
+    assert read_state(state).current_step == 1, "one step value was passed"
+
+    other = Checkpoints(tmp_path / "other", keep=2)
+    saved, missing = begin(config_with(kind, form, snapshot=str(state)), objective_of(), other)
+    assert missing == ()
+    assert (saved.round, saved.samples) == (2, 0)
+    for name in (WEIGHTS, INNER):
+        assert (other.path(2) / name).read_bytes() == (checkpoints.path(2) / name).read_bytes(), name
+    fresh = objective_of()
+    weights, missing = begin(config_with(weights=str(model)), fresh, Checkpoints(tmp_path / "third", keep=2))
+    assert (weights.round, missing) == (0, ())
+    assert dump_weights(fresh.module) == dump_weights(objective.module)
+
+
+def test_layers_that_the_weights_lack_are_told(tmp_path: Path) -> None:
+    model, other = tmp_path / "other.caffemodel", objective_of()
+    train = other.train
+    train.save_weights(model)
+    net = NetParameter.FromString(model.read_bytes())
+    kept = [layer for layer in net.layer if not layer.blobs]
+    lacking = tuple(layer.name for layer in net.layer if layer.blobs)
+    del net.layer[:]
+    net.layer.extend(kept)
+    model.write_bytes(net.SerializeToString())
+    saved, missing = begin(config_with(weights=str(model)), objective_of(), Checkpoints(tmp_path / "x", keep=2))
+    assert (saved.round, missing) == (0, lacking)
+    assert lacking
+
+
+def test_a_snapshot_between_two_rounds_names_what_fits(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    config = config_with()
+    trained(config, checkpoints, 3)
+    writer = make_snapshots(config, objective_of(), tmp_path)
+    assert writer is not None
+    _, _, state = written(writer, 3, checkpoints)
+    later = replace(config_with(snapshot=str(state)), sync=Sync(local_steps=4))
+    with pytest.raises(ConfigError, match=r"of iteration 6 and sync\.local_steps is 4; .*to one of 1, 2, 3, 6"):
+        starting_round(later)
+    with pytest.raises(CheckpointError, match="none"):
+        starting_round(config_with(snapshot="/none.solverstate"))
+
+
+def test_a_snapshot_of_another_solver_is_refused(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    config = config_with("Adam")
+    trained(config, checkpoints, 1)
+    writer = make_snapshots(config, objective_of(), tmp_path)
+    assert writer is not None
+    _, _, state = written(writer, 1, checkpoints)
+    with pytest.raises(CheckpointError, match=r"the history has 4 blobs; type SGD over 2 parameters has 2"):
+        begin(config_with("SGD", snapshot=str(state)), objective_of(), Checkpoints(tmp_path / "x", keep=2))
+
+
+@pytest.mark.parametrize(
+    ("solver", "last", "due"),
+    [
+        ("", True, True),
+        ("snapshot_after_train: false\n", True, False),
+        ("snapshot_after_train: false\n", False, True),
+    ],
+)
+def test_the_last_snapshot_is_left_out_where_the_solver_says_so(
+    tmp_path: Path, solver: str, last: bool, due: bool
+) -> None:
+    writer = make_snapshots(config_with(solver=solver), objective_of(), tmp_path)
+    assert writer is not None
+    assert writer.due(3, last=last) == due
+
+
+def test_a_prefix_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = config_with(solver=f'snapshot_prefix: "{tmp_path}/file/x"\n')
+    with pytest.raises(CheckpointError, match=r"snapshot_prefix is .*cannot be made: .*correct it in the solver"):
+        make_snapshots(config, objective_of(), tmp_path)
+
+
+def test_a_checkpoint_that_is_gone_by_now_leaves_no_snapshot(tmp_path: Path) -> None:
+    writer = make_snapshots(config_with(), objective_of(), tmp_path)
+    assert writer is not None
+    assert writer.write(1, tmp_path / "checkpoints" / "round-000001") is None
+    assert list((tmp_path / "snapshots").iterdir()) == []

@@ -1,0 +1,183 @@
+"""Local steps: the same as a hand-written loop, repeatable, and clear about what goes wrong."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
+from sparknet.data.loading.loader import Batch
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.errors import NetError, TrainingDiverged
+from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.worker.replica import Replica
+
+CONFIG = RunConfig(
+    data=Data(source="digits", validation_fraction=0.2),
+    net=Net(name="my_nets:small"),
+    run=Run(rounds=10),
+    solver=Solver(learning_rate=0.1, momentum=0.9),
+    sync=Sync(local_steps=4),
+)
+GOES_ON = threading.Event()
+
+
+def batches(rows=6, *, seed=0, shape=(3,)):
+    """Random batches without end, as a loader gives them."""
+    random, number = np.random.default_rng(seed), 0
+    while True:
+        number += 1
+        images = random.standard_normal((rows, *shape)).astype(np.float32)
+        cursor = Cursor(epoch=0, position=rows * number)
+        yield Batch(images=images, labels=random.integers(0, 4, rows), cursor=cursor)
+
+
+def net(*, dropout=0.0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 4))
+
+
+def replica(module, config=CONFIG, *, slot=0):
+    objective = ModuleObjective(module, name=config.net.name, channels_last=config.net.channels_last)
+    return Replica(objective, config, slot=slot, rounds=10)
+
+
+def weights(module):
+    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+
+
+def test_they_are_the_steps_of_a_hand_written_loop():
+    module, reference = net(), net()
+    report = replica(module).take_steps(batches(), 4, round=2, ended=GOES_ON)
+    optimiser = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    losses, source = [], batches()
+    for _ in range(4):
+        batch = next(source)
+        loss = functional.cross_entropy(reference(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert torch.equal(weights(module), weights(reference))
+    assert (report.steps, report.samples, report.cursor) == (4, 24, Cursor(epoch=0, position=24))
+    assert report.loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert report.seconds > 0
+
+
+def test_the_rate_follows_the_rounds_iterations_whatever_the_pace():
+    config = replace(CONFIG, solver=Solver(learning_rate=1e-3, policy="step", gamma=0.5, step_size=4))
+    for steps in (1, 4, 9):
+        report = replica(net(), config).take_steps(batches(), steps, round=2, ended=GOES_ON)
+        assert report.learning_rate == 1e-3 * 0.25
+    cosine = replace(CONFIG, solver=Solver(learning_rate=1.0, policy="cosine"))
+    report = replica(net(), cosine).take_steps(batches(), 2, round=5, ended=GOES_ON)
+    # the second of two steps in round 5 of 10: iteration (5 + 1/2) * 4 of 40
+    assert report.learning_rate == pytest.approx((1 + np.cos(np.pi * 0.55)) / 2)
+
+
+def test_dropout_repeats_for_a_slot_and_round_and_differs_between_them():
+    def after(slot, round, *, drawn_before=0):
+        module = net(dropout=0.5)
+        torch.rand(drawn_before)
+        replica(module, slot=slot).take_steps(batches(), 3, round=round, ended=GOES_ON)
+        return weights(module)
+
+    assert torch.equal(after(0, 1), after(0, 1, drawn_before=17))
+    assert not torch.equal(after(0, 1), after(0, 2))
+    assert not torch.equal(after(0, 1), after(1, 1))
+
+
+def test_it_trains_in_training_mode_even_after_an_evaluation():
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4))
+    module.eval()
+    replica(module).take_steps(batches(), 1, round=0, ended=GOES_ON)
+    assert module[0].num_batches_tracked.item() == 1
+
+
+def test_it_stops_between_two_steps_when_the_run_has_ended():
+    ended, served = threading.Event(), []
+
+    def watched():
+        for batch in batches():
+            served.append(batch)
+            if len(served) == 2:
+                ended.set()
+            yield batch
+
+    assert replica(net()).take_steps(watched(), 50, round=0, ended=ended) is None
+    assert len(served) == 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_names_round_rate_and_remedy(bad):
+    def poisoned():
+        for batch in batches():
+            batch.images[0, 0] = bad
+            yield batch
+
+    with pytest.raises(TrainingDiverged, match=r"loss of round 3 is nan.*lower solver\.learning_rate \(now 0\.1\)"):
+        replica(net()).take_steps(poisoned(), 4, round=2, ended=GOES_ON)
+
+
+def test_steps_that_diverge_are_noticed():
+    config = replace(CONFIG, solver=Solver(learning_rate=1e30))
+    with pytest.raises(TrainingDiverged, match=r"now 1e\+30"):
+        replica(net(), config).take_steps(batches(), 10, round=0, ended=GOES_ON)
+
+
+class Answers(nn.Module):
+    """Returns what it is told to."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer(images, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda images, w: images[:, 0] + w, r"\(6,\)"),
+        (lambda images, w: (images + w)[:2], r"\(2, 3\)"),
+        (lambda images, w: (images + w)[:, :, None], r"\(6, 3, 1\)"),
+        (lambda images, w: {"logits": images + w}, "dict"),
+        (lambda images, w: None, "NoneType"),
+    ],
+)
+def test_a_net_that_returns_no_logits_is_named(answer, found):
+    message = rf"net my_nets:small returned {found}; it must return \[6, classes\]"
+    with pytest.raises(NetError, match=message):
+        replica(Answers(answer)).take_steps(batches(), 1, round=0, ended=GOES_ON)
+
+
+def test_a_label_that_has_no_logit_is_a_net_error():
+    def labelled():
+        for batch in batches():
+            batch.labels[:] = [0, 1, 2, 3, 0, 1]
+            yield batch
+
+    message = r"net my_nets:small returned \(6, 3\) and a label is 3; it must return a score for every class"
+    with pytest.raises(NetError, match=message):
+        replica(nn.Linear(3, 3)).take_steps(labelled(), 1, round=0, ended=GOES_ON)
+
+
+def test_images_reach_the_net_channels_last_when_told_so():
+    seen = []
+
+    def answer(images, w):
+        seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return images.mean((2, 3)) + w
+
+    config = replace(CONFIG, net=Net(name="x", channels_last=True))
+    source = batches(shape=(4, 5, 6))
+    replica(Answers(answer), config).take_steps(source, 2, round=0, ended=GOES_ON)
+    replica(Answers(answer)).take_steps(source, 1, round=0, ended=GOES_ON)
+    assert seen == [True, True, False]
