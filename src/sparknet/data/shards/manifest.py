@@ -11,6 +11,7 @@ import numpy as np
 
 from sparknet.config.codec import decode, encode
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.errors import ConfigError, DataError
@@ -58,6 +59,11 @@ class Manifest:
     """What is wrong with the first ten of them."""
     table: TableEncoding | None = None
     """How columns of words became numbers; None where the source has the input and the label as they are."""
+
+    @property
+    def rows(self) -> RowSchema:
+        """What a row is, as the net is given it before anything is cut out."""
+        return RowSchema(input=self.input, label=self.label, classes=self.classes)
 
     @property
     def columns(self) -> tuple[Column, Column]:
