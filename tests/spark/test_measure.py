@@ -17,12 +17,14 @@ from formats import random_rows
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column, ImageForm
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.data.shards import shard_table
 from sparknet.errors import DataError
 from sparknet.spark.measure import MeasurePlan, data_at, measure_shards, measure_source, measure_validation
 from sparknet.spark.preparing.prepare import prepare
 from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, Model
 from sparknet.training.run_files.state_bytes import dump_weights
 
@@ -50,14 +52,17 @@ def spark():
 def model_on(net, data, *, shape, classes, dtype="uint8", **more):
     description = Description(
         net=net,
-        input=Column(name="image", dtype=dtype, shape=shape),
-        label=LABEL,
-        classes=classes,
+        rows=RowSchema(input=Column(name="image", dtype=dtype, shape=shape), label=LABEL, classes=classes),
         data=data,
         **more,
     )
-    module = build_objective(net, description, batch_size=1, seed=0).module.eval()
-    return Model(description=description, module=module, normalise=Normalise(mean=None, scale=0.01))
+    objective = built(description)
+    objective.module.eval()
+    return Model(description=description, objective=objective, normalise=Normalise(mean=None, scale=0.01))
+
+
+def built(description):
+    return build_objective(Recipe.read(description.net), description.rows, batch_size=1, seed=0)
 
 
 def config_of(data, net):
@@ -66,7 +71,7 @@ def config_of(data, net):
 
 def accuracy_of(model, images, labels):
     """Computed here, at once."""
-    objective = build_objective(model.description.net, model.description, batch_size=1, seed=0)
+    objective = built(model.description)
     inputs = torch.from_numpy(model.normalise(images))
     objective.module.eval()
     with torch.no_grad():
@@ -214,7 +219,7 @@ def test_words_are_encoded_as_the_model_learned_them(spark, tmp_path):
 
 
 def loss_of(model, inputs, labels):
-    objective = build_objective(model.description.net, model.description, batch_size=1, seed=0)
+    objective = built(model.description)
     with torch.no_grad():
         sums = objective.measure(torch.from_numpy(model.normalise(inputs)), torch.from_numpy(labels))
     return sums["loss"] / len(labels)

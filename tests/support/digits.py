@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from places import REPOSITORY
 from sparknet.config import load_config
-from sparknet.spark.running.run import Result, train
+from sparknet.spark.running.run import RunResult, train
 from sparknet.training.run_files.run_dir import RunDir
 
 CONFIG = REPOSITORY / "configs" / "digits.toml"
@@ -77,7 +77,7 @@ class Story:
         return min(e["time"] for e in self.of("round") if e["time"] >= healed[0]) - self.fired[fault]
 
 
-def run_digits(spark: SparkSession, run_dir: Path, story: Story, *settings: str) -> Result:
+def run_digits(spark: SparkSession, run_dir: Path, story: Story, *settings: str) -> RunResult:
     """Train digits with overrides, telling `story` everything."""
     config = load_config(CONFIG, [*settings, f"data.store={str(run_dir.parent / 'store')!r}"])
     with RunDir.create(run_dir, config) as opened:

@@ -6,6 +6,7 @@ from sparknet.cli.train import check_start, overrides_from, train_in
 from sparknet.config import RunConfig, override
 from sparknet.errors import ConfigError
 from sparknet.reporting.console import open_console
+from sparknet.training.open_run import open_run
 from sparknet.training.run_files.run_dir import RunDir
 
 __all__ = ["run"]
@@ -24,9 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
             console.close()
             return 0
         _check_iterations(before, config)
-        check_start(config)
-        run_dir.save_config(config)
-        return train_in(run_dir, config)
+        start = open_run(config)
+        check_start(start)
+        run_dir.save_config(start.config)
+        return train_in(run_dir, start)
 
 
 def _check_iterations(before: RunConfig, now: RunConfig) -> None:

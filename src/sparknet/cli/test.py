@@ -19,7 +19,7 @@ from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.frames.read_source import check_source, expected_rows
 from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
-from sparknet.training.caffe_runs.run_config import scoring_config, self_contained
+from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import Model, load_model
@@ -84,12 +84,12 @@ def _other_rows(path: str | None) -> list[str]:
 
 
 def _test_files(arguments: argparse.Namespace) -> int:
-    config = scoring_config(arguments.model, arguments.data, overrides_from(arguments))
+    start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
+    config = start.config
     check_source(config.data, validation=bool(config.data.validation_path))
     tested = caffe_model(
-        config, expected_rows(config.data, validation=bool(config.data.validation_path)), weights=arguments.weights
+        start, expected_rows(config.data, validation=bool(config.data.validation_path)), weights=arguments.weights
     )
-    config = self_contained(config)
     check_java()
     batches: int | None = arguments.iterations
     most_rows = None if batches is None else batches * tested.batch

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from sparknet.config import RunConfig, load_config
+from sparknet.config import load_config
 from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
@@ -15,8 +15,10 @@ from sparknet.spark.frames.read_source import check_source, expected_rows
 from sparknet.spark.jobs.session import check_java
 from sparknet.spark.running.run import train
 from sparknet.training.caffe_runs.preflight import check_caffe
-from sparknet.training.caffe_runs.run_config import CaffeFiles, check_net, self_contained, train_config
+from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
+from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.preprocessing import check_preprocessing
+from sparknet.training.open_run import RunStart, open_run
 from sparknet.training.run_files.run_dir import RunDir
 
 __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
@@ -24,16 +26,16 @@ __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_i
 
 def run(arguments: argparse.Namespace) -> int:
     """Start a new run."""
-    config = _config_from(arguments)
-    check_start(config)
+    start = _start_from(arguments)
+    config = start.config
+    check_start(start)
     rows = expected_rows(config.data)
-    check_caffe(config, rows)
+    start = check_caffe(start, rows)
     if rows is not None and not config.net.prototxt:
-        check_preprocessing(config, None, rows)
-    config = self_contained(config)
+        check_preprocessing(config, (None, None), rows)
     path: Path = arguments.run_dir or _new_run_dir(config.run.name)
     with RunDir.create(path, config) as run_dir:
-        return train_in(run_dir, config)
+        return train_in(run_dir, start)
 
 
 def _new_run_dir(name: str) -> Path:
@@ -43,7 +45,7 @@ def _new_run_dir(name: str) -> Path:
     return next(one for one in itertools.chain([path], others) if not one.exists())
 
 
-def _config_from(arguments: argparse.Namespace) -> RunConfig:
+def _start_from(arguments: argparse.Namespace) -> RunStart:
     overrides = overrides_from(arguments)
     given = {
         "--solver": arguments.solver,
@@ -64,7 +66,7 @@ def _config_from(arguments: argparse.Namespace) -> RunConfig:
                 f"{arguments.config} is a prototxt; CONFIG is a TOML file: give a solver as --solver "
                 f"{arguments.config}"
             )
-        return load_config(arguments.config, overrides)
+        return open_run(load_config(arguments.config, overrides))
     if not given["--solver"]:
         raise UsageError("--solver is missing; sparknet train takes CONFIG, or --solver: give a solver prototxt")
     if arguments.weights and arguments.snapshot:
@@ -75,7 +77,7 @@ def _config_from(arguments: argparse.Namespace) -> RunConfig:
     files = CaffeFiles(
         solver=arguments.solver, net=arguments.net, weights=arguments.weights, snapshot=arguments.snapshot
     )
-    return train_config(files, arguments.data, overrides)
+    return solver_run(files, arguments.data, overrides)
 
 
 def overrides_from(arguments: argparse.Namespace) -> list[str]:
@@ -88,7 +90,7 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
     return [*settings, *arguments.set]
 
 
-def check_start(config: RunConfig) -> None:
+def check_start(start: RunStart) -> None:
     """Find what is wrong at first sight, before a run directory is made and Spark starts.
 
     Raises:
@@ -97,10 +99,11 @@ def check_start(config: RunConfig) -> None:
         MissingDependency: there is no Java.
     """
     find_modules_here()
-    check_net(config.net)
-    check_source(config.data, validation=False)
-    if config.data.validation_path:
-        check_source(config.data, validation=True)
+    check_net(start.recipe)
+    data = start.config.data
+    check_source(data, validation=False)
+    if data.validation_path:
+        check_source(data, validation=True)
     check_java()
 
 
@@ -114,12 +117,12 @@ def find_modules_here() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, inherited]))
 
 
-def train_in(run_dir: RunDir, config: RunConfig) -> int:
+def train_in(run_dir: RunDir, start: RunStart) -> int:
     """Train in an open run directory, showing progress; the exit code."""
     console = open_console()
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
-        train(config, run_dir, observers=[console.on_event, log.on_event])
+        train(start, run_dir, observers=[console.on_event, log.on_event])
         console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:
         console.close()

@@ -34,6 +34,7 @@ from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, Model
 from sparknet.training.run_files.state_bytes import dump_weights, load_weights
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
@@ -124,7 +125,7 @@ def measure_validation(spark: SparkSession, model: Model, config: RunConfig, *, 
     _check_fit(model.description, manifest)
     workers = config.run.workers
     plan = replace(_plan(model, config), data_dir=str(directory.absolute()))
-    cuts = _cuts(_build(model.description), manifest, config)
+    cuts = _cuts(model.objective, manifest, config)
     frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
     return _measured(frame, functools.partial(measure_shards, plan), where=str(directory))
 
@@ -161,7 +162,7 @@ def measure_source(
     tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
     reading = InputPlan(
         name=data.image,
-        shape=model.description.input.shape,
+        shape=model.description.rows.input.shape,
         form=form,
         resize=data.resize,
         threads=data.threads,
@@ -218,11 +219,11 @@ class _Rows:
     """Some whole rows from Spark, checked against the model, as a table."""
 
     def __init__(self, plan: MeasurePlan, inputs: Inputs, rows: Rows) -> None:
-        expected, found = plan.description.input, inputs.column
+        expected, found = plan.description.rows.input, inputs.column
         assert found is not None, "there are whole rows"
         # A net's file says nothing of the type: any that can be read becomes float32.
         _check_input(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
-        name, classes = plan.config.data.label, plan.description.classes
+        name, classes = plan.config.data.label, plan.description.rows.label_bound
         labels = label_values(inputs.batch.column(1), name=name, classes=classes, rows=rows)
         self._columns: dict[str, np.ndarray] = {"input": inputs.values, "label": labels[inputs.good]}
 
@@ -234,10 +235,11 @@ class _Rows:
         return {name: values[start:stop] for name, values in self._columns.items()}
 
 
-def _build(description: Description, *, test_net_only: bool = False) -> Objective:
+def _build(description: Description, *, test_net_only: bool) -> Objective:
+    recipe, rows, data = Recipe.read(description.net), description.rows, description.data
     if test_net_only:
-        return build_test_objective(description.net, description.seen)
-    return build_objective(description.net, description.seen, batch_size=1, seed=0)
+        return build_test_objective(recipe, rows, data=data)
+    return build_objective(recipe, rows, batch_size=1, seed=0, data=data)
 
 
 def _cuts(objective: Objective, manifest: Manifest, config: RunConfig) -> Cuts:
@@ -270,11 +272,11 @@ def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float =
 
 
 def _check_fit(description: Description, manifest: Manifest) -> None:
-    _check_input(manifest.input, description.input)
-    if manifest.classes > description.classes:
+    _check_input(manifest.input, description.rows.input)
+    if manifest.classes > description.rows.label_bound:
         raise DataError(
-            f"the data have {manifest.classes} classes and the model tells {description.classes} apart; the data "
-            "must have no more: test on the classes that it was trained on"
+            f"the data have {manifest.classes} classes and the model tells {description.rows.classes} apart; the "
+            "data must have no more: test on the classes that it was trained on"
         )
 
 

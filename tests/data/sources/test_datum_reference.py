@@ -16,7 +16,7 @@ from sparknet.data.loading.transform import Normalise
 from sparknet.data.sources.datum import parse, write
 from sparknet.data.sources.lmdb import describe, read, units
 from sparknet.data.storage.place import LOCAL
-from sparknet.training.objectives.input_binding import plain_normalise
+from sparknet.training.objectives.input_binding import transform_of
 from sparknet.training.objectives.preprocessing import mean_in_file
 
 ROOT = REFERENCE / "datum"
@@ -84,10 +84,9 @@ def normalise(layer: LayerParameter, *, phase: str, shape: tuple[int, ...], fold
     if blob.transform.mean_file:
         mean_file = str(folder / blob.transform.mean_file)
         blob = replace(blob, transform=replace(blob.transform, mean_file=mean_file))
-    plain = plain_normalise(blob, phase)
-    return Normalise(
-        mean=mean_in_file(blob, shape), scale=plain.scale, crop=plain.crop, cut=plain.cut, mirror=plain.mirror
-    )
+    said = transform_of(blob, phase)
+    assert said is not None
+    return replace(said.normalise, mean=mean_in_file(said, shape))
 
 
 def test_every_case_is_listed():

@@ -217,11 +217,11 @@ def test_a_worker_that_dies_costs_its_round(shell: Shell, spark: SparkSession, t
 
 def config_of(shell: Shell, example: Example, tmp_path: Path, *arguments: str):
     """The configuration that the command line resolves to: it is written before anything starts."""
-    from sparknet.training.caffe_runs.run_config import CaffeFiles, self_contained, train_config
+    from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 
     words = [*SETTINGS, *arguments, "--set", f"data.store={tmp_path / 'store'}"]
     settings = ["run.workers=2", *(word for word in words if "=" in word)]
-    return self_contained(train_config(CaffeFiles(solver=example.solver), example.data, settings))
+    return solver_run(CaffeFiles(solver=example.solver), example.data, settings).config
 
 
 def test_a_snapshot_is_gone_on_from(shell: Shell, example: Example) -> None:

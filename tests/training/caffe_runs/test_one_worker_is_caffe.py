@@ -11,8 +11,10 @@ from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.loading.loader import Batch
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.rows.columns import Column
-from sparknet.spark.frames.read_source import SourceRows
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.synchronise import Synchroniser
 from sparknet.training.worker.replica import Replica
@@ -39,7 +41,7 @@ SOLVERS = {
     "poly": 'base_lr: 0.1 lr_policy: "poly" power: 2 momentum: 0.9 max_iter: 12 type: "Nesterov"\n',
     "adam": 'base_lr: 0.01 lr_policy: "inv" gamma: 0.1 power: 0.75 momentum: 0.9 max_iter: 12 type: "Adam"\n',
 }
-ROWS = SourceRows(
+ROWS = RowSchema(
     input=Column(name="image", dtype="float32", shape=(2, 5, 5)),
     label=Column(name="label", dtype="int64", shape=()),
     classes=3,
@@ -74,8 +76,9 @@ def test_one_worker_is_caffes_solver(name):
         solver=Solver(prototxt=SOLVERS[name], batch_size=6),
         sync=Sync(local_steps=1),
     )
-    objective = build_objective(config.net, ROWS, batch_size=6, seed=3)
-    replica = Replica(objective, config, slot=0, rounds=steps)
+    recipe = Recipe.read(config.net, config.solver)
+    objective = build_objective(recipe, ROWS, batch_size=6, seed=3)
+    replica = Replica(objective, build_inner_solver(recipe, objective, total_iterations=steps), config, slot=0)
     sync = Synchroniser(FlatWeights(objective.module), config.sync.outer)
 
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +107,7 @@ def test_one_worker_is_caffes_solver(name):
 
 def test_the_test_net_follows_the_trained_weights():
     """Also where the weights have become views of the flat buffer: the tensors are the same objects."""
-    objective = build_objective(Net(prototxt=NET), ROWS, batch_size=6, seed=3)
+    objective = build_objective(Recipe.read(Net(prototxt=NET)), ROWS, batch_size=6, seed=3)
     weights = FlatWeights(objective.module)
     batch = next(batches(1))
     images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)

@@ -6,16 +6,13 @@ import pytest
 
 from caffe_example import SOLVER, TRAIN_TEST, Example, write_example
 from sparknet.caffe import NetSpec
+from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config import Data, Net, Run, RunConfig, Solver, load_config, override, write_config
 from sparknet.errors import ConfigError, NetError
-from sparknet.training.caffe_runs.run_config import (
-    CaffeFiles,
-    rounding_notes,
-    scoring_config,
-    self_contained,
-    train_config,
-)
-from sparknet.training.objectives.optimiser import solver_settings
+from sparknet.training.caffe_runs.run_config import CaffeFiles, scored_run, solver_run
+from sparknet.training.caffe_runs.run_hooks import rounding_notes
+from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.open_run import open_run
 
 
 @pytest.fixture
@@ -25,7 +22,14 @@ def example(tmp_path: Path) -> Example:
 
 def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> RunConfig:
     example.solver.write_text(solver)
-    return self_contained(train_config(CaffeFiles(solver=example.solver, **files), example.data, settings))
+    return solver_run(CaffeFiles(solver=example.solver, **files), example.data, settings).config
+
+
+def settings_of(config: RunConfig) -> SolverSettings:
+    """As workers read them."""
+    settings = Recipe.read(config.net, config.solver).settings
+    assert settings is not None
+    return settings
 
 
 def kept(solver: str) -> str:
@@ -81,10 +85,11 @@ def test_settings_win(example: Example) -> None:
 
 def test_what_rounds_move_is_told(example: Example) -> None:
     config = run_of(example, SOLVER, "sync.local_steps=10")
-    told = rounding_notes(config, 3)
+    told = rounding_notes(config, settings_of(config), 3)
     assert told[0] == "max_iter is 24 and a round has 10 iterations: the run ends at iteration 30"
     assert told[1].endswith("tests come every 10")
-    assert rounding_notes(run_of(example, SOLVER, "sync.local_steps=4"), 6) == []
+    whole = run_of(example, SOLVER, "sync.local_steps=4")
+    assert rounding_notes(whole, settings_of(whole), 6) == []
 
 
 def test_nets_are_found_from_here_then_beside_the_solver(
@@ -106,7 +111,7 @@ def test_a_net_of_the_command_replaces_those_of_the_solver(example: Example, net
     solver = SOLVER.replace('net: "cifar10_quick_train_test.prototxt"\n', nets)
     config = run_of(example, solver, net=example.net)
     assert config.net.prototxt == example.net.read_text()
-    assert solver_settings(config.solver.prototxt).test_iter == (4,), "as workers read it"
+    assert settings_of(config).test_iter == (4,)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +131,9 @@ def test_a_prefix_stays_where_the_run_began(
     here.mkdir()
     monkeypatch.chdir(here)
     config = run_of(example, SOLVER.replace('snapshot_prefix: "snapshots/cifar10_quick"', written))
-    assert solver_settings(config.solver.prototxt).snapshot_prefix == prefix.replace("HERE", str(here))
+    assert settings_of(config).snapshot_prefix == prefix.replace("HERE", str(here))
     monkeypatch.chdir(tmp_path)
-    assert self_contained(config) == config
+    assert open_run(config).config == config
 
 
 def test_local_paths_of_the_data_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +142,10 @@ def test_local_paths_of_the_data_become_absolute(tmp_path: Path, monkeypatch: py
     paths |= {same: same for same in ("/x/y", "hdfs://host/x", "s3a://bucket/x", "file:/x", "~/x")}
     for given, expected in paths.items():
         data = Data(source="parquet", path=given, validation_path=given)
-        config = self_contained(RunConfig(run=Run(rounds=1), data=data, net=Net(name="lenet")))
+        config = open_run(RunConfig(run=Run(rounds=1), data=data, net=Net(name="lenet"))).config
         assert (config.data.path, config.data.validation_path) == (expected, expected)
     digits = Data(source="digits", validation_fraction=0.2)
-    assert self_contained(RunConfig(run=Run(rounds=1), data=digits, net=Net(name="lenet"))).data == digits
+    assert open_run(RunConfig(run=Run(rounds=1), data=digits, net=Net(name="lenet"))).config.data == digits
 
 
 def test_nets_of_two_files_and_states_become_one(example: Example) -> None:
@@ -173,11 +178,11 @@ def test_a_configuration_holds_the_files_text(example: Example, tmp_path: Path) 
         solver = {{ prototxt = "{example.solver}" }}
     """
     (tmp_path / "run.toml").write_text(tables)
-    config = self_contained(load_config(tmp_path / "run.toml"))
+    config = open_run(load_config(tmp_path / "run.toml")).config
     assert config.net.prototxt == example.net.read_text()
     assert config.solver.prototxt == kept(SOLVER)
     assert config.net.weights == str(Path("a.caffemodel").absolute())
-    assert self_contained(config) == config
+    assert open_run(config).config == config
     write_config(config, tmp_path / "copy.toml")
     assert load_config(tmp_path / "copy.toml") == config
     assert "\\n" not in (tmp_path / "copy.toml").read_text(), "the files' lines are lines"
@@ -211,6 +216,6 @@ def test_a_solver_at_fault(example: Example, change: tuple[str, str], message: s
 
 
 def test_testing_needs_no_solver(example: Example) -> None:
-    config = self_contained(scoring_config(example.net, example.data, ["run.workers=3"]))
+    config = scored_run(example.net, example.data, ["run.workers=3"]).config
     assert config.net.prototxt == example.net.read_text()
     assert (config.run.workers, config.data.validation_path) == (3, str(example.directory / "data"))

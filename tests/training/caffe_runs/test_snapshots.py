@@ -7,15 +7,14 @@ import pytest
 
 from caffe_example import SOLVER, Example, write_example
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
-from sparknet.config import RunConfig
+from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.spark.frames.read_source import expected_rows
 from sparknet.training.caffe_runs.preflight import check_caffe
-from sparknet.training.caffe_runs.run_config import CaffeFiles, train_config
+from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.caffe_runs.snapshots import make_snapshots
-from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.objectives.optimiser import solver_settings
+from sparknet.training.open_run import RunStart
 
 
 @pytest.fixture
@@ -24,27 +23,32 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Example:
     return write_example(tmp_path / "example")
 
 
-def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> RunConfig:
+def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> RunStart:
     example.solver.write_text(solver)
-    return train_config(CaffeFiles(solver=example.solver, **files), example.data, settings)
+    return solver_run(CaffeFiles(solver=example.solver, **files), example.data, settings)
 
 
-def objective_of(config: RunConfig) -> CaffeObjective:
-    rows = expected_rows(config.data)
+def objective_of(start: RunStart) -> CaffeObjective:
+    rows = expected_rows(start.config.data)
     assert rows is not None
-    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
+    objective = start.objective(rows)
     assert isinstance(objective, CaffeObjective)
     return objective
 
 
-def check(config: RunConfig) -> None:
-    check_caffe(config, expected_rows(config.data))
+def settings_of(start: RunStart) -> SolverSettings:
+    assert start.recipe.settings is not None
+    return start.recipe.settings
+
+
+def check(start: RunStart) -> None:
+    check_caffe(start, expected_rows(start.config.data))
 
 
 def snapshot_of(example: Example, iteration: int, solver: str = SOLVER) -> str:
     """A snapshot of the untrained net."""
-    config = run_of(example, solver)
-    writer = CaffeSolver(replace(solver_settings(config.solver.prototxt), weights=()), objective_of(config).train)
+    start = run_of(example, solver)
+    writer = CaffeSolver(replace(settings_of(start), weights=()), objective_of(start).train)
     writer.iteration = iteration
     return str(writer.snapshot(str(example.directory / "state"))[1])
 
@@ -63,9 +67,9 @@ def test_the_last_round_has_a_regular_snapshot_where_its_checkpoint_is_one(
     example: Example, snapshot: int, settings: tuple[str, ...], due: bool
 ) -> None:
     text = SOLVER.replace("snapshot: 8", f"snapshot: {snapshot}\nsnapshot_after_train: false")
-    config = run_of(example, text, *settings)
-    writer = make_snapshots(config, objective_of(config), example.directory)
-    assert writer is not None
+    start = run_of(example, text, *settings)
+    config = start.config
+    writer = make_snapshots(config, settings_of(start), objective_of(start), run_dir=example.directory)
     assert config.run.rounds is not None
     assert writer.due(config.run.rounds, last=True) == due
 
@@ -77,9 +81,10 @@ def test_a_prefix_that_cannot_be_written(example: Example, monkeypatch: pytest.M
     closed.mkdir()
     # Not by its mode, which does not keep a superuser out.
     monkeypatch.setattr("os.access", lambda place, mode: Path(place) != closed)
-    config = run_of(example, SOLVER.replace("snapshots/cifar10_quick", prefix))
-    with pytest.raises(CheckpointError, match=rf"snapshot_prefix is '{prefix}' and .*; correct it in the solver"):
-        check(config)
+    start = run_of(example, SOLVER.replace("snapshots/cifar10_quick", prefix))
+    message = rf"snapshot_prefix is '{Path.cwd()}/{prefix}' and .*; correct it in the solver"
+    with pytest.raises(CheckpointError, match=message):
+        check(start)
 
 
 def test_a_prefix_is_looked_at_without_making_its_directory(example: Example) -> None:

@@ -9,17 +9,19 @@ import torch
 
 from sparknet.caffe import CaffeNet, NetSpec
 from sparknet.caffe.schema import NetParameter
+from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import CheckpointError, ConfigError, NetError
-from sparknet.spark.frames.read_source import SourceRows
 from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_round
 from sparknet.training.coordination.coordinator import Progress
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
-from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints
+from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
 
 NET = """
@@ -33,7 +35,7 @@ layer { name: "prob" type: "Softmax" bottom: "score" top: "prob" include { phase
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" loss_weight: 0.5 }
 """
 SOLVER = 'base_lr: 0.1 lr_policy: "multistep" gamma: 0.1 stepvalue: 3 momentum: 0.9 type: "%s" max_iter: 9\n'
-ROWS = SourceRows(
+ROWS = RowSchema(
     input=Column(name="image", dtype="float32", shape=(3,)),
     label=Column(name="label", dtype="int64", shape=()),
     classes=5,
@@ -41,7 +43,7 @@ ROWS = SourceRows(
 
 
 def objective_of(text: str = NET, **options) -> CaffeObjective:
-    made = build_objective(Net(prototxt=text, **options), ROWS, batch_size=6, seed=1)
+    made = build_objective(Recipe.read(Net(prototxt=text, **options)), ROWS, batch_size=6, seed=1)
     assert isinstance(made, CaffeObjective)
     return made
 
@@ -72,10 +74,10 @@ def test_measures_are_the_scalar_outputs_of_the_test_net() -> None:
 
 def test_a_net_of_the_zoo_is_one_too() -> None:
     rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), classes=10)
-    objective = build_objective(Net(name="lenet"), rows, batch_size=2, seed=1)
+    objective = build_objective(Recipe(net=Net(name="lenet")), rows, batch_size=2, seed=1)
     found = objective.measure(torch.zeros(2, 1, 28, 28), torch.tensor([1, 2]))
     assert set(found) == {"accuracy", "loss"}
-    again = build_objective(Net(name="lenet"), rows, batch_size=2, seed=1)
+    again = build_objective(Recipe(net=Net(name="lenet")), rows, batch_size=2, seed=1)
     weights = [dump_weights(each.module) for each in (objective, again)]
     assert weights[0] == weights[1]
 
@@ -86,7 +88,7 @@ def test_channels_last_gives_the_same() -> None:
     losses: list[float] = []
     for channels_last in (False, True):
         net = Net(name="cifar10_quick", channels_last=channels_last)
-        objective = build_objective(net, rows, batch_size=4, seed=1)
+        objective = build_objective(Recipe(net=net), rows, batch_size=4, seed=1)
         loss = objective.loss(images, labels)
         loss.backward()
         losses.append(float(loss.detach()))
@@ -112,7 +114,7 @@ def test_a_net_that_measures_nothing() -> None:
         'layer { name: "s" type: "InnerProduct" bottom: "data" top: "s" inner_product_param { num_output: 5 } }'
     )
     with pytest.raises(NetError, match=r"no output of phase TEST is a single number \(outputs: s \(1, 5\)\)"):
-        build_test_objective(Net(prototxt=deploy), ROWS)
+        build_test_objective(Recipe.read(Net(prototxt=deploy)), ROWS)
 
 
 def test_a_label_beyond_the_scores_is_named() -> None:
@@ -124,9 +126,8 @@ def test_a_label_beyond_the_scores_is_named() -> None:
 
 def test_torchs_sgd_heeds_the_multipliers() -> None:
     objective = objective_of()
-    inner = build_inner_solver(
-        Solver(learning_rate=0.1, momentum=0.0, weight_decay=0.5), objective, total_iterations=9
-    )
+    solver = Solver(learning_rate=0.1, momentum=0.0, weight_decay=0.5)
+    inner = build_inner_solver(Recipe.read(Net(prototxt=NET), solver), objective, total_iterations=9)
     weight, bias = objective.train.weights()["score"]
     before = weight.detach().clone(), bias.detach().clone()
     objective.loss(*batch()).backward()
@@ -139,7 +140,7 @@ def test_torchs_sgd_heeds_the_multipliers() -> None:
 def test_past_max_iter_the_rate_stays() -> None:
     objective = objective_of()
     solver = Solver(prototxt='base_lr: 1 lr_policy: "poly" power: 1 max_iter: 8\n')
-    rate = build_inner_solver(solver, objective, total_iterations=10).rate
+    rate = build_inner_solver(Recipe.read(Net(prototxt=NET), solver), objective, total_iterations=10).rate
     assert [rate(0), rate(4.7), rate(8), rate(9)] == [1, 0.5, 0, 0]
 
 
@@ -156,10 +157,26 @@ def config_with(kind: str = "SGD", solver: str = "", **settings) -> RunConfig:
     )
 
 
+def settings_of(config: RunConfig) -> SolverSettings:
+    settings = Recipe.read(config.net, config.solver).settings
+    assert settings is not None
+    return settings
+
+
+def writer_of(config: RunConfig, run_dir: Path) -> CaffeSnapshots:
+    return make_snapshots(config, settings_of(config), objective_of(), run_dir=run_dir)
+
+
+def begun(
+    config: RunConfig, checkpoints: Checkpoints, objective: CaffeObjective | None = None
+) -> tuple[Saved, tuple[str, ...]]:
+    return begin(config, settings_of(config), objective or objective_of(), checkpoints)
+
+
 def trained(config: RunConfig, checkpoints: Checkpoints, round: int) -> CaffeObjective:
     """An objective after a few steps, and its checkpoint."""
     objective = objective_of()
-    inner = build_inner_solver(config.solver, objective, total_iterations=6)
+    inner = build_inner_solver(Recipe.read(config.net, config.solver), objective, total_iterations=6)
     for _ in range(2 * round):
         inner.optimizer.zero_grad()
         objective.loss(*batch()).backward()
@@ -182,8 +199,7 @@ def test_a_checkpoint_goes_to_caffe_and_back(tmp_path: Path, kind: str, form: st
     checkpoints = Checkpoints(tmp_path, keep=2)
     config = config_with(kind, form)
     objective = trained(config, checkpoints, 2)
-    writer = make_snapshots(config, objective_of(), tmp_path)
-    assert writer is not None
+    writer = writer_of(config, tmp_path)
     iteration, model, state = written(writer, 2, checkpoints)
     ending = ".h5" if form else ""
     assert iteration == 4
@@ -191,13 +207,13 @@ def test_a_checkpoint_goes_to_caffe_and_back(tmp_path: Path, kind: str, form: st
     assert read_state(state).current_step == 1, "one step value was passed"
 
     other = Checkpoints(tmp_path / "other", keep=2)
-    saved, missing = begin(config_with(kind, form, snapshot=str(state)), objective_of(), other)
+    saved, missing = begun(config_with(kind, form, snapshot=str(state)), other)
     assert missing == ()
     assert (saved.round, saved.samples) == (2, 0)
     for name in (WEIGHTS, INNER):
         assert (other.path(2) / name).read_bytes() == (checkpoints.path(2) / name).read_bytes(), name
     fresh = objective_of()
-    weights, missing = begin(config_with(weights=str(model)), fresh, Checkpoints(tmp_path / "third", keep=2))
+    weights, missing = begun(config_with(weights=str(model)), Checkpoints(tmp_path / "third", keep=2), fresh)
     assert (weights.round, missing) == (0, ())
     assert dump_weights(fresh.module) == dump_weights(objective.module)
 
@@ -212,7 +228,7 @@ def test_layers_that_the_weights_lack_are_told(tmp_path: Path) -> None:
     del net.layer[:]
     net.layer.extend(kept)
     model.write_bytes(net.SerializeToString())
-    saved, missing = begin(config_with(weights=str(model)), objective_of(), Checkpoints(tmp_path / "x", keep=2))
+    saved, missing = begun(config_with(weights=str(model)), Checkpoints(tmp_path / "x", keep=2))
     assert (saved.round, missing) == (0, lacking)
     assert lacking
 
@@ -221,25 +237,23 @@ def test_a_snapshot_between_two_rounds_names_what_fits(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     config = config_with()
     trained(config, checkpoints, 3)
-    writer = make_snapshots(config, objective_of(), tmp_path)
-    assert writer is not None
+    writer = writer_of(config, tmp_path)
     _, _, state = written(writer, 3, checkpoints)
     later = replace(config_with(snapshot=str(state)), sync=Sync(local_steps=4))
     with pytest.raises(ConfigError, match=r"of iteration 6 and sync\.local_steps is 4; .*to one of 1, 2, 3, 6"):
-        starting_round(later)
+        starting_round(later, settings_of(later))
     with pytest.raises(CheckpointError, match="none"):
-        starting_round(config_with(snapshot="/none.solverstate"))
+        starting_round(config_with(snapshot="/none.solverstate"), settings_of(config))
 
 
 def test_a_snapshot_of_another_solver_is_refused(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     config = config_with("Adam")
     trained(config, checkpoints, 1)
-    writer = make_snapshots(config, objective_of(), tmp_path)
-    assert writer is not None
+    writer = writer_of(config, tmp_path)
     _, _, state = written(writer, 1, checkpoints)
     with pytest.raises(CheckpointError, match=r"the history has 4 blobs; type SGD over 2 parameters has 2"):
-        begin(config_with("SGD", snapshot=str(state)), objective_of(), Checkpoints(tmp_path / "x", keep=2))
+        begun(config_with("SGD", snapshot=str(state)), Checkpoints(tmp_path / "x", keep=2))
 
 
 @pytest.mark.parametrize(
@@ -253,8 +267,7 @@ def test_a_snapshot_of_another_solver_is_refused(tmp_path: Path) -> None:
 def test_the_last_snapshot_is_left_out_where_the_solver_says_so(
     tmp_path: Path, solver: str, last: bool, due: bool
 ) -> None:
-    writer = make_snapshots(config_with(solver=solver), objective_of(), tmp_path)
-    assert writer is not None
+    writer = writer_of(config_with(solver=solver), tmp_path)
     assert writer.due(3, last=last) == due
 
 
@@ -262,11 +275,10 @@ def test_a_prefix_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = config_with(solver=f'snapshot_prefix: "{tmp_path}/file/x"\n')
     with pytest.raises(CheckpointError, match=r"snapshot_prefix is .*cannot be made: .*correct it in the solver"):
-        make_snapshots(config, objective_of(), tmp_path)
+        writer_of(config, tmp_path)
 
 
 def test_a_checkpoint_that_is_gone_by_now_leaves_no_snapshot(tmp_path: Path) -> None:
-    writer = make_snapshots(config_with(), objective_of(), tmp_path)
-    assert writer is not None
+    writer = writer_of(config_with(), tmp_path)
     assert writer.write(1, tmp_path / "checkpoints" / "round-000001") is None
     assert list((tmp_path / "snapshots").iterdir()) == []

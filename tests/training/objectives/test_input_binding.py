@@ -6,21 +6,21 @@ import torch
 from sparknet.caffe import NetSpec
 from sparknet.config import Data
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, NetError
-from sparknet.spark.frames.read_source import SourceRows
 from sparknet.training.objectives.input_binding import (
     batch_in_file,
     check_augmentation,
     input_rows,
     inputs_of,
     intake_of,
-    says_transform,
     seen_rows,
+    transform_of,
 )
 
 
 def rows(shape=(3, 8, 8), *, image="image", label="label"):
-    return SourceRows(
+    return RowSchema(
         input=Column(name=image, dtype="uint8", shape=shape),
         label=Column(name=label, dtype="int64", shape=()),
         classes=10,
@@ -149,17 +149,22 @@ def test_a_data_layer_says_itself_what_is_cut_and_mirrored(transform, key):
         "mirror": f"mirror: {transform.count('true') > 0}".lower(),
     }
     message = rf"data\.{key} is \w+ and layer 'd' \(Data\) has {said[key]} in its .*; .*leave data\.{key} out"
+    said = transform_of(blob, "TRAIN")
     with pytest.raises(ConfigError, match=message):
-        check_augmentation(blob, data(**{key: 5 if key == "crop" else True}))
-    check_augmentation(blob, data())
+        check_augmentation(said, data(**{key: 5 if key == "crop" else True}))
+    check_augmentation(said, data())
 
 
 def test_it_is_refused_where_the_net_is_built_too():
+    given = data(crop=5)
+    cut = seen_rows(rows(), given)
     with pytest.raises(ConfigError, match=r"data\.crop is 5 and layer 'd' \(Data\) has crop_size 0"):
-        intake_of(inputs(DATA % ""), seen_rows(rows(), data(crop=5)), batch=4, phase="TRAIN")
+        intake_of(inputs(DATA % ""), cut, batch=4, phase="TRAIN", data=given)
 
 
 def test_an_input_layer_has_nothing_to_say():
     blob = inputs_of(inputs(named(("data", IMAGE))))[0]
-    assert not says_transform(blob)
-    check_augmentation(blob, data(crop=5, mirror=True))
+    assert transform_of(blob, "TRAIN") is None
+    given = data(crop=5, mirror=True)
+    net = inputs(named(("data", "dim: 9 dim: 3 dim: 5 dim: 5")))
+    assert intake_of(net, seen_rows(rows(), given), batch=4, phase="TRAIN", data=given).image.name == "data"

@@ -11,16 +11,18 @@ from sparknet.caffe.weights.mean_image import write_mean
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import Manifest, save_mean_image
 from sparknet.errors import ConfigError, RunDirError
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
-from sparknet.training.objectives.input_binding import seen_rows
+from sparknet.training.objectives.objective import InputTransforms
 from sparknet.training.objectives.preprocessing import (
     Preprocessing,
     check_preprocessing,
     file_normalise,
     make_preprocessing,
 )
+from sparknet.training.objectives.recipe import Recipe
 
 MEAN = np.random.default_rng(0).random((3, 32, 32), np.float32) * 255
 MANIFEST = Manifest(
@@ -57,16 +59,20 @@ def config_with(place: Path, train: str = TRAIN, test: str = TEST, **data) -> Ru
     )
 
 
+def transforms_of(config: RunConfig, rows: RowSchema) -> InputTransforms:
+    # A file's net is built for rows as they are: what it says twice is found later here.
+    data = config.data if config.net.name else None
+    recipe = Recipe.read(config.net)
+    return build_objective(recipe, rows, batch_size=2, seed=0, data=data).transforms
+
+
 def made(config: RunConfig, place: Path, *, manifest: Manifest = MANIFEST) -> Preprocessing:
-    rows = seen_rows(manifest, config.data) if config.net.name else manifest
-    objective = build_objective(config.net, rows, batch_size=2, seed=0)
-    return make_preprocessing(config, objective, manifest, place, run_dir=place)
+    transforms = transforms_of(config, manifest.rows)
+    return make_preprocessing(config, transforms, manifest, place, run_dir=place)
 
 
 def checked(config: RunConfig) -> None:
-    rows = seen_rows(MANIFEST, config.data) if config.net.name else MANIFEST
-    objective = build_objective(config.net, rows, batch_size=2, seed=0)
-    check_preprocessing(config, objective, MANIFEST)
+    check_preprocessing(config, transforms_of(config, MANIFEST.rows), MANIFEST.rows)
 
 
 def plain_config(*, net: str = "digits_cnn", **data) -> RunConfig:
@@ -163,10 +169,10 @@ def test_a_mean_file_can_be_given_and_is_needed_once(place: Path, kind: str) -> 
         ("caffe", config_with(place, mean_file=str(path))),
     ):
         (place / name).mkdir()
-        objective = build_objective(config.net, MANIFEST, batch_size=2, seed=0)
-        first = make_preprocessing(config, objective, MANIFEST, place, run_dir=place / name)
+        transforms = transforms_of(config, MANIFEST.rows)
+        first = make_preprocessing(config, transforms, MANIFEST, place, run_dir=place / name)
         away = path.rename(path.with_suffix(".away"))
-        again = make_preprocessing(config, objective, MANIFEST, place, run_dir=place / name)
+        again = make_preprocessing(config, transforms, MANIFEST, place, run_dir=place / name)
         away.rename(path)
         for state in (first.train, first.test, again.train, again.test):
             np.testing.assert_array_equal(state.mean, MEAN + 2)
@@ -245,11 +251,10 @@ def test_a_mean_file_that_is_none_or_does_not_fit(place: Path) -> None:
 )
 def test_what_does_not_fit_the_rows(place: Path, data: dict, message: str) -> None:
     config = plain_config(**data)
-    objective = build_objective(config.net, MANIFEST, batch_size=2, seed=0)
     with pytest.raises(ConfigError, match=message):
-        make_preprocessing(config, objective, MANIFEST, place, run_dir=place)
+        make_preprocessing(config, (None, None), MANIFEST, place, run_dir=place)
     with pytest.raises(ConfigError, match=message):
-        check_preprocessing(config, objective, MANIFEST)
+        check_preprocessing(config, (None, None), MANIFEST.rows)
     assert not (place / "preprocess.safetensors").exists()
 
 
@@ -268,9 +273,9 @@ def test_what_a_data_layer_says_is_not_said_twice(place: Path, data: dict, messa
     for check in (lambda: made(config, place), lambda: checked(config)):
         with pytest.raises(ConfigError, match=message):
             check()
-    objective = build_test_objective(config_with(place).net, MANIFEST)
+    transforms = build_test_objective(Recipe.read(config_with(place).net), MANIFEST.rows).transforms
     with pytest.raises(ConfigError, match=rf"data\.{next(iter(data))} is .* and layer 'cifar'"):
-        file_normalise(config, objective, (3, 32, 32))
+        file_normalise(config, transforms, (3, 32, 32))
 
 
 def test_what_can_be_known_early_is_checked_early(place: Path) -> None:
@@ -323,14 +328,14 @@ def test_a_mean_that_does_not_fit(place: Path, train: str, message: str) -> None
 
 def test_without_a_run_there_is_no_mean_of_rows(place: Path) -> None:
     config = config_with(place)
-    objective = build_test_objective(config.net, MANIFEST)
-    assert file_normalise(config, objective, (3, 32, 32)).mean.ravel().tolist() == [4, 5, 6]
+    transforms = build_test_objective(Recipe.read(config.net), MANIFEST.rows).transforms
+    assert file_normalise(config, transforms, (3, 32, 32)).mean.ravel().tolist() == [4, 5, 6]
     with pytest.raises(ConfigError, match=r"data\.mean is 'image'.*no run here that knows it"):
-        file_normalise(config_with(place, mean="image"), objective, (3, 32, 32))
+        file_normalise(config_with(place, mean="image"), transforms, (3, 32, 32))
     with pytest.raises(ConfigError, match=r"data\.std is 'channel'.*give data\.std_values, or test the run"):
-        file_normalise(config_with(place, std="channel"), objective, (3, 32, 32))
+        file_normalise(config_with(place, std="channel"), transforms, (3, 32, 32))
     told = file_normalise(
-        config_with(place, mean_values=(5.0,), std_values=(2.0,), scale=0.5), objective, (3, 32, 32)
+        config_with(place, mean_values=(5.0,), std_values=(2.0,), scale=0.5), transforms, (3, 32, 32)
     )
     assert (told.mean.ravel().tolist(), told.std.ravel().tolist(), told.scale) == ([5] * 3, [2] * 3, 0.5)
 
@@ -347,8 +352,8 @@ def test_without_a_run_a_mean_file_that_does_not_fit_can_be_left_out(
 ) -> None:
     write_mean(place / "small.binaryproto", MEAN[:, :8, :8])
     test = f'mean_file: "{place / mean_file}.binaryproto"'
-    objective = build_test_objective(config_with(place, test=test).net, MANIFEST)
+    transforms = build_test_objective(Recipe.read(config_with(place, test=test).net), MANIFEST.rows).transforms
     with pytest.raises(ConfigError, match=message) as caught:
-        file_normalise(config_with(place, test=test), objective, (3, 32, 32))
+        file_normalise(config_with(place, test=test), transforms, (3, 32, 32))
     assert "data.mean=image" not in str(caught.value)
-    assert file_normalise(config_with(place, test=test, mean="none"), objective, (3, 32, 32)).mean is None
+    assert file_normalise(config_with(place, test=test, mean="none"), transforms, (3, 32, 32)).mean is None

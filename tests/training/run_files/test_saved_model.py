@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from formats import columns
 from sparknet.config import Data, Net
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.errors import CheckpointError
 from sparknet.training.objectives.find_net import build_net
@@ -26,7 +27,9 @@ def description():
     image, label = columns((1, 8, 8), "uint8")
     data = Data(source="digits", validation_fraction=0.2)
     return Description(
-        net=Net(name="digits_cnn", arguments={"width": 4}), input=image, label=label, classes=10, data=data
+        net=Net(name="digits_cnn", arguments={"width": 4}),
+        rows=RowSchema(input=image, label=label, classes=10),
+        data=data,
     )
 
 
@@ -73,12 +76,12 @@ def test_how_words_became_numbers_is_kept(tmp_path):
 def test_a_net_that_was_trained_on_squares_cut_out_of_larger_images(tmp_path):
     image, label = columns((1, 32, 30), "uint8")
     data = Data(source="image_folder", path="/photos", validation_fraction=0.2, crop=28)
-    told = Description(net=Net(name="lenet"), input=image, label=label, classes=10, data=data)
+    told = Description(net=Net(name="lenet"), rows=RowSchema(input=image, label=label, classes=10), data=data)
     net = build_net("lenet", {}, input_shape=(1, 28, 28), classes=10, seed=3)
     (tmp_path / "weights").write_bytes(dump_weights(net))
     save_model(tmp_path / "model", tmp_path / "weights", told, Normalise(mean=None, scale=1.0, crop=28))
     model = load_model(tmp_path / "model")
-    assert model.description.input.shape == (1, 32, 30), "rows are cut when they are read"
+    assert model.description.rows.input.shape == (1, 32, 30), "rows are cut when they are read"
     assert all(torch.equal(a, b) for a, b in zip(model.module.parameters(), net.parameters(), strict=True))
 
 
@@ -106,8 +109,8 @@ def test_plain_safetensors_and_torch_are_enough(saved):
         "arguments": {"width": 4},
         "channels_last": False,
     }
-    assert told["input"]["shape"] == [1, 8, 8]
-    assert told["classes"] == 10
+    assert told["rows"]["input"]["shape"] == [1, 8, 8]
+    assert told["rows"]["classes"] == 10
 
 
 def test_an_older_model_is_replaced(saved, tmp_path):

@@ -13,7 +13,9 @@ from sparknet.data.loading.loader import Batch, Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.loading.transform import Normalise
 from sparknet.training.objectives.objective import ModuleObjective
-from sparknet.training.worker.device_feed import Feed
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
 from sparknet.training.worker.replica import Replica
 
@@ -57,7 +59,7 @@ def table(tmp_path):
 
 
 def test_on_the_cpu_loaders_preprocess_and_nothing_is_copied(table):
-    feed = Feed.of(objective(), NORMALISE)
+    feed = DeviceFeed.of(objective(), NORMALISE)
     assert feed.for_loaders is NORMALISE
     with loader(table, feed) as source:
         batch = next(source)
@@ -67,7 +69,7 @@ def test_on_the_cpu_loaders_preprocess_and_nothing_is_copied(table):
 
 
 def test_elsewhere_loaders_deliver_stored_rows():
-    feed = Feed.of(objective("meta"), NORMALISE)
+    feed = DeviceFeed.of(objective("meta"), NORMALISE)
     assert (feed.for_loaders, feed.device) == (None, META)
     stored = Batch(
         images=np.zeros((8, 3, 9, 9), np.uint8),
@@ -81,10 +83,10 @@ def test_elsewhere_loaders_deliver_stored_rows():
 
 
 def test_a_module_without_parameters_is_on_the_cpu():
-    assert Feed.of(ModuleObjective(nn.Flatten(), name="none"), None).device == CPU
+    assert DeviceFeed.of(ModuleObjective(nn.Flatten(), name="none"), None).device == CPU
 
 
-class ElsewhereOnCpu(Feed):
+class ElsewhereOnCpu(DeviceFeed):
     """Does on the CPU what is done where the weights are elsewhere."""
 
     def __init__(self, normalise):
@@ -95,14 +97,15 @@ class ElsewhereOnCpu(Feed):
 
 def trained(table, feed, device="cpu"):
     judged = objective(device)
-    replica = Replica(judged, CONFIG, slot=0, rounds=2, feed=feed)
+    solver = build_inner_solver(Recipe(net=CONFIG.net, solver=CONFIG.solver), judged, total_iterations=20)
+    replica = Replica(judged, solver, CONFIG, slot=0, feed=feed)
     with loader(table, feed) as source:
         report = replica.take_steps(source, 6, round=0, ended=threading.Event())
     return report, [parameter.detach().cpu() for parameter in judged.module.parameters()]
 
 
 def test_training_is_the_same_wherever_rows_are_preprocessed(table):
-    here, weights = trained(table, Feed(NORMALISE, CPU))
+    here, weights = trained(table, DeviceFeed(NORMALISE, CPU))
     there, others = trained(table, ElsewhereOnCpu(NORMALISE))
     assert (here.loss, here.samples, here.cursor) == (there.loss, there.samples, there.cursor)
     for weight, other in zip(weights, others, strict=True):
@@ -112,7 +115,7 @@ def test_training_is_the_same_wherever_rows_are_preprocessed(table):
 def test_stored_rows_that_came_by_another_way(table):
     part = table.slice(0, 13)
     draws = np.random.default_rng(0).integers(0, 2**32, (13, 4), dtype=np.uint32)
-    first, labels = Feed(NORMALISE, CPU).rows(part["image"], part["label"], draws)
+    first, labels = DeviceFeed(NORMALISE, CPU).rows(part["image"], part["label"], draws)
     second, _ = ElsewhereOnCpu(NORMALISE).rows(part["image"], part["label"], draws)
     assert torch.equal(first, second)
     assert labels.tolist() == part["label"].tolist()
@@ -121,8 +124,8 @@ def test_stored_rows_that_came_by_another_way(table):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_training_and_evaluation_on_a_gpu(table):
-    here, weights = trained(table, Feed(NORMALISE, CPU))
-    there, others = trained(table, Feed(NORMALISE, torch.device("cuda")), "cuda")
+    here, weights = trained(table, DeviceFeed(NORMALISE, CPU))
+    there, others = trained(table, DeviceFeed(NORMALISE, torch.device("cuda")), "cuda")
     assert there.loss == pytest.approx(here.loss, rel=1e-4)
     for weight, other in zip(weights, others, strict=True):
         torch.testing.assert_close(other, weight, rtol=1e-3, atol=1e-5)

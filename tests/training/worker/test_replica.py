@@ -14,6 +14,8 @@ from sparknet.data.loading.loader import Batch
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import NetError, TrainingDiverged
 from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.worker.replica import Replica
 
 CONFIG = RunConfig(
@@ -44,7 +46,9 @@ def net(*, dropout=0.0):
 
 def replica(module, config=CONFIG, *, slot=0):
     objective = ModuleObjective(module, name=config.net.name, channels_last=config.net.channels_last)
-    return Replica(objective, config, slot=slot, rounds=10)
+    recipe = Recipe(net=config.net, solver=config.solver)
+    solver = build_inner_solver(recipe, objective, total_iterations=10 * config.sync.local_steps)
+    return Replica(objective, solver, config, slot=slot)
 
 
 def weights(module):

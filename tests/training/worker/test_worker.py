@@ -18,6 +18,8 @@ from sparknet.errors import TrainingDiverged
 from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
 from sparknet.training.coordination.messages import NextChore, Ready, Register, Vote
 from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
 from sparknet.training.run_files.state_bytes import dump_optimizer
 from sparknet.training.sync.flat_weights import WeightsHash
@@ -46,6 +48,13 @@ def small_net():
         return nn.Sequential(nn.Flatten(), nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
 
 
+def small_replica(config=CONFIG, *, slot=0, rounds=1):
+    objective = ModuleObjective(small_net(), name="small")
+    recipe = Recipe(net=config.net, solver=config.solver)
+    solver = build_inner_solver(recipe, objective, total_iterations=rounds * config.sync.local_steps)
+    return Replica(objective, solver, config, slot=slot)
+
+
 class Attempt:
     """One attempt of one slot, in a thread of its own."""
 
@@ -53,8 +62,8 @@ class Attempt:
         self.who = Register(slot=slot, attempt=number, host=f"host{slot}")
         self.ended = threading.Event()
         self.groups = MemoryGroups(crew.network, crew.lock)
-        objective = ModuleObjective(small_net(), name="small")
-        self.replica = Replica(objective, crew.config, slot=slot, rounds=crew.rounds)
+        self.replica = small_replica(crew.config, slot=slot, rounds=crew.rounds)
+        objective = self.replica.objective
         self.cursors = []
         order = Order(0, crew.table.shard_rows, crew.workers, slot)
 
@@ -230,9 +239,7 @@ def test_a_healed_replica_takes_over_the_inner_state_of_rank_0(tmp_path):
     for attempt in (survivor.join(), crew.replacement.join()):
         assert attempt.error is None
     assert seen[0] == seen[1]
-    assert seen[0] != dump_optimizer(
-        Replica(ModuleObjective(small_net(), name="small"), CONFIG, slot=0, rounds=1).optimizer
-    )
+    assert seen[0] != dump_optimizer(small_replica().optimizer)
 
 
 def test_a_replacement_that_dies_while_it_is_healed_costs_nothing(tmp_path):
@@ -371,7 +378,7 @@ def test_replicas_of_strategy_none_go_their_own_ways(tmp_path):
 
 def test_the_inner_state_can_start_anew_each_round(tmp_path):
     config = replace(CONFIG, sync=Sync(local_steps=3, inner_state="reset"))
-    empty = dump_optimizer(Replica(ModuleObjective(small_net(), name="small"), CONFIG, slot=0, rounds=1).optimizer)
+    empty = dump_optimizer(small_replica().optimizer)
     crew = Crew(tmp_path, config, workers=1)
     crew.run()
     assert crew.driver.checkpoints[ROUNDS][INNER] == empty

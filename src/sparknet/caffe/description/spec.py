@@ -7,7 +7,7 @@ from typing import Literal
 
 from sparknet.caffe.description.state_rules import select
 from sparknet.caffe.description.upgrade import upgrade_net
-from sparknet.caffe.prototxt import format_text, read_text
+from sparknet.caffe.prototxt import Parsed, format_text, parse_text, read_text
 from sparknet.caffe.schema import TEST, TRAIN, NetParameter
 
 __all__ = ["NetSpec", "PhaseName"]
@@ -36,7 +36,19 @@ class NetSpec:
         Raises:
             NetError: the file is missing, or the text is no net; the message names file, line and field.
         """
-        parsed = read_text(path_or_text, NetParameter)
+        return cls._of(read_text(path_or_text, NetParameter))
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "<text>") -> "NetSpec":
+        """Read the content of a prototxt file, in any of the three generations; `source` is its name, for errors.
+
+        Raises:
+            NetError: the text is no net.
+        """
+        return cls._of(parse_text(text, NetParameter, source=source))
+
+    @classmethod
+    def _of(cls, parsed: Parsed[NetParameter]) -> "NetSpec":
         upgrade = upgrade_net(parsed.message, source=parsed.source, lines=parsed.lines)
         lines = tuple(parsed.lines.get(origin) if origin else None for origin in upgrade.origins)
         return cls(upgrade.net, parsed.source, lines)

@@ -21,7 +21,7 @@ from sparknet.caffe.prototxt.forks import ENGINES, HARMLESS, REFUSED
 from sparknet.caffe.prototxt.tokens import Tokens, unescape
 from sparknet.errors import NetError
 
-__all__ = ["Parsed", "names_file", "parse_text", "read_text"]
+__all__ = ["Parsed", "names_file", "parse_text", "read_content", "read_text"]
 
 M = TypeVar("M", bound=Message)
 
@@ -92,19 +92,25 @@ def parse_text(text: str, message: type[M], *, source: str = "<text>") -> Parsed
 
 
 def read_text(path_or_text: str | os.PathLike[str], message: type[M]) -> Parsed[M]:
-    """Read a message from a file, or from text.
-
-    Which of the two it is, `names_file` tells.
+    """Read a message from a file, or from text; `read_content` says which of the two it is.
 
     Raises:
         NetError: the file cannot be read or is no text, or its text is at fault (see `parse_text`).
     """
+    text, source = read_content(path_or_text)
+    return parse_text(text, message, source=source)
+
+
+def read_content(path_or_text: str | os.PathLike[str]) -> tuple[str, str]:
+    """The text of a file, or text as it is (`names_file`), and its name for errors: the path, or "<text>".
+
+    Raises:
+        NetError: the file cannot be read or is no text.
+    """
     name = os.fspath(path_or_text)
     if not name:
         raise NetError("the prototxt is given as ''; it must be a path or text: give the path of a prototxt")
-    if not names_file(path_or_text):
-        return parse_text(name, message)
-    return parse_text(_content(name), message, source=name)
+    return (_content(name), name) if names_file(path_or_text) else (name, "<text>")
 
 
 def names_file(path_or_text: str | os.PathLike[str]) -> bool:

@@ -16,7 +16,7 @@ from sparknet.caffe.prototxt import read_text
 from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.batches import Inputs, as_tensors
 from sparknet.caffe.solver.named_files import find_learned_net, listed_files, snapshot_prefix
-from sparknet.caffe.solver.nets import NetPlan, SolverNets, plan_test_nets, plan_training_net
+from sparknet.caffe.solver.nets import NamedNets, NetPlan, SolverNets
 from sparknet.caffe.solver.policies import RateSchedule
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solve import TestBatches, solve
@@ -105,12 +105,9 @@ class CaffeSolver:
             snapshot_prefix=snapshot_prefix(settings.snapshot_prefix, file),
             weights=tuple(listed_files(settings.weights, directory)),
         )
-        return cls(
-            settings,
-            net if net is not None else plan_training_net(message, parsed.source, directory),
-            plan_test_nets(message, parsed.source, directory),
-            input_shapes=input_shapes,
-        )
+        nets = NamedNets(message, parsed.source, directory)
+        training = nets.plan_training() if net is None else net
+        return cls(settings, training, nets.plan_tests(), input_shapes=input_shapes)
 
     @property
     def net(self) -> CaffeNet:

@@ -12,7 +12,7 @@ from sparknet.caffe.solver.batches import Inputs
 from sparknet.caffe.solver.named_files import find_file
 from sparknet.errors import ConfigError
 
-__all__ = ["NetPlan", "SolverNets", "plan_test_nets", "plan_training_net"]
+__all__ = ["NamedNets", "NetPlan", "SolverNets"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,47 +99,62 @@ class SolverNets:
         return net, tests
 
 
-def plan_training_net(message: SolverParameter, source: str, directory: Path | None) -> NetPlan:
-    """The training net: phase TRAIN, then the net's own state, then train_state.
+class NamedNets:
+    """The nets that a solver file names, in the states that it wants them in; each file is read once.
 
     Args:
         message: the solver file.
         source: its name, for errors.
         directory: where it lies; None for text that came from no file.
-
-    Raises:
-        ConfigError: it names no net.
-        NetError: the net's file is at fault.
     """
-    if message.HasField("train_net_param"):
-        spec = NetSpec.from_message(message.train_net_param, f"{source}: train_net_param")
-    elif message.HasField("train_net"):
-        spec = NetSpec.from_prototxt(Path(find_file(message.train_net, directory)))
-    else:
-        spec = _generic(message, source, directory)
-    return _in_state(spec, TRAIN, message.train_state)
 
+    def __init__(self, message: SolverParameter, source: str, directory: Path | None) -> None:
+        self._message = message
+        self._source = source
+        self._directory = directory
+        self._read: dict[str, NetSpec] = {}
 
-def plan_test_nets(message: SolverParameter, source: str, directory: Path | None) -> list[NetPlan]:
-    """The test nets in Caffe's order: those of test_net_param, of test_net, then the common net, a test_iter each.
+    def plan_training(self) -> NetPlan:
+        """The training net: phase TRAIN, then the net's own state, then train_state.
 
-    Raises:
-        NetError: a net's file is at fault.
-    """
-    specs = [NetSpec.from_message(own, f"{source}: test_net_param") for own in message.test_net_param]
-    specs += [NetSpec.from_prototxt(Path(find_file(name, directory))) for name in message.test_net]
-    if len(message.test_iter) > len(specs):
-        specs += [_generic(message, source, directory)] * (len(message.test_iter) - len(specs))
-    states = list(message.test_state) or [NetState()] * len(specs)
-    return [_in_state(spec, TEST, state) for spec, state in zip(specs, states, strict=True)]
+        Raises:
+            ConfigError: the solver names no net.
+            NetError: the net's file is at fault.
+        """
+        message = self._message
+        if message.HasField("train_net_param"):
+            spec = NetSpec.from_message(message.train_net_param, f"{self._source}: train_net_param")
+        else:
+            spec = self._file(message.train_net) if message.HasField("train_net") else self._common()
+        return _in_state(spec, TRAIN, message.train_state)
 
+    def plan_tests(self) -> list[NetPlan]:
+        """The test nets in Caffe's order: test_net_param, test_net, then the common net, a test_iter each.
 
-def _generic(message: SolverParameter, source: str, directory: Path | None) -> NetSpec:
-    if message.HasField("net_param"):
-        return NetSpec.from_message(message.net_param, f"{source}: net_param")
-    if not message.HasField("net"):
-        raise ConfigError(f"{source}: it names no net; set net to the net's prototxt")
-    return NetSpec.from_prototxt(Path(find_file(message.net, directory)))
+        Raises:
+            NetError: a net's file is at fault.
+        """
+        message = self._message
+        specs = [NetSpec.from_message(own, f"{self._source}: test_net_param") for own in message.test_net_param]
+        specs += [self._file(name) for name in message.test_net]
+        if len(message.test_iter) > len(specs):
+            specs += [self._common()] * (len(message.test_iter) - len(specs))
+        states = list(message.test_state) or [NetState()] * len(specs)
+        return [_in_state(spec, TEST, state) for spec, state in zip(specs, states, strict=True)]
+
+    def _common(self) -> NetSpec:
+        message = self._message
+        if message.HasField("net_param"):
+            return NetSpec.from_message(message.net_param, f"{self._source}: net_param")
+        if not message.HasField("net"):
+            raise ConfigError(f"{self._source}: it names no net; set net to the net's prototxt")
+        return self._file(message.net)
+
+    def _file(self, name: str) -> NetSpec:
+        path = find_file(name, self._directory)
+        if path not in self._read:
+            self._read[path] = NetSpec.from_prototxt(Path(path))
+        return self._read[path]
 
 
 def _in_state(spec: NetSpec, phase: int, last: NetState) -> NetPlan:

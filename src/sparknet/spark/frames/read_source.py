@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -12,8 +11,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from sparknet.config import Data
-from sparknet.data.rows.columns import MOST_CLASSES, Column
+from sparknet.data.rows.columns import Column
 from sparknet.data.rows.image_codec import size_of
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, local_path
 from sparknet.data.sources.registry import FORMATS, Format, SourceRows
 from sparknet.data.storage.local_files import is_file_uri
@@ -24,7 +24,6 @@ from sparknet.spark.frames.data_sources import register
 
 __all__ = [
     "FORMATS",
-    "ExpectedRows",
     "SourceRows",
     "check_source",
     "expected_rows",
@@ -72,17 +71,7 @@ def source_files(data: Data, *, validation: bool) -> list[Facts]:
     return FORMATS[data.source].files(locate(data, validation=validation))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExpectedRows:
-    """What will reach a net, in the shape that it is given."""
-
-    input: Column
-    label: Column
-    classes: int
-    """Labels are below this; `MOST_CLASSES` where only the rows tell."""
-
-
-def expected_rows(data: Data, *, validation: bool = False) -> ExpectedRows | None:
+def expected_rows(data: Data, *, validation: bool = False) -> RowSchema | None:
     """What the rows of a source will be; None where only reading them all tells.
 
     Images as files are looked into for their size as far as the first whole one.
@@ -101,10 +90,10 @@ def expected_rows(data: Data, *, validation: bool = False) -> ExpectedRows | Non
         shape = _size_of_first(form, where)
     if not shape:
         return None
-    return ExpectedRows(
+    return RowSchema(
         input=Column(name=data.image, dtype=rows.input.dtype if rows else "float32", shape=shape),
         label=Column(name=data.label, dtype="int64", shape=()),
-        classes=data.classes or (rows and rows.classes) or MOST_CLASSES,
+        classes=data.classes or (rows.classes if rows else None),
     )
 
 

@@ -21,32 +21,29 @@ from sparknet.spark.jobs.session import driver_host, session_for
 from sparknet.spark.preparing.prepare import prepare
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
+from sparknet.spark.running.side_jobs import DONE, SideJobs
 from sparknet.spark.running.supervision import Supervision
 from sparknet.spark.running.worker_task import WorkerPlan
-from sparknet.training.caffe_runs.run_config import check_net, rounding_notes, self_contained
-from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots
 from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
 from sparknet.training.coordination.post_commit import as_fields
-from sparknet.training.objectives.build_objective import build_objective
-from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.objectives.input_binding import seen_rows
+from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.objective import Objective
-from sparknet.training.objectives.optimiser import batches_per_step
 from sparknet.training.objectives.preprocessing import make_preprocessing
+from sparknet.training.open_run import RunStart, open_run
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import describe, save_model
 from sparknet.training.worker.evaluate import Cuts
 
-__all__ = ["Observer", "Result", "count_rounds", "train"]
+__all__ = ["Observer", "RunResult", "count_rounds", "train"]
 
 Observer = Callable[[dict[str, object]], None]
 """Is told every event record, in the driver's main thread."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class RunResult:
     """What `result.json` holds."""
 
     accuracy: float | None = None
@@ -73,12 +70,16 @@ class Result:
 
 
 def train(
-    config: RunConfig, run_dir: RunDir, *, spark: SparkSession | None = None, observers: Sequence[Observer] = ()
-) -> Result:
+    run: RunConfig | RunStart,
+    run_dir: RunDir,
+    *,
+    spark: SparkSession | None = None,
+    observers: Sequence[Observer] = (),
+) -> RunResult:
     """Train to the end, from the beginning or from the run directory's newest good checkpoint.
 
     Args:
-        config: what to do.
+        run: what to do; a start that the caller has opened and looked at, so that nothing is read or built twice.
         run_dir: where everything about the run is kept; owned by the caller.
         spark: the session to use; not given: the active one, else one is opened and stopped again.
         observers: told every event.
@@ -96,10 +97,10 @@ def train(
                 observer(record)
 
         try:
-            resolved = self_contained(config)
-            if resolved != config:
-                run_dir.save_config(resolved)
-            return _Run(resolved, run_dir, tell).train(spark)
+            start = run if isinstance(run, RunStart) else open_run(run)
+            if start.config != run:
+                run_dir.save_config(start.config)
+            return _Run(start, run_dir, tell).train(spark)
         except (KeyboardInterrupt, SparkNetError) as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
@@ -110,11 +111,12 @@ def train(
             raise
 
 
-def count_rounds(config: RunConfig, training_rows: int, done: Progress) -> int:
+def count_rounds(start: RunStart, training_rows: int, done: Progress) -> int:
     """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
+    config = start.config
     if config.run.rounds is not None:
         return config.run.rounds
-    per_step = config.solver.batch_size * batches_per_step(config.solver)
+    per_step = config.solver.batch_size * start.recipe.batches_per_step
     per_round = config.run.workers * config.sync.local_steps * per_step
     missing = (config.run.epochs or 0) * training_rows - done.samples
     return max(1, done.round + math.ceil(max(0, missing) / per_round))
@@ -123,18 +125,18 @@ def count_rounds(config: RunConfig, training_rows: int, done: Progress) -> int:
 class _Run:
     """One start of a run."""
 
-    def __init__(self, config: RunConfig, run_dir: RunDir, tell: Callable[..., None]) -> None:
-        self._config = config
+    def __init__(self, start: RunStart, run_dir: RunDir, tell: Callable[..., None]) -> None:
+        self._start = start
+        self._hook = start.hook
+        self._config = config = start.config
         self._run_dir = run_dir
         self._tell = tell
         self._checkpoints = Checkpoints(run_dir.path, config.run.keep_checkpoints)
-        self._snapshots: CaffeSnapshots | None = None
-        self._rounds = 0
         self._token = secrets.token_urlsafe(32)
         self._tls = _read_tls(config)
 
-    def train(self, given: SparkSession | None) -> Result:
-        check_net(self._config.net)  # a misspelt name should not cost a Spark start
+    def train(self, given: SparkSession | None) -> RunResult:
+        check_net(self._start.recipe)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
         with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
             self._tell("note", message="preparing data")
@@ -146,20 +148,16 @@ class _Run:
                 seed=config.run.seed,
                 workers=config.run.workers,
             )
-            objective = build_objective(
-                config.net,
-                seen_rows(manifest, config.data),
-                batch_size=config.solver.batch_size,
-                seed=config.run.seed,
+            objective = self._start.objective(manifest.rows)
+            preprocessing = make_preprocessing(
+                config, objective.transforms, manifest, directory, run_dir=self._run_dir.path
             )
-            preprocessing = make_preprocessing(config, objective, manifest, directory, run_dir=self._run_dir.path)
             saved = self._resume_point() or self._beginning(objective)
-            if isinstance(objective, CaffeObjective):
-                self._snapshots = make_snapshots(config, objective, self._run_dir.path)
             done = saved.progress if saved else Progress()
-            self._rounds = rounds = count_rounds(config, manifest.train_rows, done)
+            rounds = count_rounds(self._start, manifest.train_rows, done)
+            notes = self._hook.start(objective, self._run_dir.path, rounds) if self._hook else []
             coordinator = self._coordinator(manifest, objective, rounds, saved)
-            self._announce(manifest, objective, rounds, coordinator.round)
+            self._announce(manifest, objective, rounds, first_round=coordinator.round + 1, notes=notes)
             with self._service(coordinator, spark) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
@@ -169,40 +167,33 @@ class _Run:
                     rounds=rounds,
                     preprocessing=preprocessing,
                 )
-                Supervision(spark, service, self._tell_and_snapshot).run(plan)
+                self._supervise(spark, service, plan)
         return self._finish(coordinator, manifest, preprocessing.test, saved)
 
-    def _tell_and_snapshot(self, event: str, **fields: object) -> None:
-        """Tell an event; a checkpoint that is complete is written once more as Caffe's snapshot."""
-        self._tell(event, **fields)
-        if event != "checkpoint" or self._snapshots is None:
-            return
-        snapshots, round = self._snapshots, int(str(fields["round"]))
-        if snapshots.due(round, last=round == self._rounds):
-            written = snapshots.write(round, self._checkpoints.path(round))
-            if written is None:
-                missed = f"no snapshot of round {round}: writing the ones before took longer than the rounds since"
-                self._tell("note", level="warning", message=f"{missed}; raise run.checkpoint_every")
-                return
-            iteration, model, state = written
-            self._tell("snapshot", round=round, iteration=iteration, weights=str(model), state=str(state))
+    def _supervise(self, spark: SparkSession, service: DriverService, plan: WorkerPlan) -> None:
+        """Run the workers to the end, and what the hook does beside them."""
+        with SideJobs(service.events.put) as jobs:
+
+            def tell(event: str, **fields: object) -> None:
+                if event != DONE:
+                    self._tell(event, **fields)
+                if event == "checkpoint" and self._hook is not None:
+                    round = int(str(fields["round"]))
+                    job = self._hook.on_checkpoint(round, self._checkpoints.path(round))
+                    if job is not None:
+                        jobs.submit(job)
+                self._tell_all(jobs.collect())
+
+            Supervision(spark, service, tell).run(plan)
+            self._tell_all(jobs.finish())
+
+    def _tell_all(self, records: Sequence[dict[str, object]]) -> None:
+        for record in records:
+            self._tell(str(record.pop("event")), **record)
 
     def _beginning(self, objective: Objective) -> Saved | None:
-        """The checkpoint that a new run with weights or a snapshot of Caffe's begins from."""
-        given = self._config.solver.snapshot or self._config.net.weights
-        if not given:
-            return None
-        if not isinstance(objective, CaffeObjective):
-            raise ConfigError(
-                f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
-                "has no layers of Caffe's names: leave it out, or set net.prototxt"
-            )
-        saved, missing = begin(self._config, objective, self._checkpoints)
-        self._tell("note", message=f"begins with {given}")
-        if missing:
-            told = f"{given} has no weights for layers {', '.join(missing)}: they begin as their fillers make them"
-            self._tell("note", level="warning", message=told)
-        return saved
+        """The checkpoint that a new run begins from where not from the net's initial weights."""
+        return self._hook.begin(objective, self._checkpoints, self._tell) if self._hook else None
 
     def _resume_point(self) -> Saved | None:
         saved, skipped = self._checkpoints.newest_good()
@@ -241,9 +232,11 @@ class _Run:
         checkpoint = saved.round if saved else None
         return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
 
-    def _announce(self, manifest: Manifest, objective: Objective, rounds: int, first_round: int) -> None:
+    def _announce(
+        self, manifest: Manifest, objective: Objective, rounds: int, *, first_round: int, notes: Sequence[str]
+    ) -> None:
         config = self._config
-        for note in rounding_notes(config, rounds):
+        for note in notes:
             self._tell("note", message=note)
         if manifest.skipped:
             told = (
@@ -258,7 +251,7 @@ class _Run:
             parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
             workers=config.run.workers,
             rounds=rounds,
-            first_round=first_round + 1,
+            first_round=first_round,
             local_steps=config.sync.local_steps,
             strategy=config.sync.strategy,
             training_rows=manifest.train_rows,
@@ -283,7 +276,7 @@ class _Run:
 
     def _finish(
         self, coordinator: Coordinator, manifest: Manifest, normalise: Normalise, saved: Saved | None
-    ) -> Result:
+    ) -> RunResult:
         config, evaluation = self._config, coordinator.evaluation
         if evaluation is None:
             raise ClusterError("the run finished without a validation result; this is a defect, please report it")
@@ -294,7 +287,7 @@ class _Run:
         seconds = time.monotonic() - coordinator.began_training
         samples = coordinator.samples - (saved.samples if saved else 0)
         measured: Any = as_fields(evaluation.outputs)
-        result = Result(
+        result = RunResult(
             **measured,
             rounds=coordinator.round,
             workers=config.run.workers,

@@ -26,10 +26,11 @@ from sparknet.errors import ClusterError, SparkNetError
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.objectives.build_objective import build_objective
-from sparknet.training.objectives.input_binding import seen_rows
+from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.preprocessing import Preprocessing
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.sync.gloo_groups import Groups
-from sparknet.training.worker.device_feed import Feed
+from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
 from sparknet.training.worker.heartbeat import Heartbeats
 from sparknet.training.worker.replica import Replica
@@ -145,11 +146,16 @@ def _prepare(
     validation = tables.enter_context(manifest.validation_table(directory, threads=threads))
     columns = (manifest.input.name, manifest.label.name)
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
-    rows = seen_rows(manifest, config.data)
-    objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
+    recipe = Recipe.read(config.net, config.solver)
+    objective = build_objective(
+        recipe, manifest.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
+    )
+    # Before the optimiser is built: it keeps the tensors that it finds.
+    objective.to(torch.device("cpu"))
     cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
-    feed = Feed.of(objective, plan.preprocessing.train)
-    replica = Replica(objective, config, slot=who.slot, rounds=plan.rounds, feed=feed)
+    feed = DeviceFeed.of(objective, plan.preprocessing.train)
+    solver = build_inner_solver(recipe, objective, total_iterations=plan.rounds * config.sync.local_steps)
+    replica = Replica(objective, solver, config, slot=who.slot, feed=feed)
 
     def open_loader(cursor: Cursor) -> Loader:
         return Loader(

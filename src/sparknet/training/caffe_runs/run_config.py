@@ -4,39 +4,26 @@ docs/caffe.md has the table of it.
 """
 
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec
-from sparknet.caffe.prototxt import format_text, parse_text
-from sparknet.caffe.prototxt.parse import names_file
 from sparknet.caffe.schema import TEST, TRAIN, NetParameter, SolverParameter
-from sparknet.caffe.solver.nets import NetPlan, find_file, plan_test_nets, plan_training_net
+from sparknet.caffe.solver.named_files import listed_files
+from sparknet.caffe.solver.nets import NamedNets, NetPlan
 from sparknet.caffe.solver.settings import SolverSettings
-from sparknet.config import Data, Net, RunConfig
 from sparknet.config.files import config_from
-from sparknet.errors import ConfigError, NetError
+from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.data_layers import NetSources, data_source
-from sparknet.training.objectives.find_net import find_net
 from sparknet.training.objectives.input_binding import batch_in_file
-from sparknet.training.objectives.optimiser import read_solver, solver_settings
+from sparknet.training.open_run import NetFile, RunStart, kept_text, open_run, read_net, read_solver
 
-__all__ = [
-    "CaffeFiles",
-    "check_net",
-    "rounding_notes",
-    "scoring_config",
-    "self_contained",
-    "train_config",
-]
+__all__ = ["CaffeFiles", "scored_run", "solver_run"]
 
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
 _NETS = (*_TRAIN_NETS, "test_net", "test_net_param")
-_PREFIX = re.compile(r"""\bsnapshot_prefix\s*:\s*("[^"\n]*"|'[^'\n]*')""")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +39,8 @@ class CaffeFiles:
     """A solver state to go on from."""
 
 
-def train_config(files: CaffeFiles, source: str | None, overrides: Sequence[str]) -> RunConfig:
-    """The run that a solver file stands for; its paths are still paths, so that errors name the files.
+def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) -> RunStart:
+    """The run that a solver file stands for.
 
     Args:
         files: solver, net and what to start from.
@@ -64,7 +51,8 @@ def train_config(files: CaffeFiles, source: str | None, overrides: Sequence[str]
         ConfigError: a setting of the solver, the source or an override is at fault.
         NetError: a file is missing, or is no net or solver.
     """
-    message, name = read_solver(str(files.solver))
+    solver = read_solver(str(files.solver))
+    message, name = solver.message, solver.source
     if files.net is not None:
         message = _with_net(message, files.net)
     if not any(message.HasField(key) for key in _TRAIN_NETS):
@@ -81,12 +69,12 @@ def train_config(files: CaffeFiles, source: str | None, overrides: Sequence[str]
             f"{name}: test_iter is given {len(settings.test_iter)} times; one net is tested here: keep one of them"
         )
     net = _net_of(message, name, files.solver.parent)
-    spec = NetSpec.from_prototxt(net)
-    weights = files.weights or ",".join(_beside(settings.weights, files.solver.parent))
+    spec = net.spec
+    weights = files.weights or ",".join(listed_files(settings.weights, files.solver.parent))
     tables: dict[str, Any] = {
         "run": {"name": _run_name(spec), "seed": max(0, settings.random_seed)},
         "data": data_source(source, overrides, net=NetSources(spec=spec, directory=files.solver.parent)),
-        "net": {"prototxt": net, "weights": "" if files.snapshot else weights},
+        "net": {"prototxt": net.text, "weights": "" if files.snapshot else weights},
         "solver": {
             "prototxt": str(files.solver),
             "snapshot": files.snapshot,
@@ -97,73 +85,27 @@ def train_config(files: CaffeFiles, source: str | None, overrides: Sequence[str]
     tables["run"] |= _counted(settings, overrides, local_steps=1)
     local_steps = config_from(tables, overrides).sync.local_steps
     tables["run"] |= _counted(settings, overrides, local_steps=local_steps)
-    return config_from(tables, overrides)
+    config = config_from(tables, overrides)
+    # An override may name other files than those that were read here.
+    return open_run(
+        config,
+        net=net if config.net.prototxt == net.text else None,
+        solver=solver if config.solver.prototxt == str(files.solver) else None,
+    )
 
 
-def scoring_config(model: Path, source: str | None, overrides: Sequence[str]) -> RunConfig:
+def scored_run(model: Path, source: str | None, overrides: Sequence[str]) -> RunStart:
     """What testing a net file on a source comes to: of the configuration only net, data and cluster matter.
 
     Raises:
         ConfigError: the source or an override is at fault.
         NetError: the file is missing or no net.
     """
-    net = NetSources(spec=NetSpec.from_prototxt(str(model)), directory=model.parent)
-    data = data_source(source, overrides, net=net, testing=True)
-    tables = {"run": {"rounds": 1}, "net": {"prototxt": str(model)}, "data": data}
-    return config_from(tables, overrides)
-
-
-def check_net(net: Net) -> None:
-    """Find what is wrong with a net's name or file, without building it.
-
-    Raises:
-        NetError: there is no such net, or the file is none.
-    """
-    if net.name:
-        find_net(net.name)
-        return
-    spec = NetSpec.from_prototxt(net.prototxt)
-    spec.select("TRAIN")
-    spec.select("TEST")
-
-
-def self_contained(config: RunConfig) -> RunConfig:
-    """The same configuration with the text of Caffe's files in place of their paths, and other paths absolute.
-
-    So the run can be resumed from any directory.
-
-    Raises:
-        NetError: a file is missing, or is no solver.
-    """
-    net, solver, data = config.net, config.solver, config.data
-    if net.prototxt and names_file(net.prototxt):
-        net = replace(net, prototxt=_as_text(Path(net.prototxt)))
-    if solver.prototxt and names_file(solver.prototxt):
-        solver = replace(solver, prototxt=_as_text(Path(solver.prototxt)))
-    if solver.prototxt:
-        solver = replace(solver, prototxt=_with_absolute_prefix(solver.prototxt))
-    data = _data_from_anywhere(data, caffe=bool(net.prototxt))
-    weights = ",".join(str(Path(name.strip()).absolute()) for name in net.weights.split(",") if name.strip())
-    snapshot = str(Path(solver.snapshot).absolute()) if solver.snapshot else ""
-    return replace(config, data=data, net=replace(net, weights=weights), solver=replace(solver, snapshot=snapshot))
-
-
-def rounding_notes(config: RunConfig, rounds: int) -> list[str]:
-    """Where whole rounds move what the solver file counts in iterations, one line each."""
-    if not config.solver.prototxt:
-        return []
-    settings = solver_settings(config.solver.prototxt)
-    local_steps, run = config.sync.local_steps, config.run
-    moved = [
-        ("max_iter", settings.max_iter or 0, rounds * local_steps, "the run ends at iteration"),
-        ("test_interval", settings.test_interval, run.eval_every * local_steps, "tests come every"),
-        ("snapshot", settings.snapshot, run.checkpoint_every * local_steps, "snapshots come every"),
-    ]
-    return [
-        f"{key} is {asked} and a round has {local_steps} iterations: {what} {comes}"
-        for key, asked, comes, what in moved
-        if asked and comes and asked != comes
-    ]
+    net = read_net(str(model))
+    data = data_source(source, overrides, net=NetSources(spec=net.spec, directory=model.parent), testing=True)
+    tables = {"run": {"rounds": 1}, "net": {"prototxt": net.text}, "data": data}
+    config = config_from(tables, overrides)
+    return open_run(config, net=net if config.net.prototxt == net.text else None)
 
 
 def _counted(settings: SolverSettings, overrides: Sequence[str], *, local_steps: int) -> Mapping[str, Any]:
@@ -194,14 +136,14 @@ def _with_net(message: SolverParameter, net: Path) -> SolverParameter:
     return changed
 
 
-def _net_of(message: SolverParameter, source: str, directory: Path) -> str:
-    """The file, or the text of a file, with the phases TRAIN and TEST that the solver asks for."""
-    train = plan_training_net(message, source, directory)
-    tests = plan_test_nets(message, source, directory)
+def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
+    """The net with the phases TRAIN and TEST that the solver asks for: its file, or one made of several."""
+    nets = NamedNets(message, source, directory)
+    train, tests = nets.plan_training(), nets.plan_tests()
     test = tests[0] if tests else replace(train, state=_phase_alone(train))
     plain = not any(plan.state.level or plan.state.stage for plan in (train, test))
-    if plain and train.spec.source == test.spec.source and Path(train.spec.source).is_file():
-        return train.spec.source
+    if plain and train.spec is test.spec and Path(train.spec.source).is_file():
+        return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec)
     merged = NetParameter(name=train.spec.parameters.name)
     for plan, phase in ((train, TRAIN), (test, TEST)):
         state = plan.state
@@ -212,13 +154,8 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> str:
             del layer.include[:], layer.exclude[:]
             layer.include.add(phase=phase)
             merged.layer.append(layer)
-    return NetSpec.from_message(merged, source).to_prototxt()
-
-
-def _beside(weights: Sequence[str], directory: Path) -> list[str]:
-    """Files that a solver names, each string perhaps several, found as its nets are."""
-    names = (name.strip() for several in weights for name in several.split(","))
-    return [find_file(name, directory) for name in names if name]
+    spec = NetSpec.from_message(merged, source)
+    return NetFile(text=spec.to_prototxt(), spec=spec)
 
 
 def _phase_alone(plan: NetPlan) -> Any:
@@ -232,44 +169,3 @@ def _phase_alone(plan: NetPlan) -> Any:
 def _run_name(spec: NetSpec) -> str:
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec.parameters.name)
     return kept.strip("-_.").lower() or "caffe"
-
-
-def _data_from_anywhere(data: Data, *, caffe: bool) -> Data:
-    return replace(
-        data,
-        path=_absolute(data.path),
-        validation_path=_absolute(data.validation_path),
-        labels=_absolute(data.labels),
-        validation_labels=_absolute(data.validation_labels),
-        mean_file=_absolute(data.mean_file),
-        channel_order=data.channel_order or ("bgr" if caffe else None),
-    )
-
-
-def _absolute(path: str) -> str:
-    """A local path or glob seen from the root; a URI, a home directory and an empty path stay as they are."""
-    if not path or "://" in path or path.startswith(("file:", "~")):
-        return path
-    return os.path.join(Path.cwd(), path)  # noqa: PTH118 - a slash at the end, which tells a directory, is kept
-
-
-def _with_absolute_prefix(text: str) -> str:
-    """A solver file's text with an absolute snapshot_prefix; the rest stays as it was written, where it can."""
-    message = parse_text(text, SolverParameter).message
-    prefix = message.snapshot_prefix
-    if not prefix or Path(prefix).is_absolute():
-        return text
-    message.snapshot_prefix = os.path.join(Path.cwd(), prefix)  # noqa: PTH118 - as above
-    line = format_text(SolverParameter(snapshot_prefix=message.snapshot_prefix)).strip()
-    changed = _PREFIX.sub(lambda _: line, text)
-    # A string may be written in several pieces, or over several lines.
-    return changed if parse_text(changed, SolverParameter).message == message else format_text(message)
-
-
-def _as_text(path: Path) -> str:
-    """A file's text, with a line break in it, which tells it from a path."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NetError(f"{path} cannot be read: {error}; give the path of a prototxt file") from error
-    return text if text.endswith("\n") else text + "\n"

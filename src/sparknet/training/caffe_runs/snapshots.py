@@ -21,7 +21,6 @@ from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.coordination.coordinator import Progress
 from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.objectives.optimiser import solver_settings
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
 
@@ -102,15 +101,14 @@ class CaffeSnapshots:
         return iteration, model, state
 
 
-def make_snapshots(config: RunConfig, objective: CaffeObjective, run_dir: Path) -> CaffeSnapshots | None:
-    """The writer of a run's snapshots; None where no Caffe solver asks for any.
+def make_snapshots(
+    config: RunConfig, settings: SolverSettings, objective: CaffeObjective, *, run_dir: Path
+) -> CaffeSnapshots:
+    """The writer of a run's snapshots.
 
     Raises:
         CheckpointError: the directory that snapshot_prefix names cannot be made.
     """
-    if not config.solver.prototxt:
-        return None
-    settings = solver_settings(config.solver.prototxt)
     prefix = settings.snapshot_prefix
     stem = Path(prefix) if prefix else run_dir / "snapshots" / (objective.name.replace("/", "_") or "net")
     if prefix and (prefix.endswith("/") or stem.is_dir()):
@@ -131,13 +129,13 @@ def make_snapshots(config: RunConfig, objective: CaffeObjective, run_dir: Path) 
     )
 
 
-def check_prefix(config: RunConfig) -> None:
+def check_prefix(settings: SolverSettings) -> None:
     """Find whether the directory that snapshot_prefix names can be made and written, without making it.
 
     Raises:
         CheckpointError: it cannot.
     """
-    prefix = solver_settings(config.solver.prototxt).snapshot_prefix
+    prefix = settings.snapshot_prefix
     if not prefix:
         return
     stem = Path(prefix).absolute()
@@ -155,7 +153,7 @@ def check_prefix(config: RunConfig) -> None:
     )
 
 
-def starting_round(config: RunConfig) -> int:
+def starting_round(config: RunConfig, settings: SolverSettings) -> int:
     """The round after which a run begins; more than 0 only with `solver.snapshot`.
 
     Raises:
@@ -173,7 +171,7 @@ def starting_round(config: RunConfig) -> int:
         )
     rounds = config.run.rounds
     if rounds is not None and iteration >= rounds * local_steps:
-        most = solver_settings(config.solver.prototxt).max_iter
+        most = settings.max_iter
         by_solver = most is not None and rounds == math.ceil(most / local_steps)
         end, remedy = (
             (f"max_iter is {most}", "raise max_iter in the solver file")
@@ -187,20 +185,22 @@ def starting_round(config: RunConfig) -> int:
     return iteration // local_steps
 
 
-def restored(config: RunConfig, net: CaffeNet) -> CaffeSolver:
-    """The solver of `solver.snapshot`, whose weights the net has then.
+def restored(snapshot: str, settings: SolverSettings, net: CaffeNet) -> CaffeSolver:
+    """The solver of a snapshot, whose weights the net has then.
 
     Raises:
         CheckpointError: the snapshot is missing or damaged, or of another net or solver type.
         NetError: its weights are damaged, or of another net.
     """
-    settings = dataclasses.replace(solver_settings(config.solver.prototxt), weights=(), random_seed=-1)
-    solver = CaffeSolver(settings, net)
-    solver.restore(config.solver.snapshot)
+    # What the solver starts from otherwise, the snapshot replaces.
+    solver = CaffeSolver(dataclasses.replace(settings, weights=(), random_seed=-1), net)
+    solver.restore(snapshot)
     return solver
 
 
-def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints) -> tuple[Saved, tuple[str, ...]]:
+def begin(
+    config: RunConfig, settings: SolverSettings | None, objective: CaffeObjective, checkpoints: Checkpoints
+) -> tuple[Saved, tuple[str, ...]]:
     """Write the checkpoint that a run with `net.weights` or `solver.snapshot` begins from.
 
     Returns:
@@ -211,11 +211,11 @@ def begin(config: RunConfig, objective: CaffeObjective, checkpoints: Checkpoints
         NetError: the weights are missing, damaged or of another net.
         ConfigError: the snapshot's iteration is not the end of a round, or is the end of the run.
     """
-    round = starting_round(config)
-    net, files = objective.train, dict[str, bytes]()
+    net, files, round = objective.train, dict[str, bytes](), 0
     missing = load_listed(net, config.net.weights) if config.net.weights else ()
-    if config.solver.snapshot:
-        files[INNER] = dump_optimizer(restored(config, net).optimizer)
+    if settings is not None and config.solver.snapshot:
+        round = starting_round(config, settings)
+        files[INNER] = dump_optimizer(restored(config.solver.snapshot, settings, net).optimizer)
     files[WEIGHTS] = dump_weights(net)
     with checkpoints.writing(Progress(round=round)) as draft:
         for name, data in files.items():

@@ -1,62 +1,112 @@
-"""From a configuration's net to an objective: a module of the user's, a zoo entry, or a Caffe file."""
+"""From a recipe to an objective: a module of the user's, a zoo entry, or a Caffe file."""
 
 import torch
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.module.caffe_net import CaffeNet
-from sparknet.config import Net
+from sparknet.config import Data
+from sparknet.data.rows.row_schema import RowSchema
+from sparknet.errors import ConfigError
 from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.objectives.find_net import build_net
-from sparknet.training.objectives.input_binding import Intake, RowKind, batch_in_file, intake_of
+from sparknet.training.objectives.find_net import build_net, find_net
+from sparknet.training.objectives.input_binding import Intake, batch_in_file, intake_of, seen_rows
 from sparknet.training.objectives.objective import EVALUATION_BATCH, ModuleObjective, Objective
+from sparknet.training.objectives.recipe import Recipe
 
-__all__ = ["build_objective", "build_test_objective"]
+__all__ = ["build_objective", "build_test_objective", "check_net"]
 
 
-def build_objective(net: Net, rows: RowKind, *, batch_size: int, seed: int) -> Objective:
+def check_net(recipe: Recipe) -> None:
+    """Find what is wrong with a net's name or file, without building it.
+
+    Raises:
+        NetError: there is no such net, or a layer of the file has contradicting rules.
+    """
+    if recipe.spec is None:
+        find_net(recipe.net.name)
+        return
+    recipe.spec.select("TRAIN")
+    recipe.spec.select("TEST")
+
+
+def build_objective(
+    recipe: Recipe, rows: RowSchema, *, batch_size: int, seed: int, data: Data | None = None
+) -> Objective:
     """Build the net of a run on the CPU; the same net and seed give bit-identical weights.
 
     Args:
-        net: which one.
-        rows: what it is fed.
+        recipe: which one.
+        rows: what is stored.
         batch_size: rows of a training step.
         seed: of the initial weights.
+        data: what rows go through on their way to the net; None: they are fed as they are.
 
     Raises:
         NetError: it cannot be found or built, does not take these rows, or cannot be trained.
+        ConfigError: `data` cuts or mirrors what cannot be, or what the net's file cuts and mirrors itself.
     """
-    if net.prototxt:
-        spec = NetSpec.from_prototxt(net.prototxt)
-        train, intake = _state(spec, rows, phase="TRAIN", batch=batch_size, seed=seed)
-        return _caffe_objective(spec, train, intake, rows, channels_last=net.channels_last)
-    module = build_net(net.name, net.arguments, input_shape=rows.input.shape, classes=rows.classes, seed=seed)
+    fed = rows if data is None else seen_rows(rows, data)
+    net, binding = recipe.net, _Binding(fed, data)
+    if recipe.spec is not None:
+        train, intake = binding.state(recipe.spec, phase="TRAIN", batch=batch_size, seed=seed)
+        return _trained(binding, train, intake, channels_last=net.channels_last)
+    module = build_net(net.name, net.arguments, input_shape=fed.input.shape, classes=fed.label_bound, seed=seed)
     if isinstance(module, CaffeNet):
-        intake = intake_of(module.spec, rows, batch=batch_size, phase="TRAIN")
-        return _caffe_objective(module.description, module, intake, rows, channels_last=net.channels_last)
+        intake = binding.intake(module.spec, phase="TRAIN", batch=batch_size)
+        return _trained(binding, module, intake, channels_last=net.channels_last)
     return ModuleObjective(module, name=net.name, channels_last=net.channels_last)
 
 
-def build_test_objective(net: Net, rows: RowKind) -> CaffeObjective:
+def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None = None) -> CaffeObjective:
     """Build the TEST net of a Caffe file alone, to be judged and not to be trained.
+
+    Args:
+        recipe: of a Caffe file.
+        rows: what is stored.
+        data: what rows go through on their way to the net; None: they are fed as they are.
 
     Raises:
         NetError: it cannot be built, does not take these rows, or measures nothing.
+        ConfigError: `data` cuts or mirrors what cannot be, or what the net's file cuts and mirrors itself.
     """
-    spec = NetSpec.from_prototxt(net.prototxt)
-    batch = _test_batch(spec)
-    test, intake = _state(spec, rows, phase="TEST", batch=batch, seed=0)
+    if recipe.spec is None:
+        raise ConfigError(
+            f"net.name is {recipe.net.name!r}; only a Caffe file has a TEST net of its own: set net.prototxt"
+        )
+    batch = _test_batch(recipe.spec)
+    binding = _Binding(rows if data is None else seen_rows(rows, data), data)
+    test, intake = binding.state(recipe.spec, phase="TEST", batch=batch, seed=0)
     objective = CaffeObjective(
-        test, test, intakes=(intake, intake), test_batch=batch, channels_last=net.channels_last
+        test, test, intakes=(intake, intake), test_batch=batch, channels_last=recipe.net.channels_last
     )
     objective.check_measures()
     return objective
 
 
-def _caffe_objective(
-    spec: NetSpec, train: CaffeNet, intake: Intake, rows: RowKind, *, channels_last: bool
-) -> CaffeObjective:
-    batch = _test_batch(spec)
-    test, test_intake = _state(spec, rows, phase="TEST", batch=batch, seed=0)
+class _Binding:
+    """Builds the states of a Caffe net for the same rows."""
+
+    def __init__(self, fed: RowSchema, data: Data | None) -> None:
+        self._fed = fed
+        self._data = data
+
+    def intake(self, state: NetSpec, *, phase: PhaseName, batch: int) -> Intake:
+        """How one state takes the rows."""
+        return intake_of(state, self._fed, batch=batch, phase=phase, data=self._data)
+
+    def state(self, spec: NetSpec, *, phase: PhaseName, batch: int, seed: int) -> tuple[CaffeNet, Intake]:
+        """Build one state of a net."""
+        intake = self.intake(spec.select(phase), phase=phase, batch=batch)
+        with torch.random.fork_rng(devices=[]):
+            # this generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here
+            torch.default_generator.manual_seed(seed)
+            return CaffeNet(spec, phase, input_shapes=intake.shapes), intake
+
+
+def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_last: bool) -> CaffeObjective:
+    """The objective of a TRAIN net, with its TEST net."""
+    batch = _test_batch(train.description)
+    test, test_intake = binding.state(train.description, phase="TEST", batch=batch, seed=0)
     objective = CaffeObjective(
         train, test, intakes=(intake, test_intake), test_batch=batch, channels_last=channels_last
     )
@@ -66,11 +116,3 @@ def _caffe_objective(
 
 def _test_batch(spec: NetSpec) -> int:
     return batch_in_file(spec.select("TEST")) or EVALUATION_BATCH
-
-
-def _state(spec: NetSpec, rows: RowKind, *, phase: PhaseName, batch: int, seed: int) -> tuple[CaffeNet, Intake]:
-    intake = intake_of(spec.select(phase), rows, batch=batch, phase=phase)
-    with torch.random.fork_rng(devices=[]):
-        # this generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here
-        torch.default_generator.manual_seed(seed)
-        return CaffeNet(spec, phase, input_shapes=intake.shapes), intake

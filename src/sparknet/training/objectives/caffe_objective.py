@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.caffe.module.net_plan import Learnable
 from sparknet.errors import NetError
-from sparknet.training.objectives.input_binding import Intake
-from sparknet.training.objectives.objective import in_channels_last, in_memory_order
+from sparknet.training.objectives.input_binding import Intake, transform_of
+from sparknet.training.objectives.objective import InputTransforms, in_channels_last, in_memory_order
 
 __all__ = ["CaffeObjective"]
+
+_SCORED = (("SoftmaxWithLoss", "Softmax"), ("Accuracy",))
+"""Layers whose first bottom is a score for every class, the surest first."""
 
 
 class CaffeObjective:
@@ -31,6 +35,7 @@ class CaffeObjective:
         train: the TRAIN net.
         test: the TEST net.
         intakes: of the two.
+        transforms: what the data layers of the two do to an image.
         loss_weights: by output of the TEST net, its weight in that net's loss, where it has one.
     """
 
@@ -52,6 +57,10 @@ class CaffeObjective:
         self.learnable: Sequence[Learnable] = train.learnable
         self.evaluation_batch = self.unit = test_batch
         self.intakes = intakes
+        self.transforms: InputTransforms = (
+            transform_of(intakes[0].image, "TRAIN"),
+            transform_of(intakes[1].image, "TEST"),
+        )
         self._channels_last = channels_last
         self._measures = [name for name in test.outputs if math.prod(test.shapes[name]) == 1]
         self.loss_weights = _loss_weights(test, self._measures)
@@ -95,6 +104,14 @@ class CaffeObjective:
                 "there is nothing to measure: add a loss or an Accuracy layer to that phase"
             )
 
+    def to(self, device: torch.device) -> Self:
+        """Move both nets; they go on sharing their tensors."""
+        # A move replaces what lies in a parameter and leaves the object, which is the other net's too: the second
+        # net finds it there. Buffers become new objects, which the TEST net takes over before its next pass.
+        for net in (self.train, self.test):
+            net.to(device)
+        return self
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The TRAIN net's loss.
 
@@ -114,10 +131,57 @@ class CaffeObjective:
         outputs = self._run(self.test, self.intakes[1], images, labels)
         return {name: float(outputs[name].reshape(())) * len(labels) for name in self._measures}
 
-    def _run(self, net: CaffeNet, intake: Intake, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        """What goes into the TEST net's last Softmax or SoftmaxWithLoss layer, else into its last Accuracy layer.
+
+        Raises:
+            NetError: the net has none of these layers, or what goes into it is not one score for every class.
+        """
+        self.test.eval()
+        name = _score_blob(self.test)
+        # A pass runs the whole net, loss and all: any label will do.
+        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        scores = self._run(self.test, self.intakes[1], images, labels, blobs=[name])[name]
+        if scores.dim() < 2 or len(scores) != len(images) or math.prod(scores.shape[2:]) != 1:
+            raise NetError(
+                f"{self.test.spec.source}: blob {name!r} has shape {tuple(scores.shape)} for {len(images)} rows; a "
+                "prediction takes a score for every class, [rows, classes]"
+            )
+        return scores.flatten(1).float()
+
+    def _run(
+        self, net: CaffeNet, intake: Intake, images: Tensor, labels: Tensor, *, blobs: Sequence[str] | None = None
+    ) -> Mapping[str, Tensor]:
         if self._channels_last:
             images = in_channels_last(images)
-        return net(intake.inputs(images, labels))
+        return net(intake.inputs(images, labels), blobs)
+
+
+def _score_blob(net: CaffeNet) -> str:
+    """The blob that holds the scores; of several classifiers, as GoogLeNet has, the last one's.
+
+    Raises:
+        NetError: there is none, or a later layer writes over it.
+    """
+    for kinds in _SCORED:
+        places = [at for at, step in enumerate(net.steps) if step.description.type in kinds]
+        if not places:
+            continue
+        step = net.steps[places[-1]]
+        name = step.bottoms[0]
+        over = [later.name for later in net.steps[places[-1] :] if name in later.tops]
+        if over:
+            raise NetError(
+                f"{net.spec.source}: layer {over[0]!r} writes over blob {name!r}, the scores that layer "
+                f"{step.name!r} reads, so there is nothing to predict from: give that layer a top of its own"
+            )
+        return name
+    listed = ", ".join(kind for kinds in _SCORED for kind in kinds)
+    raise NetError(
+        f"{net.spec.source}: phase {net.phase} has no layer that reads the score of every class ({listed}), so "
+        "there is nothing to predict from: add one of these"
+    )
 
 
 def _loss_weights(net: CaffeNet, names: Sequence[str]) -> dict[str, float]:

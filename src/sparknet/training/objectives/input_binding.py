@@ -1,7 +1,6 @@
 """How rows reach a Caffe net: which input is given which column, in which shape."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from torch import Tensor
 
@@ -10,20 +9,19 @@ from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.caffe.schema import LayerParameter
 from sparknet.config import Data
 from sparknet.data.loading.transform import Normalise
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, DataError, NetError
+from sparknet.training.objectives.objective import InputTransform
 
 __all__ = [
     "Intake",
-    "RowKind",
     "batch_in_file",
     "check_augmentation",
     "input_rows",
     "inputs_of",
     "intake_of",
-    "plain_normalise",
-    "says_transform",
     "seen_rows",
+    "transform_of",
 ]
 
 _DATABASES = ("Data", "ImageData", "WindowData")
@@ -39,38 +37,7 @@ _BATCHES = {
 }
 
 
-class RowKind(Protocol):
-    """What the rows of a data set are."""
-
-    @property
-    def input(self) -> Column:
-        """The net's input."""
-        ...
-
-    @property
-    def label(self) -> Column:
-        """The class."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """Labels are below this."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _CutRows:
-    """Rows of which the net sees a square."""
-
-    input: Column
-    """With the square's shape."""
-    label: Column
-    classes: int
-    crop: int
-    """`data.crop`."""
-
-
-def seen_rows(rows: RowKind, data: Data) -> RowKind:
+def seen_rows(rows: RowSchema, data: Data) -> RowSchema:
     """What a net that knows nothing of cutting is fed: `rows` after `data.crop`.
 
     Raises:
@@ -91,31 +58,37 @@ def seen_rows(rows: RowKind, data: Data) -> RowKind:
             "lower data.crop, or give larger images with data.resize"
         )
     cut = replace(rows.input, shape=(shape[0], data.crop, data.crop))
-    return _CutRows(input=cut, label=rows.label, classes=rows.classes, crop=data.crop)
+    return replace(rows, input=cut)
 
 
-def says_transform(blob: InputBlob) -> bool:
-    """Whether the layer's kind has a transform_param, which says what is done to its images."""
-    return blob.kind in _TRANSFORMING
+def transform_of(blob: InputBlob, phase: PhaseName) -> InputTransform | None:
+    """What a layer's transform_param does to its images; None for a layer of a kind that has none."""
+    if blob.kind not in _TRANSFORMING:
+        return None
+    return InputTransform(
+        where=f"layer {blob.layer!r} ({blob.kind})",
+        normalise=_plain_normalise(blob, phase),
+        mean_file=blob.transform.mean_file,
+        mean_values=blob.transform.mean_values,
+    )
 
 
-def check_augmentation(blob: InputBlob, data: Data) -> None:
+def check_augmentation(said: InputTransform, data: Data) -> None:
     """Refuse `data.crop` and `data.mirror` beside a data layer, which says both in its transform_param.
 
     Raises:
         ConfigError: naming both.
     """
-    if says_transform(blob):
-        _refuse_beside(blob, "data.crop", data.crop, f"crop_size {blob.transform.crop_size}")
-        _refuse_beside(blob, "data.mirror", data.mirror, f"mirror: {str(blob.transform.mirror).lower()}")
-
-
-def _refuse_beside(blob: InputBlob, key: str, value: int, said: str) -> None:
-    if value:
-        raise ConfigError(
-            f"{key} is {value!r} and layer {blob.layer!r} ({blob.kind}) has {said} in its transform_param; only "
-            f"one can say it, and for such a net that is the layer: set it there and leave {key} out"
-        )
+    normalise = said.normalise
+    for key, value, there in (
+        ("data.crop", data.crop, f"crop_size {normalise.crop}"),
+        ("data.mirror", data.mirror, f"mirror: {str(normalise.mirror).lower()}"),
+    ):
+        if value:
+            raise ConfigError(
+                f"{key} is {value!r} and {said.where} has {there} in its transform_param; only one can say it, and "
+                f"for such a net that is the layer: set it there and leave {key} out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +144,7 @@ def input_rows(spec: NetSpec) -> Shape | None:
     return blobs[0].shape[1:]
 
 
-def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> Intake:
+def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, data: Data | None = None) -> Intake:
     """Decide which input of one state of a net is given which column.
 
     The first top of a data layer is the image and its second the label. Of other inputs the one that is named as a
@@ -179,13 +152,14 @@ def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> 
 
     Args:
         spec: one state of the net.
-        rows: what the data are.
+        rows: what the net is fed, `seen_rows`.
         batch: rows of a batch.
         phase: which state, for messages.
+        data: what was done to the rows; None: nothing.
 
     Raises:
         NetError: the state has no input, one is left over, or the rows do not fit one.
-        ConfigError: `data.crop` is set and a data layer does the cutting.
+        ConfigError: `data` says what a data layer says itself.
     """
     blobs = inputs_of(spec)
     if not blobs:
@@ -204,15 +178,17 @@ def intake_of(spec: NetSpec, rows: RowKind, *, batch: int, phase: PhaseName) -> 
             f"and {rows.label.name!r}, so one image and at most one label can be given: name the inputs as the "
             "columns"
         )
-    if isinstance(rows, _CutRows) and says_transform(image):
-        _refuse_beside(image, "data.crop", rows.crop, f"crop_size {image.transform.crop_size}")
+    said = transform_of(image, phase)
+    if said is not None and data is not None:
+        # Before the shapes: rows cut by both would not fit, and the message would blame the rows.
+        check_augmentation(said, data)
     shapes: dict[str, Shape] = {image.name: (batch, *_row_shape(spec, image, rows.input.shape))}
     if label is not None:
         shapes[label.name] = _label_shape(spec, label, batch)
     return Intake(image=image, label=label, shapes=shapes)
 
 
-def plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
+def _plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
     """What a data layer does to an image but for the mean."""
     transform = blob.transform
     return Normalise(
@@ -228,7 +204,7 @@ def _batch_of(layer: LayerParameter) -> int | None:
     return int(getattr(layer, _BATCHES[layer.type]).batch_size) or None
 
 
-def _choose_label(blobs: list[InputBlob], rows: RowKind) -> InputBlob | None:
+def _choose_label(blobs: list[InputBlob], rows: RowSchema) -> InputBlob | None:
     for fits in (
         lambda blob: blob.name == rows.label.name,
         lambda blob: blob.place == 1 and blob.kind in _TRANSFORMING,
@@ -251,7 +227,7 @@ def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
             "prepare the images so, or remove it"
         )
     try:
-        seen = plain_normalise(blob, "TEST").row_shape(found)
+        seen = _plain_normalise(blob, "TEST").row_shape(found)
     except DataError as error:
         raise NetError(f"{where}: {error}") from error
     expected = blob.shape[1:] if blob.shape is not None and blob.kind not in _DATABASES else seen

@@ -1,23 +1,43 @@
 """What a replica optimises and by what it is judged: a Protocol, and its form for any module that gives logits."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparknet.caffe.solver.updates import Multiplied
+from sparknet.data.loading.transform import Normalise
 from sparknet.errors import NetError
 
-__all__ = ["EVALUATION_BATCH", "ModuleObjective", "Objective"]
+__all__ = ["EVALUATION_BATCH", "InputTransform", "InputTransforms", "ModuleObjective", "Objective"]
 
 EVALUATION_BATCH = 256
 """Rows of a forward pass where the net does not say."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class InputTransform:
+    """What a net's own description does to its input in one phase."""
+
+    where: str
+    """The layer that says it, for messages."""
+    normalise: Normalise
+    """All of it but the mean."""
+    mean_file: str = ""
+    """File of the mean image that is taken off."""
+    mean_values: tuple[float, ...] = ()
+    """Or the numbers that are: one, or one per channel."""
+
+
+InputTransforms = tuple[InputTransform | None, InputTransform | None]
+"""Of training and of evaluation; None where the net says nothing and the configuration decides."""
+
+
 class Objective(Protocol):
-    """A net with its loss and its measures."""
+    """A net with its loss and its measures: all that the training loop knows of what it trains."""
 
     @property
     def module(self) -> nn.Module:
@@ -44,6 +64,19 @@ class Objective(Protocol):
         """Parts of an evaluation begin at multiples of so many rows."""
         ...
 
+    @property
+    def transforms(self) -> InputTransforms:
+        """What the net itself says is done to its inputs."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """Move the net, and all that a step or a forward pass takes beside the batch, and return itself.
+
+        Parameters stay the same objects; buffers need not, so that an optimiser is built afterwards. Batches are
+        brought there by whoever gives them.
+        """
+        ...
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The scalar to be minimised, for float32 [batch, *shape] and int64 [batch], in training mode.
 
@@ -57,6 +90,16 @@ class Objective(Protocol):
 
         Raises:
             NetError: the net does not return what it must.
+        """
+        ...
+
+    def scores(self, images: Tensor) -> Tensor:
+        """The scores of every class, float32 [batch, classes], in evaluation mode and without a gradient.
+
+        Before any softmax: the class of the highest is the prediction, their softmax the probabilities.
+
+        Raises:
+            NetError: the net has no such scores.
         """
         ...
 
@@ -81,12 +124,18 @@ class ModuleObjective:
 
     evaluation_batch = EVALUATION_BATCH
     unit = 1
+    transforms: InputTransforms = (None, None)
 
     def __init__(self, module: nn.Module, *, name: str, channels_last: bool = False) -> None:
         self.module = in_memory_order(module, channels_last)
         self.name = name
         self.learnable = [Plain(parameter) for parameter in module.parameters() if parameter.requires_grad]
         self._channels_last = channels_last
+
+    def to(self, device: torch.device) -> Self:
+        """Move the module."""
+        self.module.to(device)
+        return self
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy.
@@ -122,6 +171,16 @@ class ModuleObjective:
             "top5": float((rank < 5).sum()),
             "loss": float(loss),
         }
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        """The module's logits.
+
+        Raises:
+            NetError: what the module returns is not [batch, classes].
+        """
+        self.module.eval()
+        return self._logits(images).float()
 
     def _logits(self, images: Tensor) -> Tensor:
         output: object = self.module(in_channels_last(images) if self._channels_last else images)

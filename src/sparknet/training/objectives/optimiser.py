@@ -6,23 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from sparknet.caffe.description.upgrade import upgrade_solver
-from sparknet.caffe.prototxt import read_text
-from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.policies import policy_rate, settled_step
-from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
 from sparknet.config import Solver
 from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.recipe import Recipe
 
-__all__ = [
-    "InnerSolver",
-    "batches_per_step",
-    "build_inner_solver",
-    "learning_rate",
-    "read_solver",
-    "solver_settings",
-]
+__all__ = ["InnerSolver", "build_inner_solver", "learning_rate"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -42,19 +32,14 @@ class InnerSolver:
             group["lr"] = rate * own
 
 
-def build_inner_solver(solver: Solver, objective: Objective, *, total_iterations: int) -> InnerSolver:
-    """Caffe's solver where the configuration names a file of one, else torch's SGD.
-
-    Raises:
-        ConfigError: the solver file's values break a rule.
-        NetError: it is no solver file.
-    """
-    if not solver.prototxt:
+def build_inner_solver(recipe: Recipe, objective: Objective, *, total_iterations: int) -> InnerSolver:
+    """Caffe's solver where the recipe has the settings of one, else torch's SGD."""
+    solver, settings = recipe.solver, recipe.settings
+    if settings is None:
         return InnerSolver(
             optimizer=_torch_sgd(solver, objective),
             rate=lambda iteration: learning_rate(solver, iteration, total_iterations),
         )
-    settings = solver_settings(solver.prototxt)
     policy = settings.policy
 
     def rate(iteration: float) -> float:
@@ -65,7 +50,7 @@ def build_inner_solver(solver: Solver, objective: Objective, *, total_iterations
     return InnerSolver(
         optimizer=CaffeOptimizer(parameter_groups(objective.learnable), lr=policy.base_lr, rule=settings.rule),
         rate=rate,
-        batches_per_step=settings.rule.iter_size,
+        batches_per_step=recipe.batches_per_step,
     )
 
 
@@ -87,31 +72,6 @@ def learning_rate(solver: Solver, iteration: float, total: int) -> float:
             return solver.learning_rate * solver.gamma ** math.floor(iteration / (solver.step_size or 1))
         case "cosine":
             return solver.learning_rate * (1 + math.cos(math.pi * min(1.0, iteration / total))) / 2
-
-
-def batches_per_step(solver: Solver) -> int:
-    """Batches of one step (Caffe's iter_size)."""
-    return solver_settings(solver.prototxt).rule.iter_size if solver.prototxt else 1
-
-
-def read_solver(path_or_text: str) -> tuple[SolverParameter, str]:
-    """A solver file in the modern form, and its name.
-
-    Raises:
-        NetError: it is missing, or no solver file.
-    """
-    parsed = read_text(path_or_text, SolverParameter)
-    return upgrade_solver(parsed.message), parsed.source
-
-
-def solver_settings(path_or_text: str) -> SolverSettings:
-    """The settings of a run's solver file; the run's net is told elsewhere, so that those it names do not matter.
-
-    Raises:
-        NetError: it is missing, or no solver file.
-        ConfigError: a value breaks a rule.
-    """
-    return SolverSettings.from_message(*read_solver(path_or_text), own_nets=False)
 
 
 def _torch_sgd(solver: Solver, objective: Objective) -> torch.optim.SGD:

@@ -13,28 +13,19 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from sparknet.caffe.description.spec import PhaseName
-from sparknet.caffe.layers import InputBlob
 from sparknet.caffe.weights.mean_image import read_mean
 from sparknet.config import Data, RunConfig
 from sparknet.data.loading.transform import Normalise, channel_values
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
-from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.objectives.input_binding import (
-    RowKind,
-    check_augmentation,
-    plain_normalise,
-    says_transform,
-    seen_rows,
-)
-from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.input_binding import check_augmentation, seen_rows
+from sparknet.training.objectives.objective import InputTransform, InputTransforms
 
 __all__ = ["Preprocessing", "check_preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
 
 _FILE = "preprocess.safetensors"
 _MEANS = ("train.mean_file", "test.mean_file")
-_PHASES: tuple[PhaseName, PhaseName] = ("TRAIN", "TEST")
 _ROWS_OWN = "--set data.mean=image takes the training rows' own mean image instead"
 _NO_MEAN = "--set data.mean=none takes none off"
 
@@ -94,13 +85,13 @@ class Preprocessing:
 
 
 def make_preprocessing(
-    config: RunConfig, objective: Objective, manifest: Manifest, directory: Path, *, run_dir: Path
+    config: RunConfig, transforms: InputTransforms, manifest: Manifest, directory: Path, *, run_dir: Path
 ) -> Preprocessing:
     """Decide what rows go through, and keep it in the run directory.
 
     Args:
         config: section `data`, and whether the net is Caffe's.
-        objective: a Caffe net's data layers say the rest.
+        transforms: what the net itself says.
         manifest: of the prepared data.
         directory: the manifest's.
         run_dir: where mean images of files are kept: a run that is resumed needs the files no more.
@@ -112,21 +103,20 @@ def make_preprocessing(
         RunDirError: what was kept is damaged, or it cannot be kept.
     """
     data, shape = config.data, manifest.input.shape
-    seen_rows(manifest, data)
+    seen_rows(manifest.rows, data)
     kept = Preprocessing.load(run_dir)
     states, files = list[Normalise](), list[str]()
-    for place, phase in enumerate(_PHASES):
-        blob = _image_blob(objective, place)
-        plain = _plain(data, blob, phase)
+    for place, said in enumerate(transforms):
+        plain = _plain(data, said, training=place == 0)
         of_rows = Normalise.from_manifest(
             manifest, directory, mean=data.mean or "channel", scale=plain.scale, std=data.std
         )
-        file = "" if _rows_say_mean(config) else _mean_file(data, blob)
+        file = "" if _rows_say_mean(config) else _mean_file(data, said)
         if _rows_say_mean(config):
             mean = of_rows.mean
         else:
             mean = _kept_mean(kept, place, file=file, shape=shape)
-            mean = _named_mean(data, blob, shape, remedy=_ROWS_OWN) if mean is None else mean
+            mean = _named_mean(data, said, shape, remedy=_ROWS_OWN) if mean is None else mean
         std = _named_std(data, shape) if data.std_values else of_rows.std
         states.append(replace(plain, mean=mean, std=std))
         files.append(file)
@@ -135,12 +125,12 @@ def make_preprocessing(
     return made
 
 
-def check_preprocessing(config: RunConfig, objective: Objective | None, rows: RowKind) -> None:
+def check_preprocessing(config: RunConfig, transforms: InputTransforms, rows: RowSchema) -> None:
     """Find what `make_preprocessing` would refuse, as far as it can be known before the rows are prepared.
 
     Args:
         config: of a new run.
-        objective: of a Caffe net; None for others, which say nothing of their inputs.
+        transforms: what the net itself says.
         rows: what the source's rows are.
 
     Raises:
@@ -149,15 +139,14 @@ def check_preprocessing(config: RunConfig, objective: Objective | None, rows: Ro
     data, shape = config.data, rows.input.shape
     seen_rows(rows, data)
     _named_std(data, shape)
-    for place, phase in enumerate(_PHASES):
-        blob = _image_blob(objective, place)
-        _plain(data, blob, phase)
+    for place, said in enumerate(transforms):
+        _plain(data, said, training=place == 0)
         if not _rows_say_mean(config):
-            _named_mean(data, blob, shape, remedy=_ROWS_OWN)
+            _named_mean(data, said, shape, remedy=_ROWS_OWN)
 
 
-def file_normalise(config: RunConfig, objective: CaffeObjective, shape: tuple[int, ...]) -> Normalise:
-    """The preprocessing of a TEST net without a run: what its file says, and the numbers of section `data`.
+def file_normalise(config: RunConfig, transforms: InputTransforms, shape: tuple[int, ...]) -> Normalise:
+    """The preprocessing of evaluated rows without a run: what the net says, and the numbers of section `data`.
 
     Raises:
         ConfigError: `data.mean` or `data.std` asks for training rows, which are not there, a mean file is missing,
@@ -173,47 +162,39 @@ def file_normalise(config: RunConfig, objective: CaffeObjective, shape: tuple[in
                 f"{key} is {value!r}, which is counted from the training rows, and there is no run here that knows "
                 f"it; {remedy}, or test the run's directory: sparknet test RUN_DIR"
             )
-    blob = objective.intakes[1].image
-    mean = None if data.mean == "none" else _named_mean(data, blob, shape, remedy=_NO_MEAN)
-    return replace(_plain(data, blob, "TEST"), mean=mean, std=_named_std(data, shape))
+    said = transforms[1]
+    mean = None if data.mean == "none" else _named_mean(data, said, shape, remedy=_NO_MEAN)
+    return replace(_plain(data, said, training=False), mean=mean, std=_named_std(data, shape))
 
 
-def mean_in_file(blob: InputBlob, shape: tuple[int, ...], *, remedy: str = _ROWS_OWN) -> np.ndarray | None:
-    """The mean that a data layer names: a file's image or its values, float32; None where it names none.
+def mean_in_file(said: InputTransform, shape: tuple[int, ...], *, remedy: str = _ROWS_OWN) -> np.ndarray | None:
+    """The mean that a net names: a file's image or its values, float32; None where it names none.
 
     Args:
-        blob: the layer's image.
+        said: what the net says.
         shape: of a stored row.
         remedy: how to do without the file, for messages.
 
     Raises:
         ConfigError: the file is missing or no mean image, or the mean does not fit the rows.
     """
-    transform, where = blob.transform, f"layer {blob.layer!r} ({blob.kind})"
-    if transform.mean_file:
-        return _image_in(transform.mean_file, shape, where=f"{where}: mean_file", remedy=remedy)
-    if not transform.mean_values:
+    if said.mean_file:
+        return _image_in(said.mean_file, shape, where=f"{said.where}: mean_file", remedy=remedy)
+    if not said.mean_values:
         return None
-    if len(transform.mean_values) not in (1, shape[0]):
+    if len(said.mean_values) not in (1, shape[0]):
         raise ConfigError(
-            f"{where}: {len(transform.mean_values)} mean_value for rows of shape {shape}; give one, or one per "
+            f"{said.where}: {len(said.mean_values)} mean_value for rows of shape {shape}; give one, or one per "
             "channel"
         )
-    return channel_values(transform.mean_values, shape)
+    return channel_values(said.mean_values, shape)
 
 
-def _image_blob(objective: Objective | None, place: int) -> InputBlob | None:
-    """The image input of phase TRAIN (0) or TEST (1) of a Caffe net; None for other nets."""
-    return objective.intakes[place].image if isinstance(objective, CaffeObjective) else None
-
-
-def _plain(data: Data, blob: InputBlob | None, phase: PhaseName) -> Normalise:
-    """All but mean and deviation: what a data layer says or, where none can, the configuration."""
-    if blob is not None and says_transform(blob):
-        check_augmentation(blob, data)
-        said = plain_normalise(blob, phase)
-        return replace(said, scale=said.scale * data.scale)
-    training = phase == "TRAIN"
+def _plain(data: Data, said: InputTransform | None, *, training: bool) -> Normalise:
+    """All but mean and deviation: what the net says or, where it says nothing, the configuration."""
+    if said is not None:
+        check_augmentation(said, data)
+        return replace(said.normalise, scale=said.normalise.scale * data.scale)
     return Normalise(
         mean=None,
         scale=data.scale,
@@ -229,11 +210,11 @@ def _rows_say_mean(config: RunConfig) -> bool:
     return data.mean is not None or not (config.net.prototxt or data.mean_values or data.mean_file)
 
 
-def _mean_file(data: Data, blob: InputBlob | None) -> str:
+def _mean_file(data: Data, said: InputTransform | None) -> str:
     """The file that `_named_mean` would read; "" for none."""
-    if data.mean_file or data.mean_values or blob is None:
+    if data.mean_file or data.mean_values or said is None:
         return data.mean_file
-    return blob.transform.mean_file
+    return said.mean_file
 
 
 def _kept_mean(kept: Preprocessing | None, place: int, *, file: str, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -244,13 +225,15 @@ def _kept_mean(kept: Preprocessing | None, place: int, *, file: str, shape: tupl
     return mean if mean is not None and mean.shape == shape else None
 
 
-def _named_mean(data: Data, blob: InputBlob | None, shape: tuple[int, ...], *, remedy: str) -> np.ndarray | None:
-    """The mean that the configuration names, else a data layer, float32."""
+def _named_mean(
+    data: Data, said: InputTransform | None, shape: tuple[int, ...], *, remedy: str
+) -> np.ndarray | None:
+    """The mean that the configuration names, else the net, float32."""
     if data.mean_values:
         return _fitting("data.mean_values", data.mean_values, shape)
     if data.mean_file:
         return _image_in(data.mean_file, shape, where="data.mean_file", remedy=remedy)
-    return None if blob is None else mean_in_file(blob, shape, remedy=remedy)
+    return None if said is None else mean_in_file(said, shape, remedy=remedy)
 
 
 def _named_std(data: Data, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -1,8 +1,8 @@
 """The product of a run: `model/`, with the weights and what is needed to rebuild the module.
 
 `weights.safetensors` is the net's state_dict (of a Caffe net phase TRAIN's), `preprocess.safetensors` the mean,
-scale and cut that inputs go through, `model.json` the net's name and arguments, or its whole prototxt, its input
-and classes. All of it loads without this library.
+scale and cut that inputs go through, `model.json` the net's name and arguments, or its whole prototxt, and its
+rows: input, label and classes. All of it loads without this library.
 """
 
 import json
@@ -19,12 +19,13 @@ from torch import nn
 from sparknet.config import Data, decode, encode
 from sparknet.config.schema import Net
 from sparknet.data.loading.transform import Normalise
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.objectives.build_objective import build_objective
-from sparknet.training.objectives.input_binding import RowKind, seen_rows
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import WEIGHTS
 from sparknet.training.run_files.state_bytes import load_weights
 
@@ -36,27 +37,27 @@ class Description:
     """What `model.json` says."""
 
     net: Net
-    input: Column
-    label: Column
-    classes: int
+    rows: RowSchema
+    """What was stored, before anything was cut out."""
     data: Data
     """How the training data were read: the default for testing."""
     table: TableEncoding | None = None
     """How columns of words became numbers; None where rows have the input and the label as they are."""
 
-    @property
-    def seen(self) -> RowKind:
-        """What the net itself is fed: rows like `input`, after `data.crop`."""
-        return seen_rows(self, self.data)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A trained module with the preprocessing that it expects."""
+    """A trained net with the preprocessing that it expects."""
 
     description: Description
-    module: nn.Module
+    objective: Objective
+    """With the trained weights."""
     normalise: Normalise
+
+    @property
+    def module(self) -> nn.Module:
+        """The net itself: what was trained, of a Caffe net phase TRAIN."""
+        return self.objective.module
 
 
 def save_model(directory: Path, weights: Path, description: Description, normalise: Normalise) -> None:
@@ -89,14 +90,7 @@ def save_model(directory: Path, weights: Path, description: Description, normali
 def describe(net: Net, data: Data, manifest: Manifest) -> Description:
     """The description of a model trained on prepared data."""
     net = replace(net, weights="")  # they were only the beginning
-    return Description(
-        net=net,
-        input=manifest.input,
-        label=manifest.label,
-        classes=manifest.classes,
-        data=data,
-        table=manifest.table,
-    )
+    return Description(net=net, rows=manifest.rows, data=data, table=manifest.table)
 
 
 def load_model(directory: Path) -> Model:
@@ -117,9 +111,11 @@ def load_model(directory: Path) -> Model:
         ) from error
     except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
-    module = build_objective(description.net, description.seen, batch_size=1, seed=0).module
+    recipe = Recipe.read(description.net)
+    objective = build_objective(recipe, description.rows, batch_size=1, seed=0, data=description.data)
+    objective.module.eval()
     try:
-        load_weights(module, weights)
+        load_weights(objective.module, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{directory / WEIGHTS}: {error}") from error
-    return Model(description=description, module=module.eval(), normalise=normalise)
+    return Model(description=description, objective=objective, normalise=normalise)

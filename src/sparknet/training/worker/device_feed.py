@@ -9,10 +9,10 @@ from sparknet.data.loading.transform import Normalise
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.worker.device_transform import DeviceNormalise, to_device
 
-__all__ = ["Feed"]
+__all__ = ["DeviceFeed"]
 
 
-class Feed:
+class DeviceFeed:
     """Divides the preprocessing between the loader's threads and the device.
 
     Weights on the CPU: loaders preprocess, and a batch is used as it is. Elsewhere: loaders deliver stored rows,
@@ -33,7 +33,7 @@ class Feed:
         self._normalise = None if on_host or normalise is None else DeviceNormalise(normalise, device)
 
     @classmethod
-    def of(cls, objective: Objective, normalise: Normalise | None) -> "Feed":
+    def of(cls, objective: Objective, normalise: Normalise | None) -> "DeviceFeed":
         """The feed of an objective."""
         parameter = next(objective.module.parameters(), None)
         return cls(normalise, torch.device("cpu") if parameter is None else parameter.device)

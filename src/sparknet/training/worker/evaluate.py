@@ -11,7 +11,7 @@ from sparknet.data.loading.row_random import row_draws
 from sparknet.data.loading.transform import Normalise
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
-from sparknet.training.worker.device_feed import Feed
+from sparknet.training.worker.device_feed import DeviceFeed
 
 __all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
 
@@ -78,7 +78,7 @@ def evaluate_part(
         columns: names of the image and the label column.
     """
     rows, sums = 0, dict[str, float]()
-    feed = Feed.of(objective, normalise)
+    feed = DeviceFeed.of(objective, normalise)
     for start, stop in cuts.batches(*part):
         images, labels = _read(table, columns, start, stop)
         # the same numbers for a row in every evaluation, of whatever run

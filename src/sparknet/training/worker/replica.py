@@ -14,8 +14,8 @@ from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import TrainingDiverged
 from sparknet.training.objectives.objective import Objective
-from sparknet.training.objectives.optimiser import build_inner_solver
-from sparknet.training.worker.device_feed import Feed
+from sparknet.training.objectives.optimiser import InnerSolver
+from sparknet.training.worker.device_feed import DeviceFeed
 
 __all__ = ["Replica", "StepReport"]
 
@@ -39,21 +39,26 @@ class Replica:
 
     Args:
         objective: what is trained, with initial weights.
-        config: solver, seeds and the length of a round.
+        solver: steps its weights.
+        config: seeds and the length of a round.
         slot: whose random draws (dropout) these are.
-        rounds: rounds of the whole run, which the learning-rate policies need.
         feed: turns a loader's batches into tensors; not given: they are ready to be used.
     """
 
     def __init__(
-        self, objective: Objective, config: RunConfig, *, slot: int, rounds: int, feed: Feed | None = None
+        self,
+        objective: Objective,
+        solver: InnerSolver,
+        config: RunConfig,
+        *,
+        slot: int,
+        feed: DeviceFeed | None = None,
     ) -> None:
         self.objective = objective
         self.config = config
         self.slot = slot
-        self._feed = feed or Feed.of(objective, None)
-        total = rounds * config.sync.local_steps
-        self._solver = build_inner_solver(config.solver, objective, total_iterations=total)
+        self._feed = feed or DeviceFeed.of(objective, None)
+        self._solver = solver
         self.steps_taken = 0
 
     @property

@@ -1,0 +1,103 @@
+"""What is done beside a run, one job at a time on a thread of its own: watching the run never waits for it."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from sparknet.training.run_hook import SideJob
+
+__all__ = ["DONE", "SideJobs"]
+
+DONE = "side_job_done"
+"""The event that says that there is something to `collect`; it is for the loop and is not told to anybody."""
+
+
+class SideJobs:
+    """Runs jobs until the `with` statement ends; one may wait while another is done.
+
+    What jobs tell is collected by the thread that tells events, since observers are called there and nowhere else.
+
+    Args:
+        put: hands the event `DONE` to that thread.
+    """
+
+    def __init__(self, put: Callable[[dict[str, object]], None]) -> None:
+        self._put = put
+        self._changed = threading.Condition()
+        self._waiting: SideJob | None = None
+        self._told: list[dict[str, object]] = []
+        self._error: BaseException | None = None
+        self._ending = False
+        self._thread = threading.Thread(target=self._work, name="side-jobs", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: SideJob) -> None:
+        """Have a job done next; one that waits already is passed over, for the newer one knows more."""
+        with self._changed:
+            if self._waiting is not None:
+                self._tell_missed(self._waiting)
+            self._waiting = job
+            self._changed.notify()
+
+    def collect(self) -> list[dict[str, object]]:
+        """The events since the last call.
+
+        Raises:
+            Exception: what a job has raised.
+        """
+        with self._changed:
+            told, self._told = self._told, []
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return told
+
+    def finish(self) -> list[dict[str, object]]:
+        """Wait for the jobs that there are; the events since the last call.
+
+        Raises:
+            Exception: what a job has raised.
+        """
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._thread.join()
+        return self.collect()
+
+    def __enter__(self) -> "SideJobs":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the job that is being done; what it raises now becomes a note of the error that ends the run."""
+        with self._changed:
+            self._ending, self._waiting = True, None
+            self._changed.notify()
+        self._thread.join()
+        if error is not None and self._error is not None:
+            error.add_note(f"and beside the run: {self._error}")
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                event = job.work()
+            except BaseException as error:  # raised again by the thread that collects
+                with self._changed:
+                    self._error, self._waiting, self._ending = error, None, True
+            else:
+                with self._changed:
+                    if event is None:
+                        self._tell_missed(job)
+                    else:
+                        self._told.append(dict(event))
+            self._put({"event": DONE})
+
+    def _next(self) -> SideJob | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting is not None or self._ending)
+            job, self._waiting = self._waiting, None
+            return job
+
+    def _tell_missed(self, job: SideJob) -> None:
+        self._told.append({"event": "note", "level": "warning", "message": job.missed})

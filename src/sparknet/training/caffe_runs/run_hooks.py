@@ -1,0 +1,93 @@
+"""What Caffe's files add to a run: where it begins, snapshots beside its checkpoints, what whole rounds move."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.config import RunConfig
+from sparknet.errors import ConfigError
+from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots
+from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.run_files.checkpoint import Checkpoints, Saved
+from sparknet.training.run_hook import SideJob, Tell
+
+__all__ = ["CaffeHook", "rounding_notes"]
+
+
+class CaffeHook:
+    """The `RunHook` of a run with a Caffe net, a Caffe solver or Caffe weights.
+
+    Args:
+        config: of the run, self-contained.
+        settings: what its solver's file says; None where it has none.
+    """
+
+    def __init__(self, config: RunConfig, settings: SolverSettings | None) -> None:
+        self._config = config
+        self._settings = settings
+        self._snapshots: CaffeSnapshots | None = None
+        self._rounds = 0
+
+    def begin(self, objective: Objective, checkpoints: Checkpoints, tell: Tell) -> Saved | None:
+        """Begin with `net.weights` or `solver.snapshot`, where one is given."""
+        given = self._config.solver.snapshot or self._config.net.weights
+        if not given:
+            return None
+        if not isinstance(objective, CaffeObjective):
+            raise ConfigError(
+                f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
+                "has no layers of Caffe's names: leave it out, or set net.prototxt"
+            )
+        saved, missing = begin(self._config, self._settings, objective, checkpoints)
+        tell("note", message=f"begins with {given}")
+        if missing:
+            told = f"{given} has no weights for layers {', '.join(missing)}: they begin as their fillers make them"
+            tell("note", level="warning", message=told)
+        return saved
+
+    def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
+        """Make the directory of the snapshots; the notes are `rounding_notes`."""
+        self._rounds = rounds
+        if self._settings is None:
+            return []
+        if isinstance(objective, CaffeObjective):
+            self._snapshots = make_snapshots(self._config, self._settings, objective, run_dir=run_dir)
+        return rounding_notes(self._config, self._settings, rounds)
+
+    def on_checkpoint(self, round: int, directory: Path) -> SideJob | None:
+        """Write it once more as Caffe's snapshot, where the solver wants one."""
+        snapshots = self._snapshots
+        if snapshots is None or not snapshots.due(round, last=round == self._rounds):
+            return None
+
+        def write() -> Mapping[str, object] | None:
+            written = snapshots.write(round, directory)
+            if written is None:
+                return None
+            iteration, model, state = written
+            return {
+                "event": "snapshot",
+                "round": round,
+                "iteration": iteration,
+                "weights": str(model),
+                "state": str(state),
+            }
+
+        missed = f"no snapshot of round {round}: writing the ones before took longer than the rounds since"
+        return SideJob(work=write, missed=f"{missed}; raise run.checkpoint_every")
+
+
+def rounding_notes(config: RunConfig, settings: SolverSettings, rounds: int) -> list[str]:
+    """Where whole rounds move what the solver file counts in iterations, one line each."""
+    local_steps, run = config.sync.local_steps, config.run
+    moved = [
+        ("max_iter", settings.max_iter or 0, rounds * local_steps, "the run ends at iteration"),
+        ("test_interval", settings.test_interval, run.eval_every * local_steps, "tests come every"),
+        ("snapshot", settings.snapshot, run.checkpoint_every * local_steps, "snapshots come every"),
+    ]
+    return [
+        f"{key} is {asked} and a round has {local_steps} iterations: {what} {comes}"
+        for key, asked, comes, what in moved
+        if asked and comes and asked != comes
+    ]

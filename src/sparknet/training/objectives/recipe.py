@@ -1,0 +1,48 @@
+"""A configuration's net and solver, with what their Caffe files come to: read once, then handed on."""
+
+from dataclasses import dataclass, field
+
+from sparknet.caffe.description.spec import NetSpec
+from sparknet.caffe.description.upgrade import upgrade_solver
+from sparknet.caffe.prototxt import parse_text
+from sparknet.caffe.schema import SolverParameter
+from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.config import Net, Solver
+
+__all__ = ["Recipe"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Recipe:
+    """What is trained, and how it is optimised."""
+
+    net: Net
+    """Which net."""
+    spec: NetSpec | None = None
+    """What `net.prototxt` describes; None for a net that has a name."""
+    solver: Solver = field(default_factory=Solver)
+    """How it is optimised."""
+    settings: SolverSettings | None = None
+    """What `solver.prototxt` says; None where torch's SGD takes the values of `solver`."""
+
+    @classmethod
+    def read(cls, net: Net, solver: Solver | None = None) -> "Recipe":
+        """Read the texts that a self-contained configuration has of Caffe's files.
+
+        Raises:
+            NetError: a text is no net, or no solver.
+            ConfigError: a value of the solver breaks a rule.
+        """
+        solver = solver or Solver()
+        settings = None
+        if solver.prototxt:
+            message = upgrade_solver(parse_text(solver.prototxt, SolverParameter).message)
+            # The run's net is told elsewhere, so that those which the solver names do not matter.
+            settings = SolverSettings.from_message(message, own_nets=False)
+        spec = NetSpec.from_text(net.prototxt) if net.prototxt else None
+        return cls(net=net, spec=spec, solver=solver, settings=settings)
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of one step (Caffe's iter_size)."""
+        return self.settings.rule.iter_size if self.settings else 1

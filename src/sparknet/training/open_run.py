@@ -1,0 +1,189 @@
+"""The door of a run: what its configuration names is read once, here, and handed on as what it came to.
+
+Behind it a configuration holds the texts of Caffe's files and no relative path, so that it means the same on every
+machine and when it is resumed from another directory.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sparknet.caffe.description.spec import NetSpec
+from sparknet.caffe.description.upgrade import upgrade_solver
+from sparknet.caffe.prototxt import format_text, parse_text, read_content
+from sparknet.caffe.prototxt.tokens import Tokens
+from sparknet.caffe.schema import SolverParameter
+from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.config import Data, RunConfig
+from sparknet.data.rows.row_schema import RowSchema
+from sparknet.training.caffe_runs.run_hooks import CaffeHook
+from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.run_hook import RunHook
+
+__all__ = ["NetFile", "RunStart", "SolverFile", "kept_text", "open_run", "read_net", "read_solver"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class NetFile:
+    """A net's file, read."""
+
+    text: str
+    spec: NetSpec
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class SolverFile:
+    """A solver's file, read."""
+
+    text: str
+    message: SolverParameter
+    """In the modern form."""
+    source: str
+    """Its name, for errors."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class RunStart:
+    """A run before it starts."""
+
+    config: RunConfig
+    """Self-contained."""
+    recipe: Recipe
+    """What `config` says of net and solver, with the files' names for errors."""
+    hook: RunHook | None = None
+    """What is done beside the loop."""
+    built: tuple[RowSchema, Objective] | None = None
+    """What a check before the start has built, and for which rows."""
+
+    def objective(self, rows: RowSchema) -> Objective:
+        """The run's objective for these stored rows: the one that was built for them, else a new one.
+
+        Raises:
+            NetError: it cannot be built, does not take the rows, or cannot be trained.
+            ConfigError: the rows cannot be cut as section `data` says.
+        """
+        if self.built is not None and _alike(self.built[0], rows):
+            return self.built[1]
+        run, solver = self.config.run, self.config.solver
+        return build_objective(
+            self.recipe, rows, batch_size=solver.batch_size, seed=run.seed, data=self.config.data
+        )
+
+
+def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFile | None = None) -> RunStart:
+    """Read what a configuration names.
+
+    Args:
+        config: its paths are seen from the current directory.
+        net: what was read of `config.net.prototxt` already.
+        solver: the same of `config.solver.prototxt`.
+
+    Raises:
+        NetError: a file is missing, or is no net or solver.
+        ConfigError: a value of the solver breaks a rule.
+    """
+    net = net or (read_net(config.net.prototxt) if config.net.prototxt else None)
+    solver = solver or (read_solver(config.solver.prototxt) if config.solver.prototxt else None)
+    weights = ",".join(str(Path(name.strip()).absolute()) for name in config.net.weights.split(",") if name.strip())
+    snapshot = str(Path(config.solver.snapshot).absolute()) if config.solver.snapshot else ""
+    settings, text = _settings(solver) if solver else (None, "")
+    config = replace(
+        config,
+        net=replace(config.net, prototxt=net.text if net else "", weights=weights),
+        solver=replace(config.solver, prototxt=text, snapshot=snapshot),
+        data=_from_anywhere(config.data, caffe=net is not None),
+    )
+    recipe = Recipe(net=config.net, spec=net.spec if net else None, solver=config.solver, settings=settings)
+    hook = CaffeHook(config, settings) if net or solver or weights else None
+    return RunStart(config=config, recipe=recipe, hook=hook)
+
+
+def read_net(path_or_text: str) -> NetFile:
+    """Read a net's file, or its text.
+
+    Raises:
+        NetError: it is missing, or no net.
+    """
+    text, source = kept_text(path_or_text)
+    return NetFile(text=text, spec=NetSpec.from_text(text, source))
+
+
+def read_solver(path_or_text: str) -> SolverFile:
+    """Read a solver's file, or its text.
+
+    Raises:
+        NetError: it is missing, or no solver.
+    """
+    text, source = kept_text(path_or_text)
+    message = upgrade_solver(parse_text(text, SolverParameter, source=source).message)
+    return SolverFile(text=text, message=message, source=source)
+
+
+def kept_text(path_or_text: str) -> tuple[str, str]:
+    """Text that a configuration can keep, and its name for errors."""
+    text, source = read_content(path_or_text)
+    if source == path_or_text:
+        # As TOML's strings have them, and with one at the end, which tells text from a path.
+        text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n") + "\n"
+    return text, source
+
+
+def _alike(built: RowSchema, rows: RowSchema) -> bool:
+    """Whether a net built for the one takes the other: it knows names and shapes, and not the stored type."""
+    return (built.input.name, built.input.shape, built.label.name) == (
+        rows.input.name,
+        rows.input.shape,
+        rows.label.name,
+    )
+
+
+def _settings(solver: SolverFile) -> tuple[SolverSettings, str]:
+    """The values of a solver's file and its text, both with an absolute snapshot_prefix."""
+    # The run's net is told elsewhere, so that those which the file names do not matter.
+    settings = SolverSettings.from_message(solver.message, solver.source, own_nets=False)
+    prefix = settings.snapshot_prefix
+    if not prefix or Path(prefix).is_absolute():
+        return settings, solver.text
+    prefix = os.path.join(Path.cwd(), prefix)  # noqa: PTH118 - a slash at the end, which tells a directory, is kept
+    return replace(settings, snapshot_prefix=prefix), _with_prefix(solver.text, prefix)
+
+
+def _with_prefix(text: str, prefix: str) -> str:
+    """A solver's text with another snapshot_prefix; the rest, comments too, stays as it was written."""
+    tokens, depth = Tokens(text, "<text>"), 0
+    while tokens.kind != "end":
+        found = depth == 0 and tokens.kind == "name" and tokens.text == "snapshot_prefix"
+        if tokens.kind == "symbol":
+            depth += (tokens.text in "{<[") - (tokens.text in "}>]")
+        tokens.advance()
+        if found:
+            tokens.take(":")
+            start = end = tokens.start
+            while tokens.kind == "string":  # one string may be written in several pieces, over several lines
+                end = tokens.start + len(tokens.text)
+                tokens.advance()
+            said = format_text(SolverParameter(snapshot_prefix=prefix)).partition(":")[2].strip()
+            return text[:start] + said + text[end:]
+    return text
+
+
+def _from_anywhere(data: Data, *, caffe: bool) -> Data:
+    return replace(
+        data,
+        path=_absolute(data.path),
+        validation_path=_absolute(data.validation_path),
+        labels=_absolute(data.labels),
+        validation_labels=_absolute(data.validation_labels),
+        mean_file=_absolute(data.mean_file),
+        # Caffe's tools decode to blue, green, red, and its nets are trained on that.
+        channel_order=data.channel_order or ("bgr" if caffe else None),
+    )
+
+
+def _absolute(path: str) -> str:
+    """A local path or glob seen from the root; a URI, a home directory and an empty path stay as they are."""
+    if not path or "://" in path or path.startswith(("file:", "~")):
+        return path
+    return os.path.join(Path.cwd(), path)  # noqa: PTH118 - a slash at the end, which tells a directory, is kept

@@ -1,0 +1,49 @@
+"""What may be done beside a run's loop: a Protocol, so that the loop need not know who does it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sparknet.training.objectives.objective import Objective
+from sparknet.training.run_files.checkpoint import Checkpoints, Saved
+
+__all__ = ["RunHook", "SideJob", "Tell"]
+
+Tell = Callable[..., None]
+"""Tells an event: its name, and its fields as keywords."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideJob:
+    """Work on a checkpoint that may take longer than the rounds until the next one."""
+
+    work: Callable[[], Mapping[str, object] | None]
+    """Does it on a thread of its own, where nothing but the job may be touched; returns the event to tell, its name
+    under `event`, or None where it was too late. What it raises fails the run."""
+    missed: str
+    """The warning where it was too late, or another job took its place."""
+
+
+class RunHook(Protocol):
+    """Takes part in a run on the driver; all but the work of its jobs is done on the thread that tells events."""
+
+    def begin(self, objective: Objective, checkpoints: Checkpoints, tell: Tell) -> Saved | None:
+        """Write the checkpoint that a new run begins from; None: it begins with the net's initial weights.
+
+        Raises:
+            SparkNetError: it cannot.
+        """
+        ...
+
+    def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
+        """Get ready for a run that ends after so many rounds; returns notes for people, one line each.
+
+        Raises:
+            SparkNetError: what will be needed cannot be made.
+        """
+        ...
+
+    def on_checkpoint(self, round: int, directory: Path) -> SideJob | None:
+        """What to do with a checkpoint that is complete; None: nothing."""
+        ...
