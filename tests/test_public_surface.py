@@ -47,7 +47,7 @@ SURFACE = {
         "WorkerError",
     ],
     "sparknet.caffe": ["CaffeNet", "CaffeSolver", "NetSpec", "zoo"],
-    "sparknet.caffe.prototxt": ["Parsed", "format_text", "parse_text", "read_text"],
+    "sparknet.caffe.prototxt": ["Parsed", "format_text", "parse_text", "read_content", "read_text"],
     "sparknet.caffe.dsl": [
         "AbsValLayer",
         "AccuracyLayer",

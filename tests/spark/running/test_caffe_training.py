@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,10 @@ from safetensors.numpy import load_file
 from caffe_example import SOLVER, Example, learnable_rows, write_example
 from digits import Story, open_test_session, read_events
 from formats import write_cifar
+from sparknet.caffe import CaffeNet, NetSpec
+from sparknet.caffe.description.spec import PhaseName
+from sparknet.caffe.prototxt import parse
+from sparknet.caffe.prototxt.tokens import Tokens
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.cli.main import main
@@ -222,6 +228,30 @@ def config_of(shell: Shell, example: Example, tmp_path: Path, *arguments: str):
     words = [*SETTINGS, *arguments, "--set", f"data.store={tmp_path / 'store'}"]
     settings = ["run.workers=2", *(word for word in words if "=" in word)]
     return solver_run(CaffeFiles(solver=example.solver), example.data, settings).config
+
+
+def test_each_file_is_read_once_and_each_net_built_once(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the driver: workers are processes of their own."""
+    example = write_example(tmp_path / "example")
+    read, built = Counter[str](), Counter[str]()
+    parser, init = parse._Parser, CaffeNet.__init__
+
+    def counted_parser(tokens: Tokens) -> parse._Parser:
+        read[tokens.source] += 1
+        return parser(tokens)
+
+    def counted_init(net: CaffeNet, spec: NetSpec, phase: PhaseName = "TRAIN", **options: Any) -> None:
+        built[phase] += 1
+        init(net, spec, phase, **options)
+
+    monkeypatch.setattr(parse, "_Parser", counted_parser)
+    monkeypatch.setattr(CaffeNet, "__init__", counted_init)
+    events = shell.train(example, "counted", "--set", "run.rounds=1")
+    assert of(events, "run_finished")
+    assert read == {str(example.solver): 1, str(example.net): 1}
+    assert built == {"TRAIN": 1, "TEST": 1}
 
 
 def test_a_snapshot_is_gone_on_from(shell: Shell, example: Example) -> None:

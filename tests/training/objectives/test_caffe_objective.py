@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sparknet.caffe import CaffeNet, NetSpec
 from sparknet.caffe.schema import NetParameter
@@ -19,11 +20,13 @@ from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_s
 from sparknet.training.coordination.coordinator import Progress
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
 
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 NET = """
 name: "small"
 layer { name: "in" type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } } }
@@ -142,6 +145,91 @@ def test_past_max_iter_the_rate_stays() -> None:
     solver = Solver(prototxt='base_lr: 1 lr_policy: "poly" power: 1 max_iter: 8\n')
     rate = build_inner_solver(Recipe.read(Net(prototxt=NET), solver), objective, total_iterations=10).rate
     assert [rate(0), rate(4.7), rate(8), rate(9)] == [1, 0.5, 0, 0]
+
+
+# Devices and scores ------------------------------------------------------------------------------------------
+
+NORMALISED = NET.replace(
+    'layer { name: "score" type: "InnerProduct" bottom: "data"',
+    'layer { name: "norm" type: "BatchNorm" bottom: "data" top: "norm" }\n'
+    'layer { name: "score" type: "InnerProduct" bottom: "norm"',
+)
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_a_move_keeps_the_nets_together(kind: str) -> None:
+    device, objective, still = torch.device(kind), objective_of(NORMALISED), objective_of(NORMALISED)
+    parameters = list(objective.module.parameters())
+    images, labels = batch()
+    assert objective.to(device) is objective
+    assert all(a is b for a, b in zip(objective.module.parameters(), parameters, strict=True))
+    for one in (objective, still):
+        inner = build_inner_solver(Recipe(net=Net(prototxt=NORMALISED)), one, total_iterations=1)
+        where = next(one.module.parameters()).device
+        one.loss(images.to(where), labels.to(where)).backward()
+        inner.optimizer.step()
+    for name, blobs in objective.train.weights().items():
+        assert {blob.device.type for blob in blobs} == {kind}
+        for mine, theirs in zip(blobs, still.train.weights()[name], strict=True):
+            torch.testing.assert_close(mine.detach().cpu(), theirs.detach(), rtol=1e-4, atol=1e-6)
+    found = objective.measure(images.to(device), labels.to(device))
+    assert found == pytest.approx(still.measure(images, labels), rel=1e-4)
+    torch.testing.assert_close(
+        objective.scores(images.to(device)).cpu(), still.scores(images), rtol=1e-4, atol=1e-5
+    )
+    for name, blobs in objective.train.weights().items():
+        assert all(a is b for a, b in zip(blobs, objective.test.weights()[name], strict=True)), name
+
+
+def test_scores_are_what_the_softmax_reads() -> None:
+    objective = objective_of()
+    images, _ = batch()
+    scores = objective.scores(images)
+    weight, bias = objective.train.weights()["score"]
+    torch.testing.assert_close(scores, images @ weight.T.detach() + bias.detach())
+    assert (scores.dtype, scores.shape, scores.requires_grad) == (torch.float32, (4, 5), False)
+    measured = objective_of(NET.replace("SoftmaxWithLoss", "HingeLoss").replace('"Softmax"', '"Sigmoid"'))
+    assert measured.scores(images).shape == (4, 5), "what the Accuracy layer reads"
+
+
+def test_scores_of_a_net_of_the_zoo_are_its_last_classifiers() -> None:
+    rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), classes=10)
+    objective = build_objective(Recipe(net=Net(name="lenet")), rows, batch_size=2, seed=1)
+    assert objective.scores(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            (('bottom: "score" top: "prob"', 'bottom: "score" top: "score"'), ("SoftmaxWithLoss", "HingeLoss")),
+            r"layer 'prob' writes over blob 'score', the scores that layer 'prob' reads.*a top of its own",
+        ),
+        (
+            (("SoftmaxWithLoss", "EuclideanLoss"), ('"Softmax"', '"Sigmoid"'), ('"Accuracy"', '"EuclideanLoss"')),
+            r"phase TEST has no layer that reads the score of every class \(SoftmaxWithLoss, Softmax, Accuracy\)",
+        ),
+    ],
+)
+def test_a_net_without_scores(change: tuple[tuple[str, str], ...], message: str) -> None:
+    text = NET.replace("num_output: 5", "num_output: 1") if "EuclideanLoss" in str(change) else NET
+    for old, new in change:
+        assert old in text
+        text = text.replace(old, new)
+    images, _ = batch()
+    with pytest.raises(NetError, match=message):
+        objective_of(text).scores(images)
+
+
+def test_a_modules_scores_are_its_logits() -> None:
+    module = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5))
+    objective = ModuleObjective(module, name="small")
+    images, _ = batch()
+    assert objective.to(torch.device("cpu")) is objective
+    torch.testing.assert_close(objective.scores(images), module[0](images))
+    assert objective.transforms == (None, None)
+    with pytest.raises(NetError, match=r"returned \(4, 3, 1\); it must return \[4, classes\]"):
+        ModuleObjective(nn.Unflatten(1, (3, 1)), name="odd").scores(images)
 
 
 # Snapshots ---------------------------------------------------------------------------------------------------
