@@ -1,6 +1,5 @@
-"""CaffeSolver: building nets, stepping, whole runs with their log, snapshots, and what goes wrong."""
+"""CaffeSolver: building nets, stepping, tests, snapshots, and what goes wrong."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from sparknet.caffe import CaffeNet
 from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
 from sparknet.caffe.solver.solverstate import read_state, write_state
-from sparknet.errors import CheckpointError, ConfigError, DataError, NetError, TrainingDiverged
+from sparknet.errors import CheckpointError, ConfigError, DataError, NetError
 
 NET = """
 name: "small"
@@ -61,12 +60,6 @@ def weights(solver: CaffeSolver) -> list[torch.Tensor]:
 
 def equal(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-
-
-def logged(solver: CaffeSolver, *arguments) -> list[str]:
-    lines: list[str] = []
-    solver.solve(*arguments, log=lines.append)
-    return lines
 
 
 # Building
@@ -173,12 +166,13 @@ def test_nets_whose_shapes_only_the_data_tell_are_built_at_the_first_batch(folde
     solver = made(folder, "test_iter: 1 test_interval: 1")
     with pytest.raises(NetError, match=r"shapes of inputs data are not known, .*give input_shapes, or take a step"):
         _ = solver.net
-    assert not solver.is_built
+    with pytest.raises(NetError, match="the net is not built"):
+        solver.test(batches(1))
     solver.step(batches(2))
     assert solver.net.weights()["score"][0].shape == (2, 3)
     assert len(solver.test_nets) == 1
     given = made(folder, "test_iter: 1 test_interval: 1", input_shapes={"data": (4, 3)})
-    assert given.is_built
+    assert given.net.shapes["data"] == (4, 3)
     given.step(batches(2))
     assert equal(weights(given), weights(solver))
 
@@ -295,143 +289,29 @@ def test_the_loss_counts_its_weight(folder: Path):
     assert loss == pytest.approx(2 * float(solver.outputs["loss"]))
 
 
-# Whole runs
+# Tests
 
 
-RUN = """
-max_iter: 4
-display: 2
-average_loss: 2
-test_iter: 2
-test_interval: 2
-test_compute_loss: true
-snapshot: 3
-snapshot_prefix: "snaps/small"
-"""
-
-
-def test_a_run_in_caffes_order_and_words(folder: Path):
-    (folder / "snaps").mkdir()
-    given, tests = batches(5), batches(3, seed=1)
-    twin = made(folder, RUN)
-    losses = twin.step(given)
-    lines = logged(made(folder, RUN), given, tests)
-    shape = [line.split(" = ")[0] for line in lines]
-    tested = ["Test loss: ", "    Test net output #0: accuracy", "    Test net output #1: loss"]
-    shape = ["Test loss: " if line.startswith("Test loss") else line for line in shape]
-    train = "    Train net output #0: loss"
-    assert shape == [
-        "Solving small",
-        "Learning Rate Policy: fixed",
-        "Iteration 0, Testing net (#0)",
-        *tested,
-        "Iteration 0, loss",
-        train,
-        "Iteration 0, lr",
-        "Iteration 2, Testing net (#0)",
-        *tested,
-        "Iteration 2, loss",
-        train,
-        "Iteration 2, lr",
-        "Snapshotting to binary proto file snaps/small_iter_3.caffemodel",
-        "Snapshotting solver state to binary proto file snaps/small_iter_3.solverstate",
-        "Snapshotting to binary proto file snaps/small_iter_4.caffemodel",
-        "Snapshotting solver state to binary proto file snaps/small_iter_4.solverstate",
-        "Iteration 4, loss",
-        "Iteration 4, Testing net (#0)",
-        *tested,
-        "Optimization Done.",
-    ]
-    shown = [float(line.split(" = ")[1]) for line in lines if ", loss = " in line]
-    smooth = [losses[0], (losses[1] + losses[2]) / 2, (losses[3] + losses[4]) / 2]
-    assert shown == pytest.approx(smooth, rel=1e-5)
-    first = lines[lines.index("Iteration 0, lr = 0.5") - 1]
-    assert first == f"    Train net output #0: loss = {losses[0] / 2:g} (* 2 = {losses[0]:g} loss)"
-    assert sorted(path.name for path in (folder / "snaps").iterdir()) == [
-        f"small_iter_{number}.{ending}" for number in (3, 4) for ending in ("caffemodel", "solverstate")
-    ]
-
-
-def test_a_test_gives_means_over_its_batches_and_goes_on_where_it_ended(folder: Path):
-    text = "max_iter: 2 test_iter: 2 test_interval: 1 snapshot_after_train: false"
+def test_a_test_gives_means_over_its_batches(folder: Path):
+    solver = made(folder, "test_iter: 2 test_interval: 1")
+    solver.step(batches(2))
     tests = batches(3, seed=1)
-    lines = logged(made(folder, text), batches(2), tests)
-    found = [float(line.split(" = ")[1]) for line in lines if ": accuracy = " in line]
-    twin, expected = made(folder, text), []
-    chosen = iter([0, 1, 2, 0, 1, 2])
-    for at in range(3):
-        with torch.no_grad():
-            given = [tests[next(chosen)] for _ in range(2)]
-            scores = [twin.test_nets[0]({k: torch.tensor(v) for k, v in b.items()})["accuracy"] for b in given]
-        expected.append(float(sum(scores)) / 2)
-        if at < 2:
-            twin.step(batches(2)[at : at + 1])
-    assert found == pytest.approx(expected, rel=1e-5)
+    found = solver.test(tests)
+    with torch.no_grad():
+        given = [{name: torch.tensor(value) for name, value in batch.items()} for batch in tests]
+        outputs = [solver.test_nets[0](batch) for batch in given]
+    assert set(found) == {"accuracy", "loss"}
+    for name, mean in found.items():
+        assert float(mean) == pytest.approx(sum(float(one[name]) for one in outputs) / 3, rel=1e-5)
+    with pytest.raises(DataError, match="there are 0 batches to test with"):
+        solver.test([])
 
 
-def test_without_initial_test_and_without_test_batches(folder: Path):
-    text = "max_iter: 2 test_iter: 1 test_interval: 2 snapshot_after_train: false test_initialization: false"
-    lines = logged(made(folder, text), batches(2), batches(1))
-    assert [line for line in lines if "Testing" in line] == ["Iteration 2, Testing net (#0)"]
-    untested = logged(made(folder, text), batches(2))
-    assert untested[2].startswith("No batches for tests were given")
-    assert not any("Testing" in line for line in untested)
-
-
-def test_a_list_of_test_batches_for_each_test_net(folder: Path):
-    text = "max_iter: 1 test_iter: 1 test_iter: 2 test_interval: 1 snapshot_after_train: false"
-    lines = logged(made(folder, text), batches(1), [batches(1, seed=1), iter(batches(9, seed=2))])
-    assert sum("Testing net (#1)" in line for line in lines) == 2
-    with pytest.raises(ConfigError, match="test_batches has 3 entries for 2 test nets"):
-        logged(made(folder, text), batches(1), [batches(1)] * 3)
-
-
-def test_multistep_tells_of_its_steps(folder: Path):
-    text = "max_iter: 3 gamma: 0.5 stepvalue: 1 stepvalue: 2 snapshot_after_train: false"
-    lines = logged(made(folder, text, solver=SOLVER.replace("fixed", "multistep")), batches(1))
-    assert [line for line in lines if "MultiStep" in line] == [
-        "MultiStep Status: Iteration 1, step = 1",
-        "MultiStep Status: Iteration 2, step = 2",
-    ]
-
-
-def test_a_run_builds_nets_from_its_first_batch(folder: Path):
-    (folder / "net.prototxt").write_text(DATABASE)
-    solver = made(folder, "max_iter: 2 test_iter: 1 test_interval: 1 snapshot_after_train: false")
-    lines = logged(solver, iter(batches(2)), batches(1))
-    assert solver.iteration == 2
-    assert lines[2] == "Iteration 0, Testing net (#0)"
-
-
-def test_batches_that_cannot_start_over_come_to_an_end(folder: Path):
-    solver = made(folder, "max_iter: 5 snapshot_after_train: false")
-    with pytest.raises(DataError, match="training batches have come to an end"):
-        logged(solver, iter(batches(3)))
-    assert solver.iteration == 3
-    with pytest.raises(DataError, match="training batches have come to an end"):
-        logged(solver, [])
-
-
-def test_just_enough_batches_are_enough(folder: Path):
-    solver = made(folder, "max_iter: 2 display: 1 snapshot_after_train: false")
-    lines = logged(solver, iter(batches(2)))
-    assert [line for line in lines if ", loss" in line][-1].startswith("Iteration 1, loss")
-    assert lines[-1] == "Optimization Done."
-
-
-def test_a_loss_that_is_not_finite_ends_a_run(folder: Path):
-    solver = made(folder, "max_iter: 5 snapshot_after_train: false")
-    given = batches(2)
-    given[1]["data"][:] = np.nan
-    with pytest.raises(TrainingDiverged, match=r"loss of iteration 1 is nan; .*lower base_lr \(the rate is 0.5\)"):
-        logged(solver, given)
-
-
-def test_what_a_run_needs(folder: Path):
-    with pytest.raises(ConfigError, match="max_iter is missing"):
-        logged(made(folder), batches(1))
-    with pytest.raises(CheckpointError, match=r"directory nowhere does not exist: create it, or change"):
-        logged(made(folder, 'max_iter: 1 snapshot_prefix: "nowhere/p"'), batches(1))
+def test_each_test_net_is_tested_by_its_place(folder: Path):
+    (folder / "other.prototxt").write_text(NET.replace('top: "accuracy"', 'top: "hits"'))
+    solver = made(folder, 'test_net: "other.prototxt" test_iter: 1 test_iter: 1 test_interval: 1')
+    assert set(solver.test(batches(1))) == {"hits", "loss"}
+    assert set(solver.test(iter(batches(1)), 1)) == {"accuracy", "loss"}
 
 
 # Snapshots
@@ -577,19 +457,4 @@ def test_a_path_that_is_longer_than_any(folder: Path, key: str):
     text = f'{key}: "{5000 * "x"}"'
     solver = SOLVER.replace('net: "net.prototxt"', "") if "net" in key else SOLVER
     with pytest.raises(NetError, match="File name too long"):
-        logged(made(folder, f"{text} max_iter: 1", solver=solver), batches(1))
-
-
-def test_a_run_that_is_restored_goes_on_to_its_end(folder: Path):
-    text = 'max_iter: 4 snapshot: 2 snapshot_prefix: "p" snapshot_after_train: false'
-
-    def endless() -> Iterator[Batch]:
-        yield from batches(4)
-
-    whole = made(folder, text)
-    logged(whole, endless())
-    second = made(folder, text)
-    second.restore("p_iter_2.solverstate")
-    logged(second, batches(4)[2:])
-    assert equal(weights(second), weights(whole))
-    assert second.iteration == 4
+        made(folder, text, solver=solver).snapshot()

@@ -20,7 +20,7 @@ def test_defaults_are_caffes():
     assert (rule.type, rule.momentum, rule.momentum2, rule.rms_decay) == ("SGD", 0, 0.999, 0.99)
     assert (rule.weight_decay, rule.regularization_type, rule.iter_size, rule.delta) == (0, "L2", 1, 1e-8)
     assert rule.clip_gradients < 0
-    assert (found.max_iter, found.display, found.average_loss, found.snapshot) == (None, 0, 1, 0)
+    assert (found.max_iter, found.snapshot) == (None, 0)
     assert (found.test_iter, found.test_interval, found.test_initialization) == ((), 0, True)
     assert (found.snapshot_after_train, found.snapshot_format, found.random_seed) == (True, "BINARYPROTO", -1)
 
@@ -45,8 +45,7 @@ def test_every_value_arrives():
     assert (rule.rms_decay, rule.weight_decay, rule.regularization_type) == (0.5, 0.0625, "L1")
     assert (rule.clip_gradients, rule.iter_size) == (35, 2)
     assert (found.test_iter, found.test_interval) == ((3, 4), 50)
-    assert (found.test_initialization, found.test_compute_loss) == (False, True)
-    assert (found.display, found.average_loss, found.random_seed) == (20, 40, 7)
+    assert (found.test_initialization, found.random_seed) == (False, 7)
     assert (found.snapshot, found.snapshot_prefix, found.snapshot_format) == (1000, "p", "HDF5")
     assert (found.snapshot_after_train, found.weights) == (False, ("one.caffemodel", "two.caffemodel"))
 
@@ -71,8 +70,6 @@ def test_every_value_arrives():
         (GOOD + ' regularization_type: "l2"', "regularization_type is 'l2'; it must be 'L2' or 'L1'"),
         (GOOD + " clip_gradients: 0", "clip_gradients is 0.0; every gradient would become 0"),
         (GOOD + " iter_size: 0", "iter_size is 0; it must be at least 1"),
-        (GOOD + " average_loss: 0", "average_loss is 0"),
-        (GOOD + " display: -1", "display is -1"),
         (GOOD + " snapshot: -1", "snapshot is -1"),
         (GOOD + " max_iter: -1", "max_iter is -1"),
         (GOOD + " test_iter: 5", "test_interval is 0; test_iter asks for 1 test nets"),

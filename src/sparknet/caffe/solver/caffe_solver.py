@@ -1,7 +1,7 @@
 """Caffe's solver: a net, the update of its parameters, and their snapshots."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,12 +19,11 @@ from sparknet.caffe.solver.named_files import find_learned_net, listed_files, sn
 from sparknet.caffe.solver.nets import NamedNets, NetPlan, SolverNets
 from sparknet.caffe.solver.policies import RateSchedule
 from sparknet.caffe.solver.settings import SolverSettings
-from sparknet.caffe.solver.solve import TestBatches, solve
 from sparknet.caffe.solver.solverstate import SavedState, read_state, write_state
 from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
 from sparknet.caffe.weights.blobs import Array
 from sparknet.caffe.weights.trained import load_weights
-from sparknet.errors import CheckpointError, ConfigError, NetError
+from sparknet.errors import CheckpointError, ConfigError, DataError, NetError
 
 __all__ = ["CaffeSolver"]
 
@@ -136,11 +135,6 @@ class CaffeSolver:
         return self._optimizer
 
     @property
-    def is_built(self) -> bool:
-        """Whether the nets are there."""
-        return self._net is not None
-
-    @property
     def current_step(self) -> int:
         """Steps of the learning-rate policy that were passed."""
         return self._schedule.current_step
@@ -170,27 +164,32 @@ class CaffeSolver:
         """
         return [self._iterate(group) for group in _grouped(batches, self.settings.rule.iter_size)]
 
-    def solve(
-        self,
-        batches: Iterable[Inputs],
-        test_batches: TestBatches | None = None,
-        log: Callable[[str], None] = print,
-    ) -> None:
-        """Train up to max_iter with tests, display and snapshots as the settings say, in Caffe's order.
+    def test(self, batches: Iterable[Inputs], place: int = 0) -> dict[str, Tensor]:
+        """Judge the weights as they are.
 
         Args:
-            batches: training batches; a collection starts over at its end, an iterator cannot.
-            test_batches: batches for the test nets, all of which read the same, or a list with an iterable for
-                each. Each test goes on where the last one ended. Without them nets that need batches go untested.
-            log: takes each line of the log.
+            batches: what the test net is given.
+            place: which of `test_nets`.
+
+        Returns:
+            The means of the test net's outputs over the batches, by name.
 
         Raises:
-            ConfigError: max_iter is missing, or test_batches are not as many as the test nets.
-            CheckpointError: the directory of snapshots does not exist.
-            DataError: the batches have come to an end.
-            TrainingDiverged: a loss is not finite.
+            NetError: the nets are not built yet, or a batch does not fit.
+            DataError: there are no batches.
         """
-        solve(self, batches, test_batches, log)
+        _ = self.net
+        net, sums, count = self._test_nets[place], dict[str, Tensor](), 0
+        with torch.no_grad():
+            for batch in batches:
+                outputs = net(as_tensors(batch))
+                for name in net.outputs:
+                    value = outputs[name].float()
+                    sums[name] = sums[name] + value if count else value
+                count += 1
+        if not count:
+            raise DataError("there are 0 batches to test with; a test needs at least one: give more of them")
+        return {name: value / count for name, value in sums.items()}
 
     def snapshot(self, prefix: str | None = None) -> tuple[Path, Path]:
         """Write weights and state, each whole or not at all.

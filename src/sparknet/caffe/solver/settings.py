@@ -20,8 +20,8 @@ _LISTS = ("test_iter", "stepvalue", "weights")
 class SolverSettings:
     """How to train: Caffe's `SolverParameter` without its nets, under the same names.
 
-    Not here, since they change no number: solver_mode, device_id, debug_info, layer_wise_reduce and
-    snapshot_diff (gradients are never written).
+    Not here, since they change no number: solver_mode, device_id, debug_info, layer_wise_reduce, what Caffe's log
+    shows (display, average_loss, test_compute_loss) and snapshot_diff (gradients are never written).
     """
 
     policy: RatePolicy
@@ -29,23 +29,17 @@ class SolverSettings:
     rule: UpdateRule
     """What becomes of a gradient."""
     max_iter: int | None = None
-    """Iterations of `CaffeSolver.solve`, those before a restored snapshot included."""
-    display: int = 0
-    """Iterations between lines about the loss; 0: none."""
-    average_loss: int = 1
-    """Iterations whose mean loss a line shows."""
+    """Iterations of a whole run, those before a restored snapshot included."""
     test_iter: tuple[int, ...] = ()
     """Batches of a test, for each test net; the test nets are as many as these."""
     test_interval: int = 0
     """Iterations between tests; 0: no tests."""
     test_initialization: bool = True
     """Whether there is a test before the first iteration."""
-    test_compute_loss: bool = False
-    """Whether a test tells the test net's whole loss as well."""
     snapshot: int = 0
     """Iterations between snapshots; 0: none on the way."""
     snapshot_after_train: bool = True
-    """Whether `solve` writes one at its end."""
+    """Whether a run writes one at its end."""
     snapshot_prefix: str = ""
     """What the names of snapshots begin with, directory included."""
     snapshot_format: Literal["BINARYPROTO", "HDF5"] = "BINARYPROTO"
@@ -56,10 +50,9 @@ class SolverSettings:
     """Weight files to start from."""
 
     def __post_init__(self) -> None:
-        for key in ("display", "test_interval", "snapshot"):
+        for key in ("test_interval", "snapshot"):
             value: int = getattr(self, key)
             require(value >= 0, key, value, "it must be at least 0; 0 is never")
-        require(self.average_loss >= 1, "average_loss", self.average_loss, "it must be at least 1")
         if self.max_iter is not None:
             require(self.max_iter >= 0, "max_iter", self.max_iter, "it must be at least 0")
         for value in self.test_iter:
