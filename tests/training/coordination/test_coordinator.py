@@ -7,7 +7,7 @@ import pytest
 
 from plays import Play, report_on
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import MAX_ABORTS, Progress
+from sparknet.training.coordination.coordinator import MAX_ABORTS, RunProgress
 from sparknet.training.coordination.messages import (
     Aborted,
     Checkpoint,
@@ -80,7 +80,7 @@ def test_a_slot_that_does_not_exist_fails_the_run():
 
 def test_a_resumed_run_begins_at_its_checkpoint():
     cursors = {0: Cursor(epoch=1, position=7), 1: Cursor(epoch=1, position=9)}
-    play = Play(start=Progress(round=6, samples=480, cursors=cursors), checkpoint=6)
+    play = Play(start=RunProgress(round=6, samples=480, cursors=cursors), checkpoint=6)
     play.begin(0, 1)
     assert play.answer(1) == Welcome(round=6, heal=False, steps=4, cursor=cursors[1], checkpoint=6)
     play.commit(0, 1)

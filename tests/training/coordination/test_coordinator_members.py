@@ -4,7 +4,7 @@ import pytest
 
 from plays import Play, report_on
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.coordination.coordinator import RunProgress
 from sparknet.training.coordination.messages import (
     Checkpoint,
     Committed,
@@ -220,7 +220,7 @@ def test_the_initial_weights_are_evaluated_when_that_is_asked_for():
 
 
 def test_a_run_that_begins_later_does_not_evaluate_first():
-    play = Play(evaluate_first=True, evaluation_parts=3, start=Progress(round=2), checkpoint=2)
+    play = Play(evaluate_first=True, evaluation_parts=3, start=RunProgress(round=2), checkpoint=2)
     play.begin(0, 1)
     assert not play.answer(0).chores
 

@@ -17,7 +17,7 @@ from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import CheckpointError, ConfigError, NetError
 from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_round
-from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.coordination.coordinator import RunProgress
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.objective import ModuleObjective
@@ -269,7 +269,7 @@ def trained(config: RunConfig, checkpoints: Checkpoints, round: int) -> CaffeObj
         inner.optimizer.zero_grad()
         objective.loss(*batch()).backward()
         inner.optimizer.step()
-    with checkpoints.writing(Progress(round=round)) as draft:
+    with checkpoints.writing(RunProgress(round=round)) as draft:
         draft.write(WEIGHTS, dump_weights(objective.module))
         draft.write(INNER, dump_optimizer(inner.optimizer))
     return objective

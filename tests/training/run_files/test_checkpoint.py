@@ -6,7 +6,7 @@ import pytest
 
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import CheckpointError
-from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.coordination.coordinator import RunProgress
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS, Checkpoints
 
 CONTENT = {WEIGHTS: b"w" * 5000, INNER: b"inner", OUTER: b"outer" * 10}
@@ -14,7 +14,7 @@ CONTENT = {WEIGHTS: b"w" * 5000, INNER: b"inner", OUTER: b"outer" * 10}
 
 def save(checkpoints, round, content=CONTENT):
     cursors = {0: Cursor(epoch=1, position=round), 3: Cursor(epoch=0, position=2)}
-    progress = Progress(round=round, samples=10 * round, cursors=cursors)
+    progress = RunProgress(round=round, samples=10 * round, cursors=cursors)
     with checkpoints.writing(progress) as draft:
         for name, data in content.items():
             draft.write(name, data[:3])
@@ -62,7 +62,7 @@ def only(checkpoints):
 
 
 def break_off(checkpoints, error):
-    with checkpoints.writing(Progress(round=2)) as draft:
+    with checkpoints.writing(RunProgress(round=2)) as draft:
         draft.write(WEIGHTS, b"half")
         raise error
 
@@ -88,7 +88,7 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
 
 
 def test_nothing_is_visible_before_the_end(checkpoints):
-    with checkpoints.writing(Progress(round=2)) as draft:
+    with checkpoints.writing(RunProgress(round=2)) as draft:
         draft.write(WEIGHTS, b"x")
         assert checkpoints.rounds() == []
         assert checkpoints.newest_good() == (None, [])
@@ -98,7 +98,7 @@ def test_nothing_is_visible_before_the_end(checkpoints):
 def test_other_files_are_refused(checkpoints):
     with (
         pytest.raises(CheckpointError, match=r"'evil\.sh' is no file of a checkpoint"),
-        checkpoints.writing(Progress(round=1)) as draft,
+        checkpoints.writing(RunProgress(round=1)) as draft,
     ):
         draft.write("evil.sh", b"x")
     assert only(checkpoints) == []

@@ -15,7 +15,7 @@ from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.loading.transform import Normalise
 from sparknet.errors import TrainingDiverged
-from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
+from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
 from sparknet.training.coordination.messages import NextChore, Ready, Register, Vote
 from sparknet.training.objectives.objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
@@ -350,7 +350,7 @@ def test_a_resumed_run_gives_the_weights_of_one_that_was_never_interrupted(tmp_p
     (calm,) = Crew(tmp_path / "calm", DILOCO, workers=1).run()
     first = Crew(tmp_path / "first", DILOCO, workers=1)
     first.run()
-    start = Progress(round=4, samples=96, cursors={0: Cursor(epoch=0, position=96)})
+    start = RunProgress(round=4, samples=96, cursors={0: Cursor(epoch=0, position=96)})
     crew = Crew(tmp_path / "resumed", DILOCO, workers=1, start=start, checkpoint=4)
     crew.driver.checkpoints[4] = first.driver.checkpoints[4]
     (resumed,) = crew.run()
@@ -363,7 +363,7 @@ def test_a_checkpoint_without_optional_state_starts_that_at_zero(tmp_path, left_
     first = Crew(tmp_path, DILOCO, workers=1)
     first.run()
     (tmp_path / "resumed").mkdir()
-    start = Progress(round=6, samples=0, cursors={})
+    start = RunProgress(round=6, samples=0, cursors={})
     crew = Crew(tmp_path / "resumed", DILOCO, workers=1, rounds=7, start=start, checkpoint=6)
     crew.driver.checkpoints[6] = {k: v for k, v in first.driver.checkpoints[6].items() if k != left_out}
     (resumed,) = crew.run()

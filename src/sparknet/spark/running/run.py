@@ -24,7 +24,7 @@ from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
 from sparknet.spark.running.supervision import Supervision
 from sparknet.spark.running.worker_task import WorkerPlan
-from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
+from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
 from sparknet.training.coordination.post_commit import as_fields
 from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.objective import Objective
@@ -111,7 +111,7 @@ def train(
             raise
 
 
-def count_rounds(start: RunStart, training_rows: int, done: Progress) -> int:
+def count_rounds(start: RunStart, training_rows: int, done: RunProgress) -> int:
     """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
     config = start.config
     if config.run.rounds is not None:
@@ -153,7 +153,7 @@ class _Run:
                 config, objective.transforms, manifest, directory, run_dir=self._run_dir.path
             )
             saved = self._resume_point() or self._beginning(objective)
-            done = saved.progress if saved else Progress()
+            done = saved.progress if saved else RunProgress()
             rounds = count_rounds(self._start, manifest.train_rows, done)
             notes = self._hook.start(objective, self._run_dir.path, rounds) if self._hook else []
             coordinator = self._coordinator(manifest, objective, rounds, saved)
@@ -228,7 +228,7 @@ class _Run:
             start_seconds=cluster.start_seconds,
         )
         order = f"{run.workers} slots, seed {run.seed}, data {manifest.fingerprint}"
-        start = _progress_for(saved.progress if saved else Progress(), order, run.workers)
+        start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
         return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
 
@@ -323,7 +323,7 @@ def _read_tls(config: RunConfig) -> tuple[bytes, bytes] | None:
     return read[0], read[1]
 
 
-def _progress_for(progress: Progress, order: str, workers: int) -> Progress:
+def _progress_for(progress: RunProgress, order: str, workers: int) -> RunProgress:
     """Where a run goes on in this sampling order.
 
     With another number of workers, seed or data the rows are dealt out anew, so every slot begins the next epoch of

@@ -19,7 +19,7 @@ from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
 from sparknet.caffe.weights.trained import load_listed
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.coordination.coordinator import RunProgress
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
@@ -217,7 +217,7 @@ def begin(
         round = starting_round(config, settings)
         files[INNER] = dump_optimizer(restored(config.solver.snapshot, settings, net).optimizer)
     files[WEIGHTS] = dump_weights(net)
-    with checkpoints.writing(Progress(round=round)) as draft:
+    with checkpoints.writing(RunProgress(round=round)) as draft:
         for name, data in files.items():
             draft.write(name, data)
     return checkpoints.load(round), missing

@@ -41,7 +41,7 @@ from sparknet.training.coordination.messages import (
 from sparknet.training.coordination.post_commit import Chores, Evaluation
 from sparknet.training.coordination.quorum import Member, Quorum
 
-__all__ = ["Coordinator", "Progress", "Rules"]
+__all__ = ["Coordinator", "Rules", "RunProgress"]
 
 MAX_SAME_ERRORS = 3
 """The same error of one slot so often in a row, without a commit of its own, is the net's or the data's fault."""
@@ -73,7 +73,7 @@ class Rules:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run is: what a checkpoint records beside the weights."""
 
     round: int = 0
@@ -109,12 +109,12 @@ class Coordinator:
     """
 
     def __init__(
-        self, rules: Rules, *, now: float, start: Progress | None = None, checkpoint: int | None = None
+        self, rules: Rules, *, now: float, start: RunProgress | None = None, checkpoint: int | None = None
     ) -> None:
         self.rules = rules
         self.status: Literal["starting", "running", "finished", "stopped", "failed"] = "starting"
         self.reason = ""
-        self._start = start = start or Progress()
+        self._start = start = start or RunProgress()
         self.round = start.round
         self.samples = start.samples
         self.cursors = dict(start.cursors)
@@ -231,7 +231,7 @@ class Coordinator:
         return self.status in ("finished", "stopped", "failed")
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         """What a checkpoint of the current round must record."""
         return replace(self._start, round=self.round, samples=self.samples, cursors=dict(self.cursors))
 

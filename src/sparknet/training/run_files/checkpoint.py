@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from sparknet.config import decode, encode
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.training.coordination.coordinator import Progress
+from sparknet.training.coordination.coordinator import RunProgress
 
 __all__ = ["INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
 
@@ -49,10 +49,10 @@ class Saved:
     files: dict[str, _File]
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         """Where the run goes on from here."""
         cursors = {int(slot): cursor for slot, cursor in self.cursors.items()}
-        return Progress(round=self.round, samples=self.samples, cursors=cursors, order=self.order)
+        return RunProgress(round=self.round, samples=self.samples, cursors=cursors, order=self.order)
 
 
 class Draft:
@@ -79,7 +79,7 @@ class Draft:
         self._hashes[name].update(data)
         self.sizes[name] = self.sizes.get(name, 0) + len(data)
 
-    def finish(self, progress: Progress) -> None:
+    def finish(self, progress: RunProgress) -> None:
         """Flush everything to the disk and write the index."""
         files = {
             name: _File(bytes=size, sha256=self._hashes[name].hexdigest()) for name, size in self.sizes.items()
@@ -128,7 +128,7 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdigit())
 
     @contextmanager
-    def writing(self, progress: Progress) -> Generator[Draft]:
+    def writing(self, progress: RunProgress) -> Generator[Draft]:
         """Write the checkpoint of `progress.round`; on leaving without an error it appears, whole.
 
         Raises:
