@@ -144,8 +144,9 @@ def test_prepared_rows_measure_the_same_however_they_are_kept(spark, photos, tmp
     data = Data(source="parquet", path=path, validation_path=path, corrupt_share=0.1, keep=keep)
     form = ImageForm() if keep == "encoded" else None
     model = model_on(CNN, data, shape=SHAPE, classes=4)
-    image = replace(model.description.input, image=form)
-    model = replace(model, description=replace(model.description, input=image))
+    rows = model.description.rows
+    stored = replace(rows, input=replace(rows.input, image=form))
+    model = replace(model, description=replace(model.description, rows=stored))
     measured = measure_validation(spark, model, config_of(data, CNN), store=tmp_path / "store")
     assert measured.rows == 56
     assert measured.accuracy == pytest.approx(accuracy_of(model, images, labels))
@@ -155,7 +156,8 @@ def test_a_net_of_squares_is_rebuilt_for_squares():
     data = Data(source="parquet", path="p", validation_fraction=0.5, crop=28)
     net = Net(name="lenet")
     small = model_on(net, replace(data, crop=0), shape=(1, 28, 28), classes=10)
-    large = replace(small.description, input=Column(name="image", dtype="uint8", shape=(1, 40, 32)), data=data)
+    stored = replace(small.description.rows, input=Column(name="image", dtype="uint8", shape=(1, 40, 32)))
+    large = replace(small.description, rows=stored, data=data)
     plan = MeasurePlan(
         config=config_of(data, net),
         description=large,

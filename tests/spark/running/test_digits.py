@@ -1,8 +1,10 @@
 """The whole path on real digits, with real Spark workers: accuracy, repeatability, strategies, one death."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 from safetensors.numpy import load_file
@@ -20,6 +22,20 @@ def spark() -> Iterator[SparkSession]:
     session = open_test_session("local[2,16]")
     yield session
     session.stop()
+
+
+def test_workers_are_born_with_what_training_imports(spark: SparkSession) -> None:
+    """In a task of its own, before any worker has trained in the process."""
+
+    def imported(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            names = [
+                name for name in ("sparknet.spark.running.worker_task", "torch._dynamo") if name in sys.modules
+            ]
+            yield pa.record_batch({"name": pa.array(names, pa.string())})
+
+    rows = spark.range(0, 1, 1, 1).mapInArrow(imported, "name string").collect()
+    assert [row.name for row in rows] == ["sparknet.spark.running.worker_task", "torch._dynamo"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -17,6 +17,8 @@ if __name__ == "__main__":
     # sources never train, and importing torch would only hold them up.
     if "pyspark.worker" in sys.argv:
         importlib.import_module("sparknet.spark.running.worker_task")
+        # torch imports it with the first optimiser: a second of every worker's start, and of every new attempt's.
+        importlib.import_module("torch._dynamo")
     # A worker looks for garbage after each task: frozen, the imports' hundred thousand objects are passed over.
     gc.collect()
     gc.freeze()
