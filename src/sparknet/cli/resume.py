@@ -24,9 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
             console.close()
             return 0
         _check_iterations(before, config)
-        check_start(config)
+        sources = check_start(config)
         run_dir.save_config(config)
-        return train_in(run_dir, config)
+        return train_in(run_dir, config, sources)
 
 
 def _check_iterations(before: RunConfig, now: RunConfig) -> None:

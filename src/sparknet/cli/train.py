@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from sparknet.config import RunConfig, load_config
+from sparknet.data.sources.opening import OpenedSources, open_sources
 from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
-from sparknet.spark.frames.read_source import check_source, expected_rows
 from sparknet.spark.jobs.session import check_java
 from sparknet.spark.running.run import train
 from sparknet.training.caffe_runs.preflight import check_caffe
@@ -25,15 +25,15 @@ __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_i
 def run(arguments: argparse.Namespace) -> int:
     """Start a new run."""
     config = _config_from(arguments)
-    check_start(config)
-    rows = expected_rows(config.data)
+    sources = check_start(config)
+    rows = sources.train.schema(config.data)
     check_caffe(config, rows)
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, None, rows)
     config = self_contained(config)
     path: Path = arguments.run_dir or _new_run_dir(config.run.name)
     with RunDir.create(path, config) as run_dir:
-        return train_in(run_dir, config)
+        return train_in(run_dir, config, sources)
 
 
 def _new_run_dir(name: str) -> Path:
@@ -88,8 +88,8 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
     return [*settings, *arguments.set]
 
 
-def check_start(config: RunConfig) -> None:
-    """Find what is wrong at first sight, before a run directory is made and Spark starts.
+def check_start(config: RunConfig) -> OpenedSources:
+    """Find what is wrong at first sight, before a run directory is made and Spark starts; give what was opened.
 
     Raises:
         NetError: there is no such net.
@@ -98,10 +98,9 @@ def check_start(config: RunConfig) -> None:
     """
     find_modules_here()
     check_net(config.net)
-    check_source(config.data, validation=False)
-    if config.data.validation_path:
-        check_source(config.data, validation=True)
+    sources = open_sources(config.data)
     check_java()
+    return sources
 
 
 def find_modules_here() -> None:
@@ -114,12 +113,12 @@ def find_modules_here() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, inherited]))
 
 
-def train_in(run_dir: RunDir, config: RunConfig) -> int:
+def train_in(run_dir: RunDir, config: RunConfig, sources: OpenedSources) -> int:
     """Train in an open run directory, showing progress; the exit code."""
     console = open_console()
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
-        train(config, run_dir, observers=[console.on_event, log.on_event])
+        train(config, run_dir, sources=sources, observers=[console.on_event, log.on_event])
         console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:
         console.close()

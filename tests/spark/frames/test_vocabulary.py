@@ -8,12 +8,12 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from opened import rows_at
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import DataError
 from sparknet.spark.frames import vocabulary
-from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
@@ -72,7 +72,7 @@ def rows_of(frame):
 
 def test_adult_as_it_is(spark, adult):
     data = csv(adult, "*")
-    frame = read_source(spark, data, validation=False)
+    frame = rows_at(spark, data, validation=False)
     encoding = learn(frame, data)
     assert encoding is not None
     assert [feature.name for feature in encoding.features] == [f"_c{number}" for number in range(14)]
@@ -100,7 +100,7 @@ def test_adult_becomes_shards(spark, adult, tmp_path):
 
 def test_the_numbers_of_adult_alone(spark, adult):
     data = csv(adult, "_c0", "_c12")
-    frame = read_source(spark, data, validation=False)
+    frame = rows_at(spark, data, validation=False)
     encoding = learn(frame, data)
     assert encoding == TableEncoding(
         features=(Feature(name="_c0"), Feature(name="_c12")), label_words=("<=50K", ">50K")
@@ -112,7 +112,7 @@ def test_the_numbers_of_adult_alone(spark, adult):
 def test_other_rows_are_encoded_as_the_training_rows_were(spark, adult, tmp_path):
     data = csv(adult, "_c1", "_c0", validation_path=str(tmp_path / "test.csv"), validation_fraction=0)
     (tmp_path / "test.csv").write_text(PEOPLE.splitlines()[2] + "\n")  # alone it would be numbered otherwise
-    frames = [read_source(spark, data, validation=side) for side in (False, True)]
+    frames = [rows_at(spark, data, validation=side) for side in (False, True)]
     encoding = learn(frames[0], data)
     both = select_columns(frames[0], data, validation=frames[1], table=encoding)
     alone = select_columns(frames[1], data, validation=None, table=encoding)
@@ -159,7 +159,7 @@ def test_words_of_another_encoding_are_refused(spark, tmp_path):
     (tmp_path / "latin1.csv").write_bytes("café,1\ncafè,0\n".encode("latin1"))
     data = csv(tmp_path / "latin1.csv", "_c0", label="_c1")
     with pytest.raises(DataError, match=r"column _c0 has the word 'caf\ufffd', in which a letter was not UTF-8"):
-        learn(read_source(spark, data, validation=False), data)
+        learn(rows_at(spark, data, validation=False), data)
 
 
 def test_the_star_leaves_out_label_and_mark(mixed):

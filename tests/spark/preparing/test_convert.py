@@ -16,11 +16,11 @@ from pyspark.sql import SparkSession
 from sklearn.datasets import load_sample_images
 
 from formats import cifar_directory
+from opened import rows_at
 from s3_server import CREDENTIALS, reach, s3_server
 from sparknet.config import Data
 from sparknet.data.sources.datum import parse
 from sparknet.errors import DataError
-from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.preparing import convert
 from sparknet.spark.preparing.convert import to_lmdb, to_parquet
 
@@ -95,7 +95,7 @@ def test_more_databases_than_files_hold_every_row_once(spark, cifar, tmp_path):
     done = to_lmdb(spark, data_of("cifar10", directory), str(tmp_path / "rows"), partitions=5)
     assert (done.rows, done.parts) == (60, 5)
     assert names_in(tmp_path / "rows") == [f"part-{number:05d}" for number in range(5)]
-    read = read_source(spark, data_of("lmdb", tmp_path / "rows"), validation=False).collect()
+    read = rows_at(spark, data_of("lmdb", tmp_path / "rows"), validation=False).collect()
     assert sorted((bytes(row.image), row.label) for row in read) == sorted(
         (image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)
     )

@@ -11,7 +11,7 @@ from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.loading.loader import Batch
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.rows.columns import Column
-from sparknet.spark.frames.read_source import SourceRows
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.synchronise import Synchroniser
@@ -39,7 +39,7 @@ SOLVERS = {
     "poly": 'base_lr: 0.1 lr_policy: "poly" power: 2 momentum: 0.9 max_iter: 12 type: "Nesterov"\n',
     "adam": 'base_lr: 0.01 lr_policy: "inv" gamma: 0.1 power: 0.75 momentum: 0.9 max_iter: 12 type: "Adam"\n',
 }
-ROWS = SourceRows(
+ROWS = RowSchema(
     input=Column(name="image", dtype="float32", shape=(2, 5, 5)),
     label=Column(name="label", dtype="int64", shape=()),
     classes=3,

@@ -8,8 +8,8 @@ import pytest
 from caffe_example import SOLVER, Example, write_example
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
 from sparknet.config import RunConfig
+from sparknet.data.sources.opening import open_source
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.spark.frames.read_source import expected_rows
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, train_config
 from sparknet.training.caffe_runs.snapshots import make_snapshots
@@ -30,7 +30,7 @@ def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> R
 
 
 def objective_of(config: RunConfig) -> CaffeObjective:
-    rows = expected_rows(config.data)
+    rows = open_source(config.data).schema(config.data)
     assert rows is not None
     objective = build_objective(config.net, rows, batch_size=config.solver.batch_size, seed=config.run.seed)
     assert isinstance(objective, CaffeObjective)
@@ -38,7 +38,7 @@ def objective_of(config: RunConfig) -> CaffeObjective:
 
 
 def check(config: RunConfig) -> None:
-    check_caffe(config, expected_rows(config.data))
+    check_caffe(config, open_source(config.data).schema(config.data))
 
 
 def snapshot_of(example: Example, iteration: int, solver: str = SOLVER) -> str:

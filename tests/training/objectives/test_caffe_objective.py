@@ -12,8 +12,8 @@ from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import CheckpointError, ConfigError, NetError
-from sparknet.spark.frames.read_source import SourceRows
 from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_round
 from sparknet.training.coordination.coordinator import Progress
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
@@ -33,7 +33,7 @@ layer { name: "prob" type: "Softmax" bottom: "score" top: "prob" include { phase
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" loss_weight: 0.5 }
 """
 SOLVER = 'base_lr: 0.1 lr_policy: "multistep" gamma: 0.1 stepvalue: 3 momentum: 0.9 type: "%s" max_iter: 9\n'
-ROWS = SourceRows(
+ROWS = RowSchema(
     input=Column(name="image", dtype="float32", shape=(3,)),
     label=Column(name="label", dtype="int64", shape=()),
     classes=5,

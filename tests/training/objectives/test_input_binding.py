@@ -6,8 +6,8 @@ import torch
 from sparknet.caffe import NetSpec
 from sparknet.config import Data
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, NetError
-from sparknet.spark.frames.read_source import SourceRows
 from sparknet.training.objectives.input_binding import (
     batch_in_file,
     check_augmentation,
@@ -20,7 +20,7 @@ from sparknet.training.objectives.input_binding import (
 
 
 def rows(shape=(3, 8, 8), *, image="image", label="label"):
-    return SourceRows(
+    return RowSchema(
         input=Column(name=image, dtype="uint8", shape=shape),
         label=Column(name=label, dtype="int64", shape=()),
         classes=10,

@@ -1,4 +1,4 @@
-"""Which files a path means, and how their rows are cut into units that are read independently."""
+"""Which files a path means, and how their rows are cut into input partitions."""
 
 import glob
 import itertools
@@ -11,7 +11,7 @@ from sparknet.data.storage.local_files import is_file_uri, path_of
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["Location", "Split", "Unit", "find_files", "local_path", "ranges", "split_rows"]
+__all__ = ["Location", "RowRange", "Split", "find_files", "local_path", "ranges", "split_rows"]
 
 Split = Literal["train", "test"]
 
@@ -26,13 +26,16 @@ class Location:
     """Which files of a standard directory."""
     labels: str = ""
     """A file of labels beside the images, for the sources that need one."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes by number, where other rows have settled them: validation rows are numbered as the
+    training rows were."""
     storage: Storage = LOCAL
     """How the files are reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Unit:
-    """Rows `start` to `stop` (exclusive) of one file: what one task reads."""
+class RowRange:
+    """Rows `start` to `stop` (exclusive) of one file: an input partition."""
 
     path: str
     """Absolute path or URI."""
@@ -100,12 +103,12 @@ def _named_like(pattern: Place) -> list[Facts]:
     return [file for file in pattern.parent.files(pattern.name) if hidden or not file.name.startswith(".")]
 
 
-def split_rows(file: Place | Path, *, rows: int, most: int) -> list[Unit]:
-    """Cut a file's rows into as few units of nearly equal size as keep each within `most` rows."""
+def split_rows(file: Place | Path, *, rows: int, most: int) -> list[RowRange]:
+    """Cut a file's rows into as few ranges of nearly equal size as keep each within `most` rows."""
     uri = file.uri if isinstance(file, Place) else str(file.absolute())
     count = -(-rows // most)
     bounds = [rows * part // count for part in range(count + 1)] if count else [0]
-    return [Unit(path=uri, start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
+    return [RowRange(path=uri, start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:

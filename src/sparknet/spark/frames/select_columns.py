@@ -11,6 +11,7 @@ from pyspark.sql.types import BooleanType, DataType, IntegralType
 
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.fingerprint import describe_files
 from sparknet.errors import DataError
 from sparknet.spark.frames.column_kinds import as_nested_numbers, as_number, as_word, find_column, kind_of, row_name
@@ -18,9 +19,6 @@ from sparknet.spark.frames.vector_assembly import label_numbers, table_input, ta
 from sparknet.spark.frames.vocabulary import plain_encoding
 
 __all__ = ["describe_file_source", "describe_frame", "select_columns"]
-
-DAMAGED_ROWS = ("lmdb", "image_tar", "image_folder")
-"""Sources whose column `error` says what is wrong with a row."""
 
 
 def select_columns(
@@ -99,7 +97,8 @@ def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: 
     encoding = table or plain_encoding(frame, data)
     label = _label(frame, data.label, encoding)
     rest = [_marks(frame, mark)] if mark else []
-    if data.source in DAMAGED_ROWS and "error" in frame.columns:
+    # A table of the user's may have a column `error` too, which means something else.
+    if data.source in FORMATS and FORMATS[data.source].names_rows:
         rest += [F.col(own) for own in ("error", "name") if own in frame.columns]
     if encoding == TableEncoding():
         return frame.select(_input(frame, data.image), label, *rest)

@@ -16,6 +16,7 @@ from sparknet.config import RunConfig, encode
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.shards.manifest import Manifest
+from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
 from sparknet.spark.jobs.session import driver_host, session_for
 from sparknet.spark.preparing.prepare import prepare
@@ -73,7 +74,12 @@ class Result:
 
 
 def train(
-    config: RunConfig, run_dir: RunDir, *, spark: SparkSession | None = None, observers: Sequence[Observer] = ()
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    spark: SparkSession | None = None,
+    sources: OpenedSources | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Result:
     """Train to the end, from the beginning or from the run directory's newest good checkpoint.
 
@@ -81,6 +87,7 @@ def train(
         config: what to do.
         run_dir: where everything about the run is kept; owned by the caller.
         spark: the session to use; not given: the active one, else one is opened and stopped again.
+        sources: what `config.data` names, if it is open already; not given: it is opened.
         observers: told every event.
 
     Raises:
@@ -99,7 +106,7 @@ def train(
             resolved = self_contained(config)
             if resolved != config:
                 run_dir.save_config(resolved)
-            return _Run(resolved, run_dir, tell).train(spark)
+            return _Run(resolved, run_dir, tell).train(spark, sources)
         except (KeyboardInterrupt, SparkNetError) as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
@@ -133,7 +140,7 @@ class _Run:
         self._token = secrets.token_urlsafe(32)
         self._tls = _read_tls(config)
 
-    def train(self, given: SparkSession | None) -> Result:
+    def train(self, given: SparkSession | None, sources: OpenedSources | None) -> Result:
         check_net(self._config.net)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
         with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
@@ -145,6 +152,7 @@ class _Run:
                 store=self._run_dir.store(config),
                 seed=config.run.seed,
                 workers=config.run.workers,
+                sources=sources,
             )
             objective = build_objective(
                 config.net,
