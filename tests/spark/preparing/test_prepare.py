@@ -24,7 +24,7 @@ from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.sources import digits
 from sparknet.errors import ClusterError, DataError, MissingDependency
-from sparknet.spark.frames.read_source import register
+from sparknet.spark.frames.data_sources import register
 from sparknet.spark.preparing import prepare as preparation
 from sparknet.spark.preparing.prepare import prepare, prepare_frame
 

@@ -4,6 +4,7 @@ import glob
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -75,8 +76,9 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
     place = storage.place(path)
     here = place.facts()
     if here and here.is_directory:
+        listings: dict[str, list[Facts]] = {}  # several patterns look into one directory, which is listed once
         for pattern in in_directory:
-            found = _named_like(place / pattern)
+            found = _named_like(place / pattern, listings)
             if found:
                 return found
         raise DataError(f"{path}: the directory has no {what} ({' or '.join(in_directory)}); set data.path")
@@ -88,19 +90,23 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
 
 def _matches(pattern: Place) -> list[Facts]:
     if pattern.local is None:
-        return _named_like(pattern)
+        return _named_like(pattern, {})
     matches = sorted(glob.glob(str(pattern.local)))  # noqa: PTH207 - Path.glob takes no absolute pattern
     found = [pattern.storage.place(name).facts() for name in matches]
     return [file for file in found if file and not file.is_directory]
 
 
-def _named_like(pattern: Place) -> list[Facts]:
+def _named_like(pattern: Place, listings: dict[str, list[Facts]]) -> list[Facts]:
     """The files that the last part of a place means as a pattern; the directory is taken by its very name.
 
-    As in a shell, what is hidden is meant only by a pattern that begins with a dot.
+    As in a shell, what is hidden is meant only by a pattern that begins with a dot. `listings` are those made before.
     """
+    directory = pattern.parent
+    if directory.uri not in listings:
+        listings[directory.uri] = directory.files()
     hidden = pattern.name.startswith(".")
-    return [file for file in pattern.parent.files(pattern.name) if hidden or not file.name.startswith(".")]
+    named = (file for file in listings[directory.uri] if fnmatchcase(file.name, pattern.name))
+    return [file for file in named if hidden or not file.name.startswith(".")]
 
 
 def split_rows(file: Place | Path, *, rows: int, most: int) -> list[RowRange]:

@@ -188,8 +188,7 @@ def _in_directory(place: Place) -> list[Place]:
     own = place / _FILE
     if own.facts() is not None:
         return [own]
-    below = [file for file in place.children(_FILE, recursive=True) if file.parent.parent.uri == place.uri]
-    return below or place.children("*.mdb")
+    return _listed(place, databases="*", files="*.mdb")
 
 
 def _matching(place: Place) -> list[Place]:
@@ -201,11 +200,18 @@ def _matching(place: Place) -> list[Place]:
         return [at for at in found if at.local and at.local.is_file() and at.name != "lock.mdb"]
     if not set("*?[") & set(place.name):
         return []
-    inside = place.parent.children(_FILE, recursive=True)
+    return _listed(place.parent, databases=place.name, files=place.name)
+
+
+def _listed(directory: Place, *, databases: str, files: str) -> list[Place]:
+    """The databases right below a directory whose names match, or else the files in it; it is listed once."""
+    inside = directory.children(recursive=True)
     below = [
-        at for at in inside if at.parent.parent.uri == place.parent.uri and fnmatchcase(at.parent.name, place.name)
+        at
+        for at in inside
+        if at.name == _FILE and at.parent.parent.uri == directory.uri and fnmatchcase(at.parent.name, databases)
     ]
-    return below or place.parent.children(place.name)
+    return below or [at for at in inside if at.parent.uri == directory.uri and fnmatchcase(at.name, files)]
 
 
 def _facts(place: Place) -> Facts:
