@@ -26,10 +26,9 @@ def test_a_solver_given_as_configuration(tmp_path, monkeypatch, capsys: pytest.C
 def test_runs_that_begin_within_a_second_have_directories_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda form: "20261122-152843")
-    monkeypatch.setattr(command, "check_start", lambda config: None)
     began = []
 
-    def train_in(run_dir: RunDir, config: object) -> int:
+    def train_in(run_dir: RunDir, config: object, sources: object) -> int:
         began.append(run_dir.path.relative_to(tmp_path))
         return 0
 

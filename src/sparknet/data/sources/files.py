@@ -99,7 +99,8 @@ def _matches(pattern: Place) -> list[Facts]:
 def _named_like(pattern: Place, listings: dict[str, list[Facts]]) -> list[Facts]:
     """The files that the last part of a place means as a pattern; the directory is taken by its very name.
 
-    As in a shell, what is hidden is meant only by a pattern that begins with a dot. `listings` are those made before.
+    As in a shell, what is hidden is meant only by a pattern that begins with a dot. `listings` holds those made so
+    far.
     """
     directory = pattern.parent
     if directory.uri not in listings:
