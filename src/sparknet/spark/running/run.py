@@ -1,5 +1,6 @@
 """A run from the driver's side: prepare the data, place the workers, watch them, keep what they made."""
 
+import functools
 import math
 import secrets
 import time
@@ -22,7 +23,7 @@ from sparknet.spark.preparing.prepare import prepare
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.supervision import Supervision
-from sparknet.spark.running.worker_task import WorkerPlan
+from sparknet.spark.running.worker_task import WorkerPlan, run_workers
 from sparknet.training.caffe_runs.run_config import check_net, rounding_notes, self_contained
 from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots
 from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
@@ -169,7 +170,9 @@ class _Run:
                     rounds=rounds,
                     preprocessing=preprocessing,
                 )
-                Supervision(spark, service, self._tell_and_snapshot).run(plan)
+                Supervision(spark, service, self._tell_and_snapshot).run(
+                    functools.partial(run_workers, spark, plan)
+                )
         return self._finish(coordinator, manifest, preprocessing.test, saved)
 
     def _tell_and_snapshot(self, event: str, **fields: object) -> None:
