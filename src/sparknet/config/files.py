@@ -1,7 +1,5 @@
 """Reading a run's configuration from TOML, overriding single keys, and writing it back."""
 
-import os
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import tomli_w
 from sparknet.config.codec import decode, encode
 from sparknet.config.schema import RunConfig
 from sparknet.errors import ConfigError
+from sparknet.whole_files import whole_file
 
 __all__ = ["config_from", "load_config", "override", "write_config"]
 
@@ -88,13 +87,11 @@ def _toml_value(text: str) -> object:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write the configuration as TOML that `load_config` reads back to an equal value, atomically."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # Caffe's files stand in it as they were written, line by line.
-            tomli_w.dump(encode(config), file, multiline_strings=True)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write the configuration as TOML that `load_config` reads back to an equal value, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path) as draft, draft.open("wb") as file:
+        # Caffe's files stand in it as they were written, line by line.
+        tomli_w.dump(encode(config), file, multiline_strings=True)
