@@ -4,9 +4,8 @@ import argparse
 import sys
 import time
 
-from sparknet.cli.job import job_config
+from sparknet.cli.job import DataAndCluster, count_workers, job_config
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.config import RunConfig
 from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import print_facts
@@ -38,7 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
         screen.on_event({"event": "note", "message": message, "elapsed_seconds": elapsed})
 
     note("starting Spark")
-    with log_of_failures(arguments.action) as log, session_for(config, log_path=log) as spark:
+    name, workers = arguments.action, count_workers(arguments)
+    with (
+        log_of_failures(name) as log,
+        session_for(config.cluster, workers=workers, name=name, log_path=log) as spark,
+    ):
         note(f"writing {arguments.to}")
         if arguments.action == "to-lmdb":
             done = to_lmdb(spark, config.data, arguments.to, partitions=arguments.partitions, testing=testing)
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace) -> RunConfig:
+def _config(arguments: argparse.Namespace) -> DataAndCluster:
     table = data_source(arguments.source, arguments.set, testing=True)
     if arguments.split == "test" and table["source"] not in _WITH_TESTS:
         raise UsageError(
@@ -61,7 +64,7 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
         table["resize"] = list(arguments.resize)
     if arguments.s3_endpoint:
         table["s3_endpoint"] = arguments.s3_endpoint
-    config = job_config(arguments, name=arguments.action, data=table, sections=["data", "cluster"])
+    config = job_config(DataAndCluster, arguments, {"data": table})
     data = config.data
     if data.keep == "encoded" and data.resize:
         size = "x".join(map(str, data.resize))

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import tomli_w
 
@@ -12,7 +12,9 @@ from sparknet.config.schema import RunConfig
 from sparknet.errors import ConfigError
 from sparknet.whole_files import whole_file
 
-__all__ = ["config_from", "load_config", "override", "write_config"]
+__all__ = ["config_from", "load_config", "override", "sections_from", "write_config"]
+
+T = TypeVar("T")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -50,7 +52,21 @@ def override(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
 
 
 def config_from(tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
-    """Build a configuration from tables, with settings as `override` takes them.
+    """Build a run's configuration from tables, with settings as `override` takes them.
+
+    Raises:
+        ConfigError: the setting has another form, or names an unknown key, or a value breaks a rule.
+    """
+    return sections_from(RunConfig, tables, overrides)
+
+
+def sections_from(kind: type[T], tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> T:
+    """Build what needs some sections of a configuration, for example a `Cluster` alone.
+
+    Args:
+        kind: a dataclass with a field for each section, of the section's name.
+        tables: the sections' keys.
+        overrides: settings as `override` takes them.
 
     Raises:
         ConfigError: the setting has another form, or names an unknown key, or a value breaks a rule.
@@ -74,7 +90,7 @@ def config_from(tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> Run
         else:
             table.pop(keys[-1], None)
     try:
-        return decode(RunConfig, changed)
+        return decode(kind, changed)
     except ConfigError as error:
         raise ConfigError(f"--set: {error}" if overrides else str(error)) from error
 

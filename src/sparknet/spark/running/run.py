@@ -137,9 +137,15 @@ class _Run:
     def train(self, given: SparkSession | None) -> Result:
         check_net(self._config.net)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
-        with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
+        config = self._config
+        with session_for(
+            config.cluster,
+            given,
+            workers=config.run.workers,
+            name=config.run.name,
+            log_path=self._run_dir.path / "spark.log",
+        ) as spark:
             self._tell("note", message="preparing data")
-            config = self._config
             directory, manifest = prepare(
                 spark,
                 config.data,
@@ -273,7 +279,7 @@ class _Run:
         with DriverService(
             coordinator,
             self._checkpoints,
-            host=driver_host(self._config, spark),
+            host=driver_host(self._config.cluster, spark),
             token=self._token,
             bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
             tls=self._tls,
