@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -302,9 +301,8 @@ class _Run:
         save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
         seconds = time.monotonic() - coordinator.began_training
         samples = coordinator.samples - (saved.samples if saved else 0)
-        measured: Any = as_fields(evaluation.outputs)
         result = Result(
-            **measured,
+            **as_fields(evaluation.outputs),
             rounds=coordinator.round,
             workers=config.run.workers,
             samples=coordinator.samples,
