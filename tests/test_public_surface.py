@@ -123,7 +123,7 @@ SURFACE = {
     "sparknet.reporting": ["Console", "LiveConsole", "PlainConsole", "TrainingLog", "open_console"],
     "sparknet.spark": [],
     "sparknet.training": [],
-    "sparknet.whole_files": ["written_whole"],
+    "sparknet.whole_files": ["tidy", "whole_directory", "whole_file"],
 }
 
 HELP = [sys.executable, "-m", "sparknet.cli.main", "--help"]

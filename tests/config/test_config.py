@@ -23,6 +23,7 @@ from sparknet.config import (
     override,
     write_config,
 )
+from sparknet.config.files import sections_from
 from sparknet.errors import ConfigError, UsageError
 
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))
@@ -328,3 +329,19 @@ def test_settings_of_data_that_contradict_each_other(settings, message):
         Data(source="parquet", path="p", validation_fraction=0.5, **settings)
     fits = {"shape": (3, 8, 8), "resize": (8, 8), "crop": 4}
     assert Data(source="parquet", path="p", validation_fraction=0.5, **fits).crop == 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Sections of a command that trains nothing."""
+
+    cluster: Cluster
+
+
+def test_a_section_alone_is_built_as_in_a_run():
+    placed = sections_from(Placed, {"cluster": {"task_failures": 4}}, ["cluster.grace_seconds=7.5"])
+    assert placed.cluster == Cluster(task_failures=4, grace_seconds=7.5)
+    with pytest.raises(ConfigError, match=r"--set: cluster.task_failures is 0; it must be at least 1"):
+        sections_from(Placed, {"cluster": {}}, ["cluster.task_failures=0"])
+    with pytest.raises(ConfigError, match="run is not a known key"):
+        sections_from(Placed, {"cluster": {}, "run": {"rounds": 1}})

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparknet.caffe.module.caffe_net import CaffeNet
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.weights.caffemodel import LIMIT_BYTES
 from sparknet.errors import MissingDependency, NetError
-from sparknet.whole_files import written_whole
 
 __all__ = ["FORMATS", "export", "export_onnx", "export_safetensors"]
 

@@ -4,9 +4,8 @@ import argparse
 import sys
 import time
 
-from sparknet.cli.job import job_config
+from sparknet.cli.job import DataAndCluster, count_workers, job_config
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.config import RunConfig
 from sparknet.data.sources.opening import open_source
 from sparknet.data.sources.registry import FORMATS
 from sparknet.errors import UsageError
@@ -36,7 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
         screen.on_event({"event": "note", "message": message, "elapsed_seconds": elapsed})
 
     note("starting Spark")
-    with log_of_failures(arguments.action) as log, session_for(config, log_path=log) as spark:
+    name, workers = arguments.action, count_workers(arguments)
+    with (
+        log_of_failures(name) as log,
+        session_for(config.cluster, workers=workers, name=name, log_path=log) as spark,
+    ):
         note(f"writing {arguments.to}")
         if arguments.action == "to-lmdb":
             done = to_lmdb(spark, opened, config.data, arguments.to, partitions=arguments.partitions)
@@ -46,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace) -> RunConfig:
+def _config(arguments: argparse.Namespace) -> DataAndCluster:
     table = data_source(arguments.source, arguments.set, testing=True)
     with_tests = [name for name, form in FORMATS.items() if form.holds_tests]
     if arguments.split == "test" and table["source"] not in with_tests:
@@ -60,7 +63,7 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
         table["resize"] = list(arguments.resize)
     if arguments.s3_endpoint:
         table["s3_endpoint"] = arguments.s3_endpoint
-    config = job_config(arguments, name=arguments.action, data=table, sections=["data", "cluster"])
+    config = job_config(DataAndCluster, arguments, {"data": table})
     data = config.data
     if data.keep == "encoded" and data.resize:
         size = "x".join(map(str, data.resize))

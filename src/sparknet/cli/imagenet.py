@@ -8,9 +8,9 @@ from contextlib import closing
 from pyspark.sql import SparkSession
 
 from sparknet.cli.imagenet_screen import Screen, open_screen
-from sparknet.cli.job import job_config
+from sparknet.cli.job import ClusterAlone, count_workers, job_config
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.config import RunConfig
+from sparknet.config import Cluster
 from sparknet.data.export.imagenet_job import Result, Source, Work, begin, complete, plan_work
 from sparknet.data.export.imagenet_plan import Settings, Split
 from sparknet.data.storage.place import Storage
@@ -29,8 +29,7 @@ _NAMES_TOLD = 5
 def run(arguments: argparse.Namespace) -> int:
     """Make the chunks; everything that can be wrong without Spark is found before it starts."""
     began = time.monotonic()
-    unused = {"source": "digits", "validation_fraction": 0.5}  # the archives are read, and no source
-    config = job_config(arguments, name="imagenet", data=unused, sections=["cluster"])
+    cluster = job_config(ClusterAlone, arguments).cluster
     # val first: it is small, so what is wrong with the settings shows early
     works = [_work(arguments, split) for split in _splits(arguments)]
     results = [] if any(work.open_chunks for work in works) else [_complete(work, arguments) for work in works]
@@ -38,16 +37,17 @@ def run(arguments: argparse.Namespace) -> int:
         check_java()
         for work in works:
             begin(work)
-        results = _make_all(works, arguments, config)
+        results = _make_all(works, arguments, cluster)
     _print_results(results, seconds=time.monotonic() - began)
     return 0
 
 
-def _make_all(works: Sequence[Work], arguments: argparse.Namespace, config: RunConfig) -> list[Result]:
+def _make_all(works: Sequence[Work], arguments: argparse.Namespace, cluster: Cluster) -> list[Result]:
     with closing(open_screen()) as screen, log_of_failures("imagenet") as log:
         try:
             screen.note("starting Spark")
-            with session_for(config, log_path=log) as spark:
+            workers = count_workers(arguments)
+            with session_for(cluster, workers=workers, name="imagenet", log_path=log) as spark:
                 return [_make(spark, work, arguments, screen) for work in works]
         except KeyboardInterrupt:
             screen.note("interrupted; the finished chunks stay, and the same command goes on")

@@ -125,7 +125,7 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
 
     screen = PlainConsole(sys.stdout)
     note("starting Spark")
-    with session_for(config, log_path=log) as spark:
+    with session_for(config.cluster, workers=config.run.workers, name=config.run.name, log_path=log) as spark:
         note("testing")
         measured = measure(spark)
     note(f"tested {measured.rows:,} rows")

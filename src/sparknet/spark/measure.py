@@ -257,9 +257,8 @@ def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float =
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
     names = dict.fromkeys(name for report in reports for name in report.values["sums"])
     means = {name: sum(report.values["sums"].get(name, 0.0) for report in reports) / rows for name in names}
-    fields: Any = as_fields(means)
     seconds = max(report.values["until_seconds"] for report in reports)
-    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **fields)
+    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(means))
 
 
 def _check_fit(description: Description, manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -12,19 +12,63 @@ from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.caffe.solver.batches import Feed, Inputs, as_tensors
 from sparknet.caffe.solver.log_lines import SmoothedLoss, output_lines
 from sparknet.caffe.solver.named_files import is_directory
+from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 
-if TYPE_CHECKING:
-    from sparknet.caffe.solver.caffe_solver import CaffeSolver
-
-__all__ = ["Log", "TestBatches", "solve"]
+__all__ = ["Log", "Solver", "TestBatches", "solve"]
 
 Log = Callable[[str], None]
 TestBatches = Iterable[Inputs] | Sequence[Iterable[Inputs]]
 """Batches of the test nets: the same for each of them, or a list with one iterable for each."""
 
 
-def solve(solver: "CaffeSolver", batches: Iterable[Inputs], test_batches: TestBatches | None, log: Log) -> None:
+class Solver(Protocol):
+    """What a whole run needs of a solver: `CaffeSolver`, which is built on this module."""
+
+    settings: SolverSettings
+    iteration: int
+    outputs: dict[str, Tensor]
+    """What the last pass of the training net gave."""
+    last_rate: float
+
+    @property
+    def net(self) -> CaffeNet:
+        """The training net."""
+        ...
+
+    @property
+    def test_nets(self) -> list[CaffeNet]:
+        """The test nets."""
+        ...
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the nets are there."""
+        ...
+
+    @property
+    def current_step(self) -> int:
+        """Steps of the learning-rate policy that were passed."""
+        ...
+
+    def build_for(self, batch: Inputs) -> None:
+        """Build the nets, if they are not."""
+        ...
+
+    def step(self, batches: Iterable[Inputs]) -> list[float]:
+        """Train for as many iterations as the batches last."""
+        ...
+
+    def snapshot(self) -> tuple[Path, Path]:
+        """Write weights and state."""
+        ...
+
+    def snapshot_name(self, ending: str) -> str:
+        """The name of a snapshot's file."""
+        ...
+
+
+def solve(solver: Solver, batches: Iterable[Inputs], test_batches: TestBatches | None, log: Log) -> None:
     """Train to max_iter, test, display and snapshot on the way; see `CaffeSolver.solve`."""
     settings = solver.settings
     if settings.max_iter is None:
@@ -45,7 +89,7 @@ def solve(solver: "CaffeSolver", batches: Iterable[Inputs], test_batches: TestBa
 
 
 class _Run:
-    def __init__(self, solver: "CaffeSolver", feed: Feed, tests: Sequence[Feed | None], log: Log) -> None:
+    def __init__(self, solver: Solver, feed: Feed, tests: Sequence[Feed | None], log: Log) -> None:
         self._solver = solver
         self._feed = feed
         self._tests = tests
@@ -156,7 +200,7 @@ def _test_feeds(nets: Sequence[CaffeNet], given: TestBatches | None) -> list[Fee
     return [Feed(common, "test") for _ in nets]
 
 
-def _check_prefix(solver: "CaffeSolver") -> None:
+def _check_prefix(solver: Solver) -> None:
     """A run that could not write its snapshot is to fail before it trains."""
     settings = solver.settings
     if not settings.snapshot and not settings.snapshot_after_train:

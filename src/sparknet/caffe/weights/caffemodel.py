@@ -13,12 +13,12 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from sparknet.caffe.description.upgrade import upgrade_net
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.schema import BlobProto, NetParameter
 from sparknet.caffe.weights import hdf5
 from sparknet.caffe.weights.blobs import Array, array_of
 from sparknet.caffe.weights.wire import cut_numbers, layer_bytes
 from sparknet.errors import NetError
-from sparknet.whole_files import written_whole
 
 __all__ = ["LIMIT_BYTES", "Weights", "is_text", "read_weights", "upgrade_binary", "write_binary"]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.weights.blobs import Array
 from sparknet.errors import NetError
-from sparknet.whole_files import written_whole
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

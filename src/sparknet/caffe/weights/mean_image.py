@@ -8,10 +8,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.schema import BlobProto
 from sparknet.caffe.weights.blobs import array_of
 from sparknet.errors import NetError
-from sparknet.whole_files import written_whole
 
 __all__ = ["read_mean", "write_mean"]
 

@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -38,6 +38,7 @@ from sparknet.data.storage.remedies import Cut, explain
 from sparknet.data.storage.remote_file import READ_AHEAD_BYTES, RemoteFile
 from sparknet.data.storage.retry import Backoff
 from sparknet.errors import DataError
+from sparknet.whole_files import whole_file
 
 __all__ = ["LOCAL", "Facts", "Place", "Storage"]
 
@@ -247,7 +248,7 @@ class Place:
         """
         with _disk_errors(self):
             if self.local:
-                with _temporary_beside(self.local) as file:
+                with _whole_file(self.local) as file:
                     yield file
                 return
             with tempfile.TemporaryFile() as spool:
@@ -411,18 +412,12 @@ def _disk_errors(place: Place) -> Generator[None]:
 
 
 @contextmanager
-def _temporary_beside(path: Path) -> Generator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}; name a place that can be") from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _whole_file(path: Path) -> Generator[BinaryIO]:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = stack.enter_context(whole_file(path))
+            file = stack.enter_context(draft.open("wb"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror}; name a place that can be") from error
+        yield file

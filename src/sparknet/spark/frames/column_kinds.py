@@ -108,7 +108,7 @@ def row_name(row: SparkColumn) -> SparkColumn:
 
 
 def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str) -> SparkColumn:
-    """`value` where `holds` is true; where it is false or null the job ends with a DataError.
+    """`value` where `holds` is true; where it is false or null the job ends, for `spark_errors` with a DataError.
 
     Args:
         value: the cells.
@@ -116,10 +116,7 @@ def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str)
         message: of the error, in pieces.
     """
     pieces = [piece if isinstance(piece, SparkColumn) else F.lit(piece) for piece in message]
-    # Named as our own exceptions are in a worker's traceback, so that it becomes one. Spark appends a code, which
-    # the new line keeps off the message.
-    raised = F.raise_error(F.concat(F.lit("sparknet.errors.DataError: "), *pieces, F.lit("\n")))
-    return F.when(holds, value).otherwise(raised)
+    return F.when(holds, value).otherwise(F.raise_error(F.concat(*pieces)))
 
 
 def _floats(kind: DataType) -> DataType:

@@ -1,5 +1,6 @@
 """A run from the driver's side: prepare the data, place the workers, watch them, keep what they made."""
 
+import functools
 import math
 import secrets
 import time
@@ -7,7 +8,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -23,7 +23,7 @@ from sparknet.spark.preparing.prepare import prepare
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.supervision import Supervision
-from sparknet.spark.running.worker_task import WorkerPlan
+from sparknet.spark.running.worker_task import WorkerPlan, run_workers
 from sparknet.training.caffe_runs.run_config import check_net, rounding_notes, self_contained
 from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots
 from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
@@ -143,9 +143,15 @@ class _Run:
     def train(self, given: SparkSession | None, sources: OpenedSources | None) -> Result:
         check_net(self._config.net)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
-        with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
+        config = self._config
+        with session_for(
+            config.cluster,
+            given,
+            workers=config.run.workers,
+            name=config.run.name,
+            log_path=self._run_dir.path / "spark.log",
+        ) as spark:
             self._tell("note", message="preparing data")
-            config = self._config
             directory, manifest = prepare(
                 spark,
                 config.data,
@@ -177,7 +183,9 @@ class _Run:
                     rounds=rounds,
                     preprocessing=preprocessing,
                 )
-                Supervision(spark, service, self._tell_and_snapshot).run(plan)
+                Supervision(spark, service, self._tell_and_snapshot).run(
+                    functools.partial(run_workers, spark, plan)
+                )
         return self._finish(coordinator, manifest, preprocessing.test, saved)
 
     def _tell_and_snapshot(self, event: str, **fields: object) -> None:
@@ -278,7 +286,7 @@ class _Run:
         with DriverService(
             coordinator,
             self._checkpoints,
-            host=driver_host(self._config, spark),
+            host=driver_host(self._config.cluster, spark),
             token=self._token,
             bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
             tls=self._tls,
@@ -301,9 +309,8 @@ class _Run:
         save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
         seconds = time.monotonic() - coordinator.began_training
         samples = coordinator.samples - (saved.samples if saved else 0)
-        measured: Any = as_fields(evaluation.outputs)
         result = Result(
-            **measured,
+            **as_fields(evaluation.outputs),
             rounds=coordinator.round,
             workers=config.run.workers,
             samples=coordinator.samples,
