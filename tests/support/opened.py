@@ -5,6 +5,7 @@ import numpy as np
 from sparknet.data.sources.files import Location
 from sparknet.data.sources.opening import open_source
 from sparknet.data.storage.place import LOCAL
+from sparknet.spark.frames.column_kinds import FAULT
 from sparknet.spark.frames.read_source import read_source
 
 
@@ -27,5 +28,10 @@ def pixels_and_labels(module, batches):
 
 
 def rows_at(spark, data, *, validation=False):
-    """The DataFrame of a source."""
+    """The rows of a source as a DataFrame."""
+    return checked_rows_at(spark, data, validation=validation).drop(FAULT)
+
+
+def checked_rows_at(spark, data, *, validation=False):
+    """The same with what is wrong with rows."""
     return read_source(spark, open_source(data, validation=validation), data)

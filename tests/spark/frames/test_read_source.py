@@ -13,11 +13,12 @@ from pyspark.sql import SparkSession
 
 from formats import cifar_directory, random_rows, write_mnist
 from image_files import jpeg, write_folder, write_tar
-from opened import rows_at
+from opened import checked_rows_at, rows_at
 from places import REFERENCE
 from s3_server import CREDENTIALS, s3_server
 from sparknet.config import Data
 from sparknet.errors import DataError
+from sparknet.spark.frames.column_kinds import FAULT
 from sparknet.spark.frames.data_sources import register
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.jobs.error_translation import spark_errors
@@ -203,13 +204,14 @@ def test_csv_as_rfc_4180_has_it(spark, tmp_path):
 
 @pytest.mark.parametrize("line", ["1,2,0,9", "1,2", "a, b,7,0", '"two'])
 @pytest.mark.parametrize("column", ["label", "malformed line"])
-def test_a_line_of_another_width_is_an_error_whatever_is_asked_of_it(spark, tmp_path, line, column):
+def test_a_line_of_another_width_is_told_of_whatever_is_asked_of_it(spark, tmp_path, line, column):
     (tmp_path / "a.csv").write_text(f"{column},x,y\n1,2,1\n{line}\n")
-    frame = rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
-    assert frame.columns == [column, "x", "y"]
+    frame = checked_rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+    assert frame.columns == [column, "x", "y", FAULT]
     words = f"the line '{re.escape(line)}' has not 3 values as the first one has: put values with a comma in quotes"
-    with pytest.raises(DataError, match=rf"{tmp_path}/a\.csv: {words}"), spark_errors("reading"):
-        frame.select(column).collect()
+    faults = [row[FAULT] for row in frame.select(column, f"`{FAULT}`").collect()]
+    assert faults[0] is None
+    assert re.match(rf"{tmp_path}/a\.csv: {words}", faults[1])
 
 
 @pytest.mark.parametrize("other", ["y,x,label", "x, y,label", "x,y"])

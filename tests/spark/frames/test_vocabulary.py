@@ -16,7 +16,6 @@ from sparknet.errors import DataError
 from sparknet.spark.frames import vocabulary
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.frames.vocabulary import learn
-from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.preparing.prepare import prepare
 
 pytestmark = pytest.mark.spark
@@ -66,8 +65,12 @@ def table(*features, **settings):
 
 
 def rows_of(frame):
-    with spark_errors("reading"):
-        return [(list(row.input), row.label) for row in frame.collect()]
+    rows = frame.collect()
+    if "fault" in frame.columns:
+        for row in rows:
+            if row.fault is not None:
+                raise DataError(row.fault)
+    return [(list(row.input), row.label) for row in rows]
 
 
 def test_adult_as_it_is(spark, adult):
@@ -147,7 +150,7 @@ def test_features_of_every_kind_in_the_order_given(mixed):
         label_words=("no", "yes"),
     )
     selected = select_columns(mixed, data, validation=None, table=encoding)
-    assert selected.dtypes == [("input", "array<float>"), ("label", "bigint")]
+    assert selected.dtypes == [("input", "array<float>"), ("label", "bigint"), ("fault", "string")]
     assert rows_of(selected) == [
         ([7, 0, 1, 1, 2, 1.5, 1, 1, 2, 3, 4], 0),
         ([8, 1, 0, 3, 0, 2.5, 0, 5, 6, 7, 8], 1),
@@ -168,7 +171,7 @@ def test_the_star_leaves_out_label_and_mark(mixed):
     assert encoding is not None
     assert [feature.name for feature in encoding.features] == ["number", "vector", "nested", "word", "y"]
     selected = select_columns(mixed, data, validation=None, table=encoding)
-    assert selected.columns == ["input", "label", "validation"]
+    assert selected.columns == ["input", "label", "validation", "fault"]
     assert [row.validation for row in selected.collect()] == [True, False, True]
 
 
@@ -258,8 +261,8 @@ def test_a_label_that_training_did_not_have(spark):
     data = Data(source="parquet", path="p", image="x", label="y", validation_path="v")
     selected = select_columns(frame, data, validation=None, table=words)
     message = rf"column y: {AT} says '<=50K\.'; the training rows say <=50K, >50K: correct the label or remove"
-    with pytest.raises(DataError, match=message), spark_errors("reading"):
-        selected.collect()
+    with pytest.raises(DataError, match=message):
+        rows_of(selected)
 
 
 def test_columns_that_changed_their_kind(spark):

@@ -11,6 +11,7 @@ from sparknet.data.rows.arrow_values import Rows, encoded_cells, label_values, v
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.inputs import InputPlan, next_piece, read_inputs
+from sparknet.errors import DataError
 
 __all__ = ["ReadPlan", "RowReader", "WholeRows"]
 
@@ -81,8 +82,9 @@ class RowReader:
 
         Args:
             batches: the columns input (see `input_column`), label (int64), if the plan says so validation
-                (boolean), in this order, and maybe `name` (string) and `error` (string): what is wrong with a
-                damaged row, null for others.
+                (boolean), in this order, and maybe `name` (string), `error` (string): what is wrong with a
+                damaged row, null for others, and `fault` (string): what is wrong with a row that must not be left
+                out, null for others.
 
         Raises:
             DataError: a row that is neither damaged nor as the plan says.
@@ -99,6 +101,7 @@ class RowReader:
 
     def _read(self, batch: pa.RecordBatch) -> WholeRows | None:
         plan, rows = self._plan, self._rows
+        _refuse_faults(batch)
         found = read_inputs(plan.input, batch, column=self._column, rows=rows)
         self._column = found.column
         self.damage += found.damage
@@ -125,3 +128,10 @@ class RowReader:
             values=found.values,
             files=files if files is None or good.all() else files.filter(chosen),
         )
+
+
+def _refuse_faults(batch: pa.RecordBatch) -> None:
+    if "fault" in batch.schema.names:
+        faults: Any = batch.column("fault").drop_null()
+        if len(faults):
+            raise DataError(faults[0].as_py())

@@ -16,6 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.storage.place import Storage
+from sparknet.errors import DataError
+from sparknet.spark.frames.column_kinds import FAULT
 from sparknet.spark.jobs.jobs import numbered
 
 __all__ = ["PartitionReader", "numbers_in", "partition_numbers", "row_columns", "rows_frame"]
@@ -65,13 +67,29 @@ def row_columns(opened: OpenedSource) -> str:
 
 
 def rows_frame(spark: SparkSession, opened: OpenedSource) -> DataFrame:
-    """A source's rows as a DataFrame, with `row_columns`."""
+    """A source's rows as a DataFrame, with `row_columns` and `FAULT`."""
     reader = PartitionReader.of(opened)
     numbers = partition_numbers(spark, len(reader.partitions))
-    return numbers.mapInArrow(partial(_read_partitions, reader), row_columns(opened))
+    columns = f"{row_columns(opened)}, `{FAULT}` string"
+    return numbers.mapInArrow(partial(_read_partitions, reader, _row_schema(opened)), columns)
 
 
-def _read_partitions(reader: PartitionReader, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The task."""
+def _row_schema(opened: OpenedSource) -> pa.Schema:
+    """What `row_columns` says, in Arrow's words, with the fault of a row behind it."""
+    image = pa.list_(pa.float32()) if opened.listed.schema.input.dtype == "float32" else pa.binary()
+    fields = [("image", image), ("label", pa.int64())]
+    if opened.format.names_rows:
+        fields = [("name", pa.string()), *fields, ("error", pa.string())]
+    return pa.schema([*fields, (FAULT, pa.string())])
+
+
+def _read_partitions(
+    reader: PartitionReader, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The task; what cannot be read becomes a row that says so, since an exception would be tried again."""
     for number in numbers_in(batches):
-        yield from reader.rows(number)
+        try:
+            for batch in reader.rows(number):
+                yield batch.append_column(FAULT, pa.nulls(batch.num_rows, pa.string()))
+        except DataError as error:
+            yield pa.RecordBatch.from_pylist([{FAULT: str(error)}], schema=schema)

@@ -14,7 +14,7 @@ from sparknet.data.sources.files import local_path
 from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.storage.local_files import is_file_uri
 from sparknet.errors import DataError
-from sparknet.spark.frames.column_kinds import checked
+from sparknet.spark.frames.column_kinds import FAULT, checked
 from sparknet.spark.frames.input_partitions import rows_frame
 
 __all__ = ["read_source"]
@@ -59,7 +59,7 @@ def _read_by_spark(spark: SparkSession, opened: OpenedSource, data: Data) -> Dat
 
 
 def _read_csv(spark: SparkSession, path: str, *, header: bool) -> DataFrame:
-    """Read lines as RFC 4180 has them; one with fewer or more values than the others raises when it is read."""
+    """Read lines as RFC 4180 has them; one with fewer or more values than the others is told of in `FAULT`."""
 
     def read(**options: str) -> DataFrameReader:
         reader = spark.read.options(ignoreLeadingWhiteSpace=True, ignoreTrailingWhiteSpace=True, header=header)
@@ -72,9 +72,7 @@ def _read_csv(spark: SparkSession, path: str, *, header: bool) -> DataFrame:
         raise DataError(f"{path}: the file is empty; training needs rows: correct data.path")
     if header:
         _check_headers(read().csv(place).inputFiles())
-    strange = "malformed line"
-    while strange in inferred.names:
-        strange += "'"
+    strange = "sparknet: malformed line"  # no table has such a name
     # Without pruning, which would look at no more of a line than the columns that somebody asks for.
     reader = read(columnNameOfCorruptRecord=strange, columnPruning="false")
     frame = reader.schema(StructType([*inferred.fields, StructField(strange, StringType())])).csv(place)
@@ -84,7 +82,7 @@ def _read_csv(spark: SparkSession, path: str, *, header: bool) -> DataFrame:
     count = len(inferred.names)
     said = (f"{path}: the line '", F.substring(line, 1, _MOST_SHOWN), F.concat_ws("", first))
     rule = f"' has not {count} values as the first one has: put values with a comma in quotes, or remove the line"
-    return frame.filter(checked(F.lit(True), line.isNull(), *said, rule)).drop(strange)
+    return frame.withColumn(FAULT, checked(line, line.isNull(), *said, rule).fault).drop(strange)
 
 
 def _check_headers(files: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
-from sparknet.errors import ClusterError, DataError, SparkNetError, WorkerError
+from sparknet.errors import ClusterError, ConfigError, DataError, MissingDependency, SparkNetError, WorkerError
 from sparknet.spark.jobs.error_translation import spark_errors
 
 __all__ = ["Report", "TaggedJob", "Task", "collect_reports", "numbered", "run_job"]
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 Task = Callable[[Iterator[pa.RecordBatch]], Iterable[dict[str, Any]]]
 """What runs on a worker: takes the partition's Arrow batches, gives reports that JSON can hold."""
+_TOLD_AS_THEY_ARE = {kind.__name__: kind for kind in (ConfigError, DataError, MissingDependency)}
+"""What is wrong whichever worker meets it, so that naming the worker would lead astray."""
 _LAST_WORD_SECONDS = 5.0
 """How long a job that is cancelled may take to end."""
 _CANCEL_AGAIN_SECONDS = 0.5
@@ -60,7 +62,7 @@ def collect_reports(
         limit_seconds: when to give up; not given: never.
 
     Raises:
-        DataError: a task found the data at fault.
+        SparkNetError: a task found the data, the settings or what is installed at fault.
         WorkerError: a task failed in another way; names worker, host, phase and cause.
         ClusterError: Spark failed, or the time was up.
     """
@@ -69,8 +71,8 @@ def collect_reports(
     with spark_errors(doing):
         rows = run_job(frame.sparkSession, job.collect, doing=doing, limit_seconds=limit_seconds)
     for row in rows:
-        if row.error == DataError.__name__:
-            raise DataError(row.report)
+        if row.error in _TOLD_AS_THEY_ARE:
+            raise _TOLD_AS_THEY_ARE[row.error](row.report)
         if row.error:
             raise WorkerError(slot=row.slot, host=row.host, phase=doing, cause=row.report)
     reports = [Report(slot=row.slot, host=row.host, values=json.loads(row.report)) for row in rows]

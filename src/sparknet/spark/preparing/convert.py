@@ -122,19 +122,22 @@ def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: st
         F.count("id").alias("rows"),
         F.coalesce(F.sum("damaged"), F.lit(0)).alias("damaged"),
         F.flatten(F.collect_list("examples")).alias("examples"),
-        F.first("error", ignorenulls=True).alias("error"),
+        F.max("error").alias("error"),
     )
     whole = measured.where("id is not null").select("id", "data", "label", (F.col("id") % keys).alias("key"))
     ordered = whole.repartition(keys, "key").sortWithinPartitions("key", "id")
 
-    def write() -> dict[str, Any]:
+    def write() -> dict[str, Any] | None:
         # Without a scheme Spark takes its default file system, which on a cluster is seldom the local one.
         ordered.write.partitionBy("key").parquet(f"file://{place.local}" if place.local else place.uri)
-        return seen.get
+        # Where no row is left, adaptive execution puts an empty plan in the place of the one that observes.
+        return seen.get if any(file.name.endswith(".parquet") for file in place.files(recursive=True)) else None
 
     try:
         with spark_errors("writing Parquet"):
             found = run_job(spark, write, doing="writing Parquet")
+        if found is None:
+            raise _nothing_written(frame, plan, data)
         if found["error"]:
             raise DataError(found["error"])
         damage = Damage(rows=found["damaged"], examples=tuple(found["examples"])[:_MOST_EXAMPLES])
@@ -298,6 +301,21 @@ def _write_database(plan: _DatabasePlan, batches: Iterator[pa.RecordBatch]) -> I
 
 
 # -- Parquet --
+
+
+def _nothing_written(frame: DataFrame, plan: "_TablePlan", data: Data) -> DataError:
+    """Why there was no row to write, found by reading them all once more."""
+    reports = collect_reports(frame, partial(_read_rows, plan), doing="looking for rows")
+    _check(0, sum((decode(Damage, report.values) for report in reports), Damage()), data)
+    return DataError(f"{data.path or data.source}: its rows were gone when they were written; begin again")
+
+
+def _read_rows(plan: "_TablePlan", batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """A task: what is wrong with its rows."""
+    reader = RowReader(plan.rows, _partition())
+    for _ in reader.read(batches):
+        pass
+    yield encode(reader.damage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
