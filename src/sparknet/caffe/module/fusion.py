@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from sparknet.caffe.layers.normalise import BatchNorm, Scale
-from sparknet.caffe.module.net_plan import Plan, Step
+from sparknet.caffe.module.net_plan import NetPlan, Step
 
 __all__ = ["take_shortcuts"]
 
 
-def take_shortcuts(plan: Plan) -> None:
+def take_shortcuts(plan: NetPlan) -> None:
     """Change how the steps of a finished plan run."""
     _let_work_in_place(plan)
     _join_scales(plan)
 
 
-def _let_work_in_place(plan: Plan) -> None:
+def _let_work_in_place(plan: NetPlan) -> None:
     """Spare the memory of in-place layers, where nobody needs what they overwrite."""
     made_by: dict[str, Step] = {}
     reads: dict[tuple[str, int], int] = {}
@@ -55,7 +55,7 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-def _join_scales(plan: Plan) -> None:
+def _join_scales(plan: NetPlan) -> None:
     """Let a BatchNorm do the work of the Scale behind it, where that overwrites the BatchNorm's top."""
     for at, (step, follower) in enumerate(zip(plan.steps, plan.steps[1:], strict=False)):
         norm, scale = step.layer, follower.layer

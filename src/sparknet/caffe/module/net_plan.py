@@ -8,7 +8,7 @@ from torch import Tensor
 from sparknet.caffe.layers import InputBlob, Layer, Shape
 from sparknet.caffe.schema import LayerParameter
 
-__all__ = ["Learnable", "Plan", "Step"]
+__all__ = ["Learnable", "NetPlan", "Step"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,7 +50,7 @@ class Learnable:
 
 
 @dataclass(eq=False, slots=True)
-class Plan:
+class NetPlan:
     """All that a description comes to."""
 
     inputs: dict[str, InputBlob] = field(default_factory=dict[str, InputBlob])

@@ -1,13 +1,15 @@
 """A net's weights, to and from files."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.weights.blobs import Array
 from sparknet.caffe.weights.caffemodel import Weights, read_weights, write_binary
@@ -15,10 +17,7 @@ from sparknet.caffe.weights.hdf5 import write_hdf5
 from sparknet.caffe.weights.written_form import describes, written_form
 from sparknet.errors import NetError
 
-if TYPE_CHECKING:
-    from sparknet.caffe.module.caffe_net import CaffeNet
-
-__all__ = ["Frame", "Loaded", "load_listed", "load_weights", "write_weights"]
+__all__ = ["Frame", "Loaded", "Net", "load_listed", "load_weights", "write_weights"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +47,27 @@ class Frame:
     """Blobs of the layers that the net does not have in its state."""
 
 
-def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
+class Net(Protocol):
+    """What files need of a net: `CaffeNet`, which stands a floor above this one."""
+
+    description: NetSpec
+    """Of all states."""
+    spec: NetSpec
+    """Of the net's own state."""
+    phase: PhaseName
+    frame: Frame | None
+    """What the file said that is wholly of this net and was loaded last."""
+
+    def weights(self) -> dict[str, list[Tensor]]:
+        """The learned tensors by layer name, live; a shared one appears in each layer."""
+        ...
+
+    def set_weights(self, weights: Mapping[str, Sequence[Tensor | Array]], /) -> None:
+        """Copy values into the layers of the same names; a NetError changes none."""
+        ...
+
+
+def load_weights(net: Net, path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
     """Copy a file's blobs into the layers of the same names; see `CaffeNet.load_weights`.
 
     Args:
@@ -94,7 +113,7 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool =
     )
 
 
-def load_listed(net: "CaffeNet", paths: str) -> tuple[str, ...]:
+def load_listed(net: Net, paths: str) -> tuple[str, ...]:
     """Copy the blobs of files, their paths separated by commas, into a net, one file after the other.
 
     Returns:
@@ -103,11 +122,11 @@ def load_listed(net: "CaffeNet", paths: str) -> tuple[str, ...]:
     Raises:
         NetError: a file is missing or damaged, or does not fit.
     """
-    missing = [set(net.load_weights(path).missing) for path in map(str.strip, paths.split(",")) if path]
+    missing = [set(load_weights(net, path).missing) for path in map(str.strip, paths.split(",")) if path]
     return tuple(name for name in net.weights() if all(name in lacking for lacking in missing))
 
 
-def write_weights(net: "CaffeNet", path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
+def write_weights(net: Net, path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
     """Write the net's weights; see `CaffeNet.save_weights`."""
     own = net.weights()
     blobs: dict[str, list[Array]] = {name: [_array(tensor) for tensor in own[name]] for name in own}
@@ -125,7 +144,7 @@ def write_weights(net: "CaffeNet", path: str | os.PathLike[str], *, as_loaded: b
         write_binary(written_form(net.spec, net.phase), blobs, path)
 
 
-def _frame(net: "CaffeNet", weights: Weights) -> Frame | None:
+def _frame(net: Net, weights: Weights) -> Frame | None:
     own = net.weights()
     if weights.description is None or not weights.is_modern or not all(weights.blobs.get(name) for name in own):
         return None
