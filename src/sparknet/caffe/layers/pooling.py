@@ -14,7 +14,7 @@ from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import PoolingParameter, SPPParameter
 from sparknet.errors import NetError
 
-__all__ = ["SPP", "Pooling"]
+__all__ = ["SPP", "WindowPooling"]
 
 _LOWEST = -3.4028234663852886e38
 """-FLT_MAX: what MAX starts from, and so what a window outside the image gives."""
@@ -124,7 +124,7 @@ def _stochastic_pool(x: Tensor, windows: Windows, *, training: bool) -> Tensor:
     return values.gather(-1, place).squeeze(-1)
 
 
-class Pooling(Layer):
+class WindowPooling(Layer):
     """Largest, average or stochastically chosen value of each window of each image plane.
 
     Sizes become ⌈(size + 2 pad - kernel) / stride⌉ + 1 (`round_mode: FLOOR`: rounded down); with padding on either
