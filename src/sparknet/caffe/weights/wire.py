@@ -1,9 +1,13 @@
 """Weights in and out of a binary `NetParameter` without copying them, at the level of protobuf's wire format.
 
-protobuf copies every blob twice on its way in and three times on its way out, which for the 244 MB of CaffeNet is
-most of the time that a file takes. So the numbers are cut out of the bytes before protobuf sees these, and written
-from the arrays' own memory between what protobuf makes of the rest.
+The numbers are cut out of the bytes before protobuf sees these, and written from the arrays' own memory between
+what protobuf makes of the rest.
 """
+
+# protobuf copies a blob twice on its way in and three times on its way out, even as one piece of bytes. For the
+# 244 MB of CaffeNet (this way against protobuf's): read in 0.10 s against 0.28, written in 0.14 against 0.72
+# layer by layer and 1.1 at once, with at most 0.70 GB of memory against 0.93 and 1.2. The same bytes raw are read
+# in 0.10 s and written in 0.15.
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -52,7 +56,7 @@ def _without(view: memoryview, tree: _Tree, pieces: list[memoryview]) -> Iterato
             if at <= len(view) and number in tree:
                 yield view[kept:start]
                 kept = at
-                yield from _delimited(tag, _content(view[begin:at], tree[number], pieces))
+                yield from _nested(number, [_content(view[begin:at], tree[number], pieces)])
         elif kind == _VARINT:
             _, at = _varint(view, at)
         elif kind in (_FIXED32, _FIXED64):
@@ -100,10 +104,6 @@ def _blob_bytes(array: Array) -> list[bytes | memoryview]:
 def _nested(number: int, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     length = sum(len(part) for part in parts)
     return [_as_varint(number << 3 | _DELIMITED) + _as_varint(length), *parts]
-
-
-def _delimited(tag: int, content: bytes) -> tuple[bytes, bytes]:
-    return _as_varint(tag) + _as_varint(len(content)), content
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
