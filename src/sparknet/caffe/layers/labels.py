@@ -47,6 +47,8 @@ def in_range(labels: Tensor, count: int, what: str = "label", *, ignored: int | 
     Raises:
         NetError: one is out of range.
     """
+    # The kernels check the range anyway. A look beforehand would be one more pass over the labels, and on a GPU a
+    # wait for it.
     try:
         yield
     except (IndexError, RuntimeError) as error:
@@ -114,6 +116,7 @@ def normalizer_of(given: LossParameter, default: Mode = "VALID") -> Normalizer:
         given: the layer's `loss_param`.
         default: what counts where the file gives neither.
     """
+    # softmax_loss_layer.cpp: the newer field wins, and `normalize: false` once meant the batch size.
     mode: Mode = default
     if given.HasField("normalization"):
         mode = _MODES[given.normalization]

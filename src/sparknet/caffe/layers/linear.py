@@ -36,6 +36,7 @@ class InnerProduct(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*outer, *inner] to [*outer, num_output]."""
+        # `transpose` says how the blob lies in a file; t() is a view, so the product is the same kernel.
         weight = self.weight.t() if self.transpose else self.weight
         return functional.linear(x.flatten(self.axis), weight, self.bias)
 
@@ -63,6 +64,7 @@ class Embed(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to [*any, num_output]."""
+        # embed_layer.cpp casts likewise: indices come as floats, as everything in a blob does.
         places = x.long()
         with in_range(places, self.weight.shape[0], "index"):
             rows = functional.embedding(places, self.weight)

@@ -46,11 +46,13 @@ class Accuracy(Layer):
         targets = labels.reshape(one_each).long()
         counts = None
         if self.ignore_label is not None:
+            # An ignored label is often 255, beyond the classes, which gather would refuse.
             counts = targets != self.ignore_label
             targets = targets.where(counts, 0)
         with in_range(targets, scores.shape[self.axis]):
             own = scores.gather(self.axis, targets)
-        # the label's own score is among those that reach it: fewer than top_k others may
+        # accuracy_layer.cpp counts equal scores against the label, where topk would pick any. The label's own
+        # score is among those that reach it: fewer than top_k others may.
         hits = (scores >= own).sum(self.axis, keepdim=True) <= self.top_k
         weights = torch.ones_like(hits) if counts is None else counts
         hits = hits & weights

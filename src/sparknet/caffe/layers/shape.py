@@ -16,11 +16,10 @@ __all__ = ["BatchReindex", "Crop", "Flatten", "Reduction", "Reshape", "Silence",
 
 
 class Flatten(Layer):
-    """The axes from `axis` to `end_axis` made one.
+    """The axes from `axis` to `end_axis` made one."""
 
-    The top may be a view of the bottom, so nothing may overwrite it: `needs_output` stays true.
-    """
-
+    # `needs_output` stays true, as in Reshape and Crop: the top may be a view of the bottom, and whoever
+    # overwrote it would overwrite the bottom too.
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
         given = parameters.flatten_param
@@ -41,9 +40,7 @@ class Flatten(Layer):
 class Reshape(Layer):
     """The axes from `axis` on, `num_axes` of them, replaced by those of `shape`.
 
-    In `shape` 0 copies the bottom's size at that place and one -1 takes what is left. A negative `axis` counts
-    from behind the last: -1 appends (caffe `reshape_layer.cpp`). The top may be a view of the bottom, so nothing
-    may overwrite it: `needs_output` stays true.
+    In `shape` 0 copies the bottom's size at that place and one -1 takes what is left.
     """
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -53,6 +50,8 @@ class Reshape(Layer):
         self.sizes = tuple(given.shape.dim)
         if any(size < -1 for size in self.sizes) or self.sizes.count(-1) > 1:
             raise NetError(f"shape is {self.sizes}; expected sizes, 0 to copy one, and at most one -1 to infer")
+        # reshape_layer.cpp: unlike in all other layers, -1 stands behind the last axis, so that axes can be
+        # appended.
         self.start = given.axis if given.axis >= 0 else given.axis + len(shape) + 1
         if not 0 <= self.start <= len(shape):
             raise NetError(
@@ -95,8 +94,7 @@ class Reshape(Layer):
 class Crop(Layer):
     """The part of the first bottom that is as large as the second along all axes from `axis` on.
 
-    It begins at `offset`: one for all these axes, or one for each. The second bottom gives its sizes alone. The top
-    is a view of the bottom, so nothing may overwrite it: `needs_output` stays true.
+    It begins at `offset`: one for all these axes, or one for each. The second bottom gives its sizes alone.
     """
 
     bottom_count = (2, 2)
@@ -113,6 +111,7 @@ class Crop(Layer):
                 f"{shape} needs none, 1 or {cut}"
             )
         self.offsets = tuple(given.offset) if len(given.offset) > 1 else (*given.offset, 0)[:1] * cut
+        # crop_layer.cpp takes the second bottom's size at the same axis number, whatever the sizes in front are.
         if len(reference) < len(shape):
             raise NetError(
                 f"the second bottom has shape {reference}; expected as many axes as the first, of shape {shape}"

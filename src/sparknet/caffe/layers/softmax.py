@@ -62,6 +62,7 @@ class SoftmaxWithLoss(Layer):
         """Scores [*outer, classes, *inner] and labels, in any shape of so many, to a scalar."""
         shape, axis = scores.shape, self.axis
         outer, inner = shape[:axis], shape[axis + 1 :]
+        # The kernel has the classes along axis 1, as nearly every net has them: no other shape is needed then.
         if axis == 1:
             table, targets = scores, labels.long().reshape(outer + inner)
         else:
@@ -74,6 +75,7 @@ class SoftmaxWithLoss(Layer):
         # Behind autograd's back: the number is held at the floor, the gradient is not. The backward pass does not
         # read `each`.
         each.detach().clamp_(max=_GREATEST_SOFTMAX_LOSS)
+        # The commonest case in one kernel; the divisor is never below 1, as no axis of a blob is empty.
         if normalizer.is_mean:
             loss = each.mean()
         else:
@@ -127,6 +129,7 @@ class InfogainLoss(Layer):
         table = logs.reshape(outer, classes, inner).transpose(1, 2)
         targets = labels.reshape(outer, inner).long()
         counts = self.normalizer.counts(targets)
+        # An ignored label is often 255, beyond the classes: it is looked up as 0, and counts nothing.
         places = targets if counts is None else targets.where(counts, 0)
         with in_range(places, classes):
             rows = functional.embedding(places, gains)
