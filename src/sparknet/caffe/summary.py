@@ -83,6 +83,7 @@ def summarise(net: CaffeNet) -> Summary:
 
 
 def _layers(net: CaffeNet) -> Iterator[LayerSummary]:
+    # Steps leave out the layers that stand for inputs; the description has both, in the same order.
     at_work = iter(net.steps)
     seen: set[int] = set()
     for description in net.spec.parameters.layer:
@@ -99,6 +100,7 @@ def _layers(net: CaffeNet) -> Iterator[LayerSummary]:
             )
             continue
         step = next(at_work)
+        # By the tensor: a blob that two layers share is learned once, and counts once.
         own = {id(blob): blob.numel() for blob in step.layer.blobs() if id(blob) not in seen}
         seen.update(own)
         yield LayerSummary(

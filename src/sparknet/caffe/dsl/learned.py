@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 
+# A TypedDict, so that both functions check these by name without a list of ten parameters each.
 class ConvolutionOptions(Options, total=False):
     """What convolutions take besides."""
 

@@ -33,6 +33,8 @@ def Param(lr_mult: float | None = None, decay_mult: float | None = None, *, name
         name: blobs with the same name are one blob.
     """
     spec = ParamSpec()
+    # What is not given is not written: two layers that share a blob may not contradict each other, and silence
+    # does not.
     if name:
         spec.name = name
     if lr_mult is not None:

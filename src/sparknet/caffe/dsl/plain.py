@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 
+# An enumeration and no Literal, as other choices are: users of the original wrote Pooling.Max.
 class Pooling(StrEnum):
     """What is taken of a window."""
 

@@ -103,6 +103,7 @@ class _Filters(Layer):
         if not self.spatial:  # an axis of 1 stands in
             x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
         kernels = _DECONVOLUTIONS if self.deconvolves else _CONVOLUTIONS
+        # Without a spatial axis the tuples are empty, and the axis of 1 that stands in has the defaults.
         y = kernels[max(self.spatial, 1)](
             x,
             weight,

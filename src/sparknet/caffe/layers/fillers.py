@@ -51,6 +51,7 @@ def fill(tensor: Tensor, filler: FillerParameter) -> Tensor:
         raise NetError(
             f"sparse is {filler.sparse} with filler {filler.type}; only gaussian can be sparse: leave it out"
         )
+    # The text format has nan and inf; a weight that is one of them spoils everything, and much later.
     for field in ("value", "min", "max", "mean", "std"):
         number: float = getattr(filler, field)
         if not math.isfinite(number):

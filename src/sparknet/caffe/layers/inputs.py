@@ -172,7 +172,7 @@ def _cropped(layer: LayerParameter, batch: int, channels: int) -> Shape | None:
 
 
 def _labels(layer: LayerParameter, batch: int) -> list[Shape | None]:
-    # data_layer.cpp: labels are a vector, also where older nets expect [batch, 1, 1, 1]; losses take any shape.
+    # data_layer.cpp: labels are a vector; losses take any shape of so many.
     return [(batch,)] * (len(layer.top) - 1)
 
 

@@ -72,7 +72,7 @@ class Layer(nn.Module):
 
     # Called only for what is not found otherwise, so that layers without views pay nothing.
     def __getattr__(self, name: str) -> Any:
-        # By way of __dict__: nn.Module asks for attributes before `__init__` has set this one.
+        # By way of __dict__: where `views` is not set yet, `self.views` would come back here for ever.
         views: dict[str, tuple[Layer, str, Shape]] = self.__dict__.get("views", {})
         if name in views:
             owner, owned, shape = views[name]

@@ -216,6 +216,7 @@ class Scale(_Broadcast):
         filler = given.filler if given.HasField("filler") else FillerParameter(type="constant", value=1)
         self.weight = nn.Parameter(new_blob(shape, filler)) if len(bottoms) == 1 else None
         self.bias = nn.Parameter(new_blob(shape, given.bias_filler)) if given.bias_term else None
+        # Over axis 1 and no other: what a normalisation's own weight lies over.
         self.is_per_channel = len(bottoms) == 1 and len(shape) == 1 and self.trailing == len(bottoms[0]) - 2
         names = ("weight", self.weight), ("bias", self.bias)
         self.blob_names = tuple(name for name, blob in names if blob is not None)

@@ -46,6 +46,7 @@ class Learnable:
     @property
     def tensor(self) -> Tensor:
         """The parameter, or the buffer where the layer itself keeps the blob (BatchNorm), as it is now."""
+        # Looked up each time: a change of dtype or device gives the layer another buffer.
         return getattr(self.layer, self.attribute)
 
 

@@ -39,6 +39,8 @@ _LISTED = 12  # names that an error message lists
 _SHOWN = 60  # characters of a name that are looked up among the known ones
 
 _CLOSERS = {"{": "}", "<": ">", "[": "]"}
+# By the grammar of the text format: a leading 0 means octal, but not before a fraction; C's suffix f is allowed.
+# Python's int() and float() would take more: 1_0, +1, 0b1, spaces.
 _INTEGER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 _FLOAT = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?")
 _SPOKEN_FLOATS = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
@@ -130,6 +132,7 @@ def names_file(path_or_text: str | os.PathLike[str]) -> bool:
         return True
     if "\n" in path_or_text:
         return False
+    # A directory may have braces in its name, and a net may stand in one line: the disk decides.
     return "{" not in path_or_text or _exists(path_or_text)
 
 
@@ -190,10 +193,13 @@ class _Parser:
         packed: dict[str, array[float]] = {}
         while not self._closed(block):
             self._field(message, block, packed)
+        # Numbers of a blob stand one by one in text, among other fields: kept apart until the block ends.
         for name, numbers in packed.items():
             if sys.byteorder == "big":
                 numbers.byteswap()
             getattr(message, name).append(numbers.tobytes())
+        # protobuf's Python parser overlooks it; Caffe's ends the program. Asked first, for it is cheap and nearly
+        # always true.
         if not message.IsInitialized():
             missing = [f.name for f in descriptor.fields if f.is_required and not message.HasField(f.name)]
             raise self.tokens.fault(
@@ -302,6 +308,7 @@ class _Parser:
         if not (tokens.take("{") or tokens.take("<")):
             raise self._wrong(field, "a block, written { ... }")
         inner: Any = getattr(message, field.name)
+        # Only offsets, here: lines are counted once for all of them, in one pass over the text.
         if field.is_repeated:
             if len(self._blocks) == 1:
                 self.starts[field.name, len(inner)] = start
@@ -431,6 +438,8 @@ class _Parser:
                 raise tokens.fault(
                     f"found {tokens.shown()} in the value that begins in line {tokens.line_of(start)}"
                 )
+            # No recursion here, so depth costs no stack; the bound keeps a hostile file from growing the list for
+            # ever.
             if len(closers) > _DEPTH:
                 raise tokens.fault(f"blocks are nested more than {_DEPTH} deep; no file of Caffe's is: remove them")
             strings = tokens.kind == "string"
@@ -451,12 +460,14 @@ class _Parser:
         """Return the error for a field that the message does not have."""
         tokens = self.tokens
         name, shown = tokens.text, tokens.shown()
+        # The commonest fault by hand is a brace too few, after which a layer seems to hold the next one.
         for outer in reversed(self._blocks[:-1]):
             if name in outer.fields:
                 return tokens.fault(
                     f"{block.name} has no field {shown}, {outer.name} has: "
                     f"close the block of line {tokens.line_of(block.start)} before it"
                 )
+        # The second is the wrong one of the two files that every Caffe project has.
         if (block.name, name) in _OTHER_FILES:
             return tokens.fault(f"{block.name} has no field {shown}: {_OTHER_FILES[block.name, name]}")
         near = _nearest(name, block.fields)

@@ -35,6 +35,7 @@ def _print(message: Message, indent: str, lines: list[str]) -> None:
     for field, value in message.ListFields():
         code = PACKED.get(f"{message.DESCRIPTOR.name}.{field.name}")
         if code is not None:
+            # protobuf's own printer would write such bytes as one string, which Caffe cannot read as numbers.
             for text in _numbers(b"".join(value), code, field.name):
                 lines.append(f"{indent}{field.name}: {text}\n")
             continue

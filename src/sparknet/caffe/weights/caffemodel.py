@@ -52,6 +52,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     if data is None:
         return Weights(source=source, blobs=hdf5.read_hdf5(source), description=None)
     net, pieces = _parsed(data, source)
+    # V0 keeps name and blobs one message further in than V1.
     older = [(layer.layer if layer.HasField("layer") else layer) for layer in net.layers]
     is_modern = not older and all(_is_modern(blob) for layer in net.layer for blob in layer.blobs)
     blobs = _taken([*net.layer, *older], pieces, source)
@@ -113,6 +114,7 @@ def _parsed(data: bytes, source: str) -> tuple[NetParameter, list[memoryview]]:
 
 def is_text(data: bytes) -> bool:
     """Whether bytes begin as a prototxt would, and a binary file would not."""
+    # A binary file begins with the net's name, which is text; tags and lengths show soon after it.
     return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in data[:4096]) and b"\x7f" not in data[:4096]
 
 
@@ -140,6 +142,7 @@ def _taken(layers: Iterable[_WithBlobs], pieces: Sequence[memoryview], source: s
                 arrays[place] = array_of(blob, pieces)
             except NetError as error:
                 raise NetError(f"{source}: layer {layer.name!r}, blob {place}: {error}") from error
+        # net.cpp copies layer after layer, so the last one stays. Split layers of Caffe's making have no blobs.
         if arrays or layer.name not in found:
             found[layer.name] = arrays
         layer.ClearField("blobs")
@@ -149,6 +152,7 @@ def _taken(layers: Iterable[_WithBlobs], pieces: Sequence[memoryview], source: s
 def _is_modern(blob: BlobProto) -> bool:
     """Whether writing the blob's array again gives the same bytes."""
     fields = {field.name for field, _ in blob.ListFields()}
+    # Legacy axes, double precision, gradients and numbers in several pieces are read, but written otherwise.
     return fields <= {"shape", "data"} and len(blob.data) == 1
 
 

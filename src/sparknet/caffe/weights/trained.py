@@ -84,6 +84,7 @@ def load_weights(net: Net, path: str | os.PathLike[str], *, whole: bool = False)
         found = weights.blobs.get(name)
         if found is None:
             continue
+        # By layer name alone, as net.cpp does (CopyTrainedLayersFrom); order and type do not count.
         # An HDF5 file leaves a shared blob to the first layer that has it: set it to what it is.
         fill = shared.get(name, set[int]()) if weights.description is None else set[int]()
         if set(found) | fill != set(range(len(tensors))):
@@ -92,6 +93,7 @@ def load_weights(net: Net, path: str | os.PathLike[str], *, whole: bool = False)
                 "the net must be that of the weights, or the layer have another name"
             )
         chosen[name] = [found.get(place, tensor) for place, tensor in enumerate(tensors)]
+        # By memory: a layer that the file lacks is not missing if another one shares its blobs.
         taken.update(tensors[place].data_ptr() for place in found)
     missing = tuple(
         name for name, tensors in own.items() if any(tensor.data_ptr() not in taken for tensor in tensors)
@@ -105,6 +107,7 @@ def load_weights(net: Net, path: str | os.PathLike[str], *, whole: bool = False)
         net.set_weights(chosen)
     except NetError as error:
         raise NetError(f"{weights.source}: {error}") from error
+    # Only after the weights are in: a file that did not fit must leave no trace.
     net.frame = _frame(net, weights)
     return Loaded(
         layers=tuple(chosen),
@@ -122,6 +125,7 @@ def load_listed(net: Net, paths: str) -> tuple[str, ...]:
     Raises:
         NetError: a file is missing or damaged, or does not fit.
     """
+    # As `caffe train --weights a,b` (caffe.cpp, CopyLayers): of a layer in several files the last one counts.
     missing = [set(load_weights(net, path).missing) for path in map(str.strip, paths.split(",")) if path]
     return tuple(name for name in net.weights() if all(name in lacking for lacking in missing))
 
@@ -174,6 +178,7 @@ def _shared_places(weights: dict[str, list[Tensor]]) -> dict[str, set[int]]:
 
 def _array(tensor: Tensor) -> Array:
     """On the CPU, float64 if it is so and else float32; the tensor's own memory where that can be."""
+    # Caffe knows these two; half precision is widened, which loses nothing.
     plain = tensor.detach().cpu()
     array: Array = plain.to(torch.float64 if plain.dtype == torch.float64 else torch.float32).numpy()
     return np.asarray(array)

@@ -50,6 +50,7 @@ def _without(view: memoryview, tree: _Tree, pieces: list[memoryview]) -> Iterato
         start = at
         tag, at = _varint(view, at)
         kind, number = tag & 7, tag >> 3
+        # Only the way to the numbers is entered; everything else is stepped over by its length, unread.
         if kind == _DELIMITED:
             length, begin = _varint(view, at)
             at = begin + length
@@ -80,6 +81,8 @@ def layer_bytes(layer: LayerParameter, arrays: Sequence[Array]) -> list[bytes | 
 
     They are the bytes that protobuf would make, fields in the order of their numbers.
     """
+    # protobuf writes fields in the order of their numbers: name 1 to loss_weight 5, param 6, blobs 7, then the
+    # rest. Two messages give what stands before the blobs and behind them.
     before, behind = LayerParameter(), LayerParameter()
     before.CopyFrom(layer)
     behind.CopyFrom(layer)
@@ -98,6 +101,7 @@ def _blob_bytes(array: Array) -> list[bytes | memoryview]:
     numbers = np.ascontiguousarray(array, "<f8" if double else "<f4").reshape(-1).view(np.uint8).data
     shape = _nested(7, [BlobShape(dim=array.shape).SerializeToString()]) if array.shape else []
     data = _nested(8 if double else 5, [numbers]) if len(numbers) else []
+    # shape has the number 7, data 5, double_data 8.
     return [*shape, *data] if double else [*data, *shape]
 
 
@@ -109,6 +113,7 @@ def _nested(number: int, parts: Sequence[bytes | memoryview]) -> list[bytes | me
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
     """A number and where it ends."""
     value = 0
+    # Ten bytes hold 64 bits; more are damage.
     for shift in range(0, 70, 7):
         if at >= len(view):
             break

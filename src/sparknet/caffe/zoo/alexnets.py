@@ -81,6 +81,8 @@ def _upper_half(bottom: str, classes: int, *, start: float) -> list[LayerParamet
     """What follows the second pooling, the same in both."""
     return [
         *_convolution(3, bottom, kernel=3, num_output=384, pad=1),
+        # Two groups: on the paper's two GPUs each half of the channels saw only itself. Biases above 0 give these
+        # ReLUs something to pass on from the first step (section 5 of the paper).
         *_convolution(4, "conv3", kernel=3, num_output=384, pad=1, group=2, start=start),
         *_convolution(5, "conv4", kernel=3, num_output=256, pad=1, group=2, start=start),
         _pool(5, "conv5"),

@@ -115,6 +115,7 @@ def _auxiliary(number: int, bottom: str, classes: int) -> list[LayerParameter]:
     """A classifier halfway up, which brings the gradient to the lower layers."""
     head = f"loss{number}"
     scores = f"{head}/classifier"
+    # Without labels there is no loss, and a head without one would only cost time.
     only: dict[str, Any] = {"include": LABELLED}
     return [
         PoolingLayer(f"{head}/ave_pool", [bottom], Pooling.Ave, kernel=5, stride=3, **only),

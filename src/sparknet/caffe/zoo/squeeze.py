@@ -62,6 +62,7 @@ def squeezenet(
         "SqueezeNet_v1.1",
         *inputs(input_shape, batch_size),
         *layers,
+        # No InnerProduct: each class has its plane of scores, whose mean is its score.
         DropoutLayer("drop9", [bottom], ratio=0.5, in_place=True),
         ConvolutionLayer("conv10", [bottom], kernel=1, num_output=classes, weight_filler=gaussian(std=0.01)),
         ReLULayer("relu_conv10", ["conv10"], in_place=True),
