@@ -15,14 +15,14 @@ from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blobs
 from sparknet.caffe.layers.blob_limits import check_blob_shape
 from sparknet.caffe.module.fusion import take_shortcuts
-from sparknet.caffe.module.net_plan import Learnable, NetPlan, Step
+from sparknet.caffe.module.net_plan import BuildPlan, Learnable, Step
 from sparknet.caffe.schema import TRAIN, LayerParameter, ParamSpec
 from sparknet.errors import NetError
 
 __all__ = ["build"]
 
 
-def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> NetPlan:
+def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> BuildPlan:
     """Build the layers of one state of a net, filled from torch's default generator.
 
     Args:
@@ -61,7 +61,7 @@ class _Builder:
     def __init__(self, spec: NetSpec, input_shapes: dict[str, Shape]) -> None:
         self._spec = spec
         self._input_shapes = input_shapes
-        self._plan = NetPlan()
+        self._plan = BuildPlan()
         self._unread: set[str] = set()
         self._shared: dict[str, tuple[int, ParamSpec]] = {}
         """Blobs with a name of their own: their place in `learnable`, and what the layers so far say of them."""
@@ -79,7 +79,7 @@ class _Builder:
         except NetError as error:
             raise NetError(f"{self._spec.place(index)}: {error}") from error
 
-    def finish(self) -> NetPlan:
+    def finish(self) -> BuildPlan:
         """Close the net."""
         unknown = [name for name in self._input_shapes if name not in self._plan.inputs]
         if unknown:

@@ -8,7 +8,7 @@ from torch import Tensor
 from sparknet.caffe.layers import InputBlob, Layer, Shape
 from sparknet.caffe.schema import LayerParameter
 
-__all__ = ["Learnable", "NetPlan", "Step"]
+__all__ = ["BuildPlan", "Learnable", "Step"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,7 +51,7 @@ class Learnable:
 
 
 @dataclass(eq=False, slots=True)
-class NetPlan:
+class BuildPlan:
     """All that a description comes to."""
 
     inputs: dict[str, InputBlob] = field(default_factory=dict[str, InputBlob])

@@ -17,7 +17,7 @@ from sparknet.caffe.weights.hdf5 import write_hdf5
 from sparknet.caffe.weights.written_form import describes, written_form
 from sparknet.errors import NetError
 
-__all__ = ["Frame", "Loaded", "Net", "load_listed", "load_weights", "write_weights"]
+__all__ = ["Frame", "Loaded", "WeightHolder", "load_listed", "load_weights", "write_weights"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class Frame:
     """Blobs of the layers that the net does not have in its state."""
 
 
-class Net(Protocol):
+class WeightHolder(Protocol):
     """What files need of a net: `CaffeNet`, which stands a floor above this one."""
 
     description: NetSpec
@@ -67,7 +67,7 @@ class Net(Protocol):
         ...
 
 
-def load_weights(net: Net, path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
+def load_weights(net: WeightHolder, path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
     """Copy a file's blobs into the layers of the same names; see `CaffeNet.load_weights`.
 
     Args:
@@ -116,7 +116,7 @@ def load_weights(net: Net, path: str | os.PathLike[str], *, whole: bool = False)
     )
 
 
-def load_listed(net: Net, paths: str) -> tuple[str, ...]:
+def load_listed(net: WeightHolder, paths: str) -> tuple[str, ...]:
     """Copy the blobs of files, their paths separated by commas, into a net, one file after the other.
 
     Returns:
@@ -130,7 +130,7 @@ def load_listed(net: Net, paths: str) -> tuple[str, ...]:
     return tuple(name for name in net.weights() if all(name in lacking for lacking in missing))
 
 
-def write_weights(net: Net, path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
+def write_weights(net: WeightHolder, path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
     """Write the net's weights; see `CaffeNet.save_weights`."""
     own = net.weights()
     blobs: dict[str, list[Array]] = {name: [_array(tensor) for tensor in own[name]] for name in own}
@@ -148,7 +148,7 @@ def write_weights(net: Net, path: str | os.PathLike[str], *, as_loaded: bool = T
         write_binary(written_form(net.spec, net.phase), blobs, path)
 
 
-def _frame(net: Net, weights: Weights) -> Frame | None:
+def _frame(net: WeightHolder, weights: Weights) -> Frame | None:
     own = net.weights()
     if weights.description is None or not weights.is_modern or not all(weights.blobs.get(name) for name in own):
         return None
