@@ -78,6 +78,7 @@ def summarise(net: CaffeNet) -> Summary:
         parameters=parameters,
         parameter_bytes=parameters * _FLOAT_BYTES,
         multiply_adds=sum(layer.multiply_adds for layer in layers),
+        # By name: a layer in place has no entry of its own.
         blob_bytes=sum(math.prod(shape) for shape in net.shapes.values()) * _FLOAT_BYTES,
     )
 

@@ -203,6 +203,7 @@ _V1_TYPES = {
 def _from_v1(old: V1LayerParameter) -> LayerParameter:
     """Return a V1 layer as a modern one."""
     layer = LayerParameter()
+    # By name: a test holds that every other field of V1 has a place of the same name and type.
     for field, value in old.ListFields():
         if field.name not in ("type", "param", "blob_share_mode", "blobs_lr", "weight_decay"):
             put(layer, field.name, value)
@@ -260,6 +261,7 @@ def _input_layer(net: NetParameter, file: str) -> LayerParameter:
             f"{file}the net has {count} input and {len(net.input_dim)} input_dim; each input takes four "
             f"(batch, channels, height, width): give {4 * count}, or an input_shape for each input"
         )
+    # UpgradeNetInput: four numbers each, in the order of the inputs.
     for first in range(0, 4 * count, 4):
         layer.input_param.shape.add(dim=net.input_dim[first : first + 4])
     return layer

@@ -166,6 +166,7 @@ def _from_v0(old: V1LayerParameter, where: str) -> V1LayerParameter:
     for field, value in settings.ListFields():
         if field.name == "hdf5_output_param" and settings.type != "hdf5_output":
             raise NetError(f"{where} sets {field.name}; only hdf5_output layers have it: remove it")
+        # UpgradeV0LayerParameter: in a layer of any type.
         if field.name in _V0_TRANSFORMATION:
             setattr(layer.transform_param, _V0_TRANSFORMATION[field.name], value)
         elif field.name in _V0_FIELDS:

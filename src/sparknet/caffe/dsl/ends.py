@@ -52,6 +52,7 @@ def SoftmaxWithLoss(
     **options: Unpack[Options],
 ) -> LayerParameter:
     """Mean of -ln of the true class's probability; bottoms: scores, labels."""
+    # axis is of softmax_param, the others of loss_param: `make` finds the message of each.
     return make(
         "SoftmaxWithLoss",
         name,

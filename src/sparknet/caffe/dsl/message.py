@@ -77,6 +77,7 @@ def NetParam(name: str, *layers: LayerParameter) -> NetSpec:
             )
         net.layer.append(layer)
     spec = NetSpec.from_message(net, f"net {name!r}")
+    # Caffe lets two layers have one name; their weights would then go to the first of them.
     _check_names(spec)
     return spec
 

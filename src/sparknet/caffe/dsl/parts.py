@@ -57,6 +57,7 @@ def Rule(
     Raises:
         NetError: `phase` is no phase.
     """
+    # None where not given, since 0 is a level like any other.
     rule = NetStateRule(stage=stages, not_stage=not_stages, min_level=min_level, max_level=max_level)
     if phase is not None:
         if phase not in ("TRAIN", "TEST"):

@@ -86,6 +86,7 @@ def LRNLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
     **options: Unpack[Options],
 ) -> LayerParameter:
     """Divide by (k + alpha / n · Σ x²)^beta over n neighbours, channels or cells."""
+    # The defaults are caffe.proto's; published nets give alpha, 1e-4 as a rule.
     return make(
         "LRN",
         name,

@@ -85,6 +85,7 @@ class Normalizer:
     def __init__(self, mode: Mode, ignore_label: int | None) -> None:
         self.mode: Mode = mode
         self.ignore_label = ignore_label
+        # Told once: such a loss is a mean, which is one kernel.
         self.is_mean = mode == "FULL" or (mode == "VALID" and ignore_label is None)
         """Whether the divisor is the number of positions."""
 

@@ -38,6 +38,7 @@ class InnerProduct(Layer):
         """[*outer, *inner] to [*outer, num_output]."""
         # `transpose` says how the blob lies in a file; t() is a view, so the product is the same kernel.
         weight = self.weight.t() if self.transpose else self.weight
+        # The axes in front stay: a bottom of [time, batch, features] with axis 2 is multiplied row by row.
         return functional.linear(x.flatten(self.axis), weight, self.bias)
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:

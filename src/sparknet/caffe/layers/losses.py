@@ -109,6 +109,7 @@ class ContrastiveLoss(Layer):
         a, b, labels = bottoms
         _check_counts(a, b)
         _check_one_label_each(a, labels)
+        # contrastive_loss_layer.cpp: CHECK_EQ(height, 1) and CHECK_EQ(width, 1), of both.
         if math.prod(a[2:]) != 1 or math.prod(b[2:]) != 1:
             raise NetError(
                 f"the bottoms have shapes {a} and {b}; expected [batch, features] with only axes of 1 behind: "

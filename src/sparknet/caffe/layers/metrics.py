@@ -106,6 +106,7 @@ def _counting(dtype: torch.dtype) -> torch.dtype:
 
 def _best(x: Tensor, axis: int, count: int) -> tuple[Tensor, Tensor]:
     """The greatest numbers along an axis and where they stand, as Caffe orders them: by value, then by index."""
+    # argmax_layer.cpp sorts pairs of value and index downwards, so that of equal values the later one wins.
     # the first among the reversed is the last: both kernels promise to keep the order of equal numbers
     mirrored = x.flip(axis)
     if count == 1:

@@ -33,6 +33,8 @@ class Flatten(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*outer, *middle, *inner] to [*outer, product of middle, *inner]."""
+        # flatten_layer.cpp lets end_axis be axis - 1: of no axes it makes one of size 1, where torch's flatten
+        # raises.
         size = math.prod(x.shape[self.start : self.stop])
         return x.reshape(*x.shape[: self.start], size, *x.shape[self.stop :])
 
@@ -70,6 +72,7 @@ class Reshape(Layer):
                 f"shape is {self.sizes}: its 0 at place {copied[-1]} copies axis {self.start + copied[-1]}, which "
                 f"a bottom of shape {shape} does not have"
             )
+        # Here and not in `forward`, so that the fault has a layer and a line.
         self._check_count(shape)
 
     def _check_count(self, shape: Shape) -> None:
@@ -174,6 +177,7 @@ class Reduction(Layer):
 class Silence(Layer):
     """Takes its bottoms out of the net's outputs; their gradient is 0."""
 
+    # silence_layer.cpp sets the gradient to 0; here none flows from it at all, which comes to the same.
     bottom_count = (1, None)
     top_count = (0, 0)
 

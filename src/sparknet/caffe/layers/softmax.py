@@ -81,6 +81,7 @@ class SoftmaxWithLoss(Layer):
         else:
             counts = normalizer.counts(targets)
             loss = each.sum() / normalizer.divisor(math.prod(outer), math.prod(inner), counts)
+        # Worked out again only where a second top asks for them; the kernel of the loss keeps logarithms.
         if not self.gives_probabilities:
             return loss
         return loss, functional.softmax(scores.detach(), self.axis)

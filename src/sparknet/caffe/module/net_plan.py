@@ -11,6 +11,8 @@ from sparknet.caffe.schema import LayerParameter
 __all__ = ["BuildPlan", "Learnable", "Step"]
 
 
+# Compared as the objects that they are (eq=False): tensors have no one truth value, and two layers of equal text
+# are two.
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
     """One layer at work: what it reads and what it writes."""
@@ -58,6 +60,7 @@ class BuildPlan:
     steps: list[Step] = field(default_factory=list[Step])
     shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
     """Of every blob, as it stands after the whole pass."""
+    # Caffe keeps them in a set of strings, and its logs and its test results come in that order.
     outputs: tuple[str, ...] = ()
     """Blobs that no layer reads, sorted by name."""
     learnable: list[Learnable] = field(default_factory=list[Learnable])

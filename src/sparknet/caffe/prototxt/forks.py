@@ -65,6 +65,7 @@ HARMLESS: dict[str, dict[str, str]] = {
 """By message and field: who writes it, and what it decides."""
 
 
+# Files of forks set these even where they do nothing (`min_lr: 0`), so their neutral values must pass.
 class Refusal(NamedTuple):
     """A field that changes numbers."""
 

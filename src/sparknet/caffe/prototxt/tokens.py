@@ -95,6 +95,7 @@ class Tokens:
     def fault(self, message: str, start: int | None = None) -> NetError:
         """Return the error that begins with file, line and column of `start`, or of the current token."""
         at = self.start if start is None else start
+        # Counted only for an error: a file without one never asks for a line.
         column = at - self._text.rfind("\n", 0, at)
         return NetError(f"{self.source}:{self.line_of(at)}:{column}: {message}")
 

@@ -69,6 +69,7 @@ def upgrade_binary(path: str | os.PathLike[str], target: str | os.PathLike[str])
     data = _content(source)
     if data is None:
         raise NetError(f"{source} is HDF5, which has no older form; there is nothing to upgrade")
+    # Read once more below, with the blobs in it: they are moved by protobuf and never looked at.
     _parsed(data, source)  # for its errors
     modern = upgrade_net(NetParameter.FromString(data)).net
     with written_whole(target) as draft:
@@ -164,6 +165,7 @@ def write_binary(
     Raises:
         NetError: it cannot be written, or would be larger than protobuf allows.
     """
+    # Before anything is written: protobuf would find out behind 2 GiB.
     size = description.ByteSize() + sum(array.nbytes for arrays in blobs.values() for array in arrays)
     if size > LIMIT_BYTES:
         raise NetError(

@@ -115,6 +115,8 @@ def _pool(number: int, bottom: str) -> LayerParameter:
 
 
 def _norm(number: int, bottom: str) -> LayerParameter:
+    # The paper's alpha of 1e-4 is not divided by the 5 channels; Caffe's is, and its published nets keep the
+    # number.
     return LRNLayer(f"norm{number}", [bottom], local_size=5, alpha=1e-4, beta=0.75)
 
 

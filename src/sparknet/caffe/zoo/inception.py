@@ -68,6 +68,7 @@ def googlenet(
             bottom = pool
         layers += _inception(module, bottom)
         bottom = f"inception_{module}/output"
+        # Where the auxiliary heads branch off (figure 3 of the paper).
         if module in ("4a", "4d"):
             layers += _auxiliary(1 if module == "4a" else 2, bottom, classes)
     return NetParam(

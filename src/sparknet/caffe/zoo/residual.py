@@ -107,6 +107,7 @@ def _block(
     """
     layers: list[LayerParameter] = []
     came_in, stride = bottom, branches[0][3]
+    # Shortcuts B of the paper: a projection only where the size changes.
     if shortcut:
         came_in = f"res{name}_branch1"
         layers += _convolution(name, "1", bottom, (1, branches[-1][2], stride))
