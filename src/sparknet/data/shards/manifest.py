@@ -1,7 +1,6 @@
 """The manifest: what a directory of shards holds, and where that came from."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,10 +155,8 @@ def save_mean_image(directory: Path, mean: np.ndarray) -> None:
     Raises:
         OSError: the directory cannot be written.
     """
-    with (Path(directory) / MEAN_NAME).open("wb") as file:
+    with whole_file(Path(directory) / MEAN_NAME) as draft, draft.open("wb") as file:
         np.save(file, mean.astype(np.float32), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _remedy(directory: Path) -> str:
