@@ -7,10 +7,11 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from sparknet.config import decode, encode
+from sparknet.data.sources.label_file import Labels
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError
 
-__all__ = ["Damage", "Layout", "Plan", "Report", "Settings", "Split", "draw_places", "dump", "load"]
+__all__ = ["Layout", "LeftOut", "Plan", "Settings", "Split", "TarReport", "Work", "draw_places", "dump", "load"]
 
 Split = Literal["train", "val"]
 T = TypeVar("T")
@@ -76,6 +77,12 @@ class Plan:
         """The chunk of the image at `place` of the drawn order; chunks differ by one image at most."""
         return place * self.settings.chunks // self.images
 
+    def places_in(self, chunk: int) -> range:
+        """The places of the drawn order that `chunk_of` gives to a chunk."""
+        # Rounded up: the first place whose share reaches the chunk's number.
+        first, stop = (-(-number * self.images // self.settings.chunks) for number in (chunk, chunk + 1))
+        return range(first, stop)
+
     def differences(self, other: "Plan") -> list[str]:
         """What another plan has in place of this one's values, in words."""
         mine, others = ({**encode(plan), **encode(plan.settings)} for plan in (self, other))
@@ -84,7 +91,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
+class LeftOut:
     """A file under an image's name that is no image."""
 
     name: str
@@ -92,23 +99,23 @@ class Damage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class TarReport:
     """One finished chunk."""
 
     chunk: int
     images: int
     bytes: int
     """Size of the tar file."""
-    sha256: str
-    """Of the tar file."""
-    corrupt: tuple[Damage, ...] = ()
+    corrupt: tuple[LeftOut, ...] = ()
     """Images of this chunk that cannot be decoded: they are left out."""
     missing: tuple[str, ...] = ()
-    """Entries of the label file that the archive has no image for."""
+    """Entries of the label file that no image was found for."""
     unlabelled: int = 0
     """Files of the archive without an entry in the label file; each is counted in one chunk, no matter which."""
     unlabelled_examples: tuple[str, ...] = ()
     """Some names of these."""
+    stretches: tuple[str, ...] = ()
+    """Parts of the archive that no header was found in; each is told in one chunk, no matter which."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,20 +158,57 @@ class Layout:
         return f"{self.plan.split}.{number:0{digits}}"
 
 
-def draw_places(plan: Plan) -> np.ndarray:
-    """A permutation of 0 to `images` - 1, int64 [images]: element i is the place of entry i in the drawn order.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Work:
+    """One split, ready to be made or gone on with.
 
-    It is made from the raw numbers of a bit generator, which numpy promises never to change, unlike its
-    `permutation`: a restart under another numpy must draw the same.
+    It travels to every task: for ImageNet 78 MB, which a task unpickles in 0.07 s.
     """
+
+    archive: Place
+    layout: Layout
+    labels: Labels
+    places: np.ndarray
+    """int64 [images]: of each entry of `labels` in the drawn order."""
+    entries: np.ndarray
+    """int64 [images]: the entry of `labels` at each place."""
+    pieces: tuple[tuple[int, int], ...]
+    """First byte of each stretch of the archive that a task can read by itself, and the byte after its last."""
+    kept: dict[int, TarReport]
+    """Chunks that are there, by number: they need no making."""
+
+    @property
+    def plan(self) -> Plan:
+        """What decides every byte."""
+        return self.layout.plan
+
+    @property
+    def open_chunks(self) -> tuple[int, ...]:
+        """The chunks still to be made."""
+        return tuple(number for number in range(self.plan.settings.chunks) if number not in self.kept)
+
+    def place_of(self, name: str) -> int | None:
+        """The place of an image in the drawn order; None if the label file does not name it."""
+        entry = self.labels.find(name)
+        return None if entry is None else int(self.places[entry])
+
+    def name_at(self, place: int) -> str:
+        """Base name of the image at a place of the drawn order."""
+        return self.labels.base_name(int(self.entries[place]))
+
+
+def draw_places(plan: Plan) -> np.ndarray:
+    """A permutation of 0 to `images` - 1, int64 [images]: element i is the place of entry i in the drawn order."""
     split = ("train", "val").index(plan.split)
+    # Raw numbers of a bit generator, which numpy promises never to change, unlike its `permutation`: a restart
+    # under another numpy must draw the same. The sort is stable for the same reason.
     draws = np.random.Philox(np.random.SeedSequence(plan.settings.seed, spawn_key=(split,))).random_raw(plan.images)
     places = np.empty(plan.images, np.int64)
     places[np.argsort(draws, kind="stable")] = np.arange(plan.images)
     return places
 
 
-def dump(record: Plan | Report) -> bytes:
+def dump(record: Plan | TarReport) -> bytes:
     """A record as it stands in its file."""
     return json.dumps(encode(record), indent=1).encode() + b"\n"
 
@@ -178,4 +222,4 @@ def load(place: Place, kind: type[T]) -> T:
     try:
         return decode(kind, json.loads(place.read()))
     except (ValueError, ConfigError) as error:
-        raise DataError(f"{place} is no record of a {kind.__name__.lower()}: {error}; delete it") from error
+        raise DataError(f"{place} is no record ({kind.__name__}): {error}; delete it") from error

@@ -59,15 +59,20 @@ class Labels:
         return zip((name.as_py().decode() for name in self.names), self.values.tolist(), strict=True)
 
     def of(self, name: str) -> int | None:
-        """The label of an image; None if the file does not name it. Directories do not matter.
+        """The label of an image; None if the file does not name it. Directories do not matter."""
+        at = self.find(name)
+        return None if at is None else int(self.values[at])
 
-        Args:
-            name: with or without directories.
-        """
+    def find(self, name: str) -> int | None:
+        """Where an image stands in `names` and `values`; None if it does not. Directories do not matter."""
         base = _base(name.encode())
         step = max(0, bisect_right(self.steps, base) - 1) * _STEP
         at = bisect_left(range(len(self)), base, step, min(len(self), step + _STEP), key=self._base_at)
-        return int(self.values[at]) if at < len(self) and self._base_at(at) == base else None
+        return at if at < len(self) and self._base_at(at) == base else None
+
+    def base_name(self, at: int) -> str:
+        """The name at a place of `names`, without directories."""
+        return self._base_at(at).decode()
 
     def _base_at(self, at: int) -> bytes:
         return _base(self.names[at].as_py())
