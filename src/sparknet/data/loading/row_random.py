@@ -9,9 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["DRAWS_PER_ROW", "Stream", "places", "row_draws", "tosses"]
-
-DRAWS_PER_ROW = 4
+__all__ = ["Stream", "places", "row_draws", "tosses"]
 
 Stream = Literal["training", "evaluation"]
 _STREAMS: dict[Stream, int] = {"training": 0, "evaluation": 1}
