@@ -27,14 +27,14 @@ from imagenet_archive import (
 from sparknet.data.export.imagenet_chunks import write_chunk
 from sparknet.data.export.imagenet_job import begin, complete, finished_reports
 from sparknet.data.export.imagenet_pieces import ImageRow, make_image
-from sparknet.data.export.imagenet_plan import Layout, LeftOut, Plan, TarReport, draw_places, dump, load
+from sparknet.data.export.imagenet_plan import ChunkPlan, Layout, LeftOut, TarReport, draw_places, dump, load
 from sparknet.data.rows.image_codec import decode
 from sparknet.data.storage.place import LOCAL
 from sparknet.errors import BadImage, ConfigError, DataError
 
 
 def plan(split="train", *, images=10, **settings):
-    return Plan(
+    return ChunkPlan(
         split=split,
         settings=dataclasses.replace(SETTINGS, **settings),
         images=images,

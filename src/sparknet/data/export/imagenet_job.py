@@ -12,9 +12,9 @@ import numpy as np
 
 from sparknet.data.export.imagenet_pieces import cut_pieces
 from sparknet.data.export.imagenet_plan import (
+    ChunkPlan,
     Layout,
     LeftOut,
-    Plan,
     Settings,
     Split,
     TarReport,
@@ -75,7 +75,7 @@ def plan_work(split: Split, settings: Settings, *, tar: Place, labels: Place, de
         what = "it is a directory" if facts else "there is no such file"
         raise DataError(f"{tar}: {what}; the {split} archive is a tar file: set --{split}-tar")
     entries = Labels.read(labels)
-    plan = Plan(
+    plan = ChunkPlan(
         split=split,
         settings=settings,
         images=len(entries),
@@ -107,7 +107,7 @@ def _check_destination(layout: Layout) -> None:
                 "say how they were made, is not there; chunks are not mixed: delete them, or give another --to"
             )
         return
-    differences = layout.plan.differences(load(layout.plan_file, Plan))
+    differences = layout.plan.differences(load(layout.plan_file, ChunkPlan))
     if differences:
         raise ConfigError(
             f"{layout.destination} has {layout.plan.split} chunks with {', '.join(differences)}; who goes on must "

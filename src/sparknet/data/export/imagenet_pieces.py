@@ -11,9 +11,9 @@ from typing import IO, NamedTuple
 
 import simplejpeg
 
-from sparknet.data.export.imagenet_plan import Plan, Settings, Work
+from sparknet.data.export.imagenet_plan import ChunkPlan, Settings, Work
 from sparknet.data.rows.image_codec import decode, encode_jpeg, resize
-from sparknet.data.sources.tar_index import Member, index
+from sparknet.data.sources.tar_index import TarMember, index
 from sparknet.data.storage.place import Place
 from sparknet.errors import BadImage, DataError
 
@@ -44,7 +44,7 @@ class ImageRow(NamedTuple):
     """The file to write, JPEG."""
 
 
-def cut_pieces(archive: Place, plan: Plan) -> list[tuple[int, int]]:
+def cut_pieces(archive: Place, plan: ChunkPlan) -> list[tuple[int, int]]:
     """Cut an archive by its headers; its images are not read.
 
     Args:
@@ -69,7 +69,7 @@ def cut_pieces(archive: Place, plan: Plan) -> list[tuple[int, int]]:
     return list(pairwise([*cuts, plan.source_bytes]))
 
 
-def _checked(archive: Place, plan: Plan, members: Iterable[Member]) -> Iterator[Member]:
+def _checked(archive: Place, plan: ChunkPlan, members: Iterable[TarMember]) -> Iterator[TarMember]:
     for member in members:
         if member.damage:
             raise DataError(
@@ -107,7 +107,7 @@ def read_piece(work: Work, piece: tuple[int, int], wanted: Container[int]) -> It
                 yield from _rows(work, file, inner, wanted)
 
 
-def _rows(work: Work, file: IO[bytes], member: Member, wanted: Container[int]) -> Iterator[ImageRow]:
+def _rows(work: Work, file: IO[bytes], member: TarMember, wanted: Container[int]) -> Iterator[ImageRow]:
     """The member's row, if its chunk is wanted."""
     name = member.name.rpartition("/")[2]
     place = work.place_of(name) if name else None
@@ -127,7 +127,7 @@ def _rows(work: Work, file: IO[bytes], member: Member, wanted: Container[int]) -
         yield ImageRow(chunk, place, member.start, name, reason, image)
 
 
-def _content(file: IO[bytes], member: Member) -> bytes:
+def _content(file: IO[bytes], member: TarMember) -> bytes:
     if member.damage:
         raise BadImage(f"{member.damage}, at offset {member.start}")
     if member.bytes > _LARGEST_FILE_BYTES:

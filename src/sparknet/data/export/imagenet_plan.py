@@ -11,7 +11,18 @@ from sparknet.data.sources.label_file import Labels
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError
 
-__all__ = ["Layout", "LeftOut", "Plan", "Settings", "Split", "TarReport", "Work", "draw_places", "dump", "load"]
+__all__ = [
+    "ChunkPlan",
+    "Layout",
+    "LeftOut",
+    "Settings",
+    "Split",
+    "TarReport",
+    "Work",
+    "draw_places",
+    "dump",
+    "load",
+]
 
 Split = Literal["train", "val"]
 T = TypeVar("T")
@@ -51,7 +62,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ChunkPlan:
     """One split's settings and sources; it is kept beside the chunks, and whoever goes on must have the same."""
 
     split: Split
@@ -83,7 +94,7 @@ class Plan:
         first, stop = (-(-number * self.images // self.settings.chunks) for number in (chunk, chunk + 1))
         return range(first, stop)
 
-    def differences(self, other: "Plan") -> list[str]:
+    def differences(self, other: "ChunkPlan") -> list[str]:
         """What another plan has in place of this one's values, in words."""
         mine, others = ({**encode(plan), **encode(plan.settings)} for plan in (self, other))
         names = [name for name in mine if name != "settings" and mine[name] != others[name]]
@@ -123,7 +134,7 @@ class Layout:
     """Where the parts of one split lie in the destination."""
 
     destination: Place
-    plan: Plan
+    plan: ChunkPlan
 
     @property
     def chunk_directory(self) -> Place:
@@ -178,7 +189,7 @@ class Work:
     """Chunks that are there, by number: they need no making."""
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> ChunkPlan:
         """What decides every byte."""
         return self.layout.plan
 
@@ -197,7 +208,7 @@ class Work:
         return self.labels.base_name(int(self.entries[place]))
 
 
-def draw_places(plan: Plan) -> np.ndarray:
+def draw_places(plan: ChunkPlan) -> np.ndarray:
     """A permutation of 0 to `images` - 1, int64 [images]: element i is the place of entry i in the drawn order."""
     split = ("train", "val").index(plan.split)
     # Raw numbers of a bit generator, which numpy promises never to change, unlike its `permutation`: a restart
@@ -208,7 +219,7 @@ def draw_places(plan: Plan) -> np.ndarray:
     return places
 
 
-def dump(record: Plan | TarReport) -> bytes:
+def dump(record: ChunkPlan | TarReport) -> bytes:
     """A record as it stands in its file."""
     return json.dumps(encode(record), indent=1).encode() + b"\n"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["BLOCK", "Member", "Readable", "index"]
+__all__ = ["BLOCK", "Readable", "TarMember", "index"]
 
 BLOCK = 512
 """Headers and data begin at multiples of this many bytes."""
@@ -39,7 +39,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+class TarMember:
     """One regular file of an archive, or a damaged stretch of it. Offsets are the file's."""
 
     name: str
@@ -69,7 +69,7 @@ class _NoHeaderError(Exception):
     """The bytes at a place are no header; the message says why."""
 
 
-def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> Iterator[Member]:
+def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> Iterator[TarMember]:
     """Yield the regular files of the archive that lies in bytes `start` to `stop` (exclusive) of a file.
 
     Directories and devices are passed over, and links too unless they are asked for. What cannot be read is yielded
@@ -84,7 +84,7 @@ def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> 
         links: yield hard and symbolic links too, as damage.
     """
     if start == stop:
-        yield Member(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
+        yield TarMember(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
     position = start
     while position < stop:
         zeros = _skip_zeros(file, position, stop) - position
@@ -104,12 +104,12 @@ def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> 
         position = header.offset + -(-header.stored // BLOCK) * BLOCK
 
 
-def _stretch(start: int, stop: int, why: str) -> Member:
+def _stretch(start: int, stop: int, why: str) -> TarMember:
     damage = f"{stop - start} bytes without a header: {why}"
-    return Member(name="", start=start, offset=start, bytes=stop - start, damage=damage)
+    return TarMember(name="", start=start, offset=start, bytes=stop - start, damage=damage)
 
 
-def _member(header: _Header, start: int, stop: int) -> Member | None:
+def _member(header: _Header, start: int, stop: int) -> TarMember | None:
     there = max(0, min(header.stored, stop - header.offset))
     is_link = header.kind in _LINKS
     damage = ""
@@ -123,7 +123,9 @@ def _member(header: _Header, start: int, stop: int) -> Member | None:
         return None  # before there were kinds, a directory's name ended so
     elif not header.name:
         damage = "its header has no name"
-    return Member(name=header.name, start=start, offset=header.offset, bytes=there, damage=damage, is_link=is_link)
+    return TarMember(
+        name=header.name, start=start, offset=header.offset, bytes=there, damage=damage, is_link=is_link
+    )
 
 
 def _read_header(file: Readable, position: int, stop: int) -> _Header:
