@@ -1,8 +1,4 @@
-"""Trying again what a network or a busy server broke: exponential backoff with full jitter.
-
-Full jitter draws each pause uniformly from zero to the exponential bound, so that many tasks which failed at
-the same moment do not come back at the same moment.
-"""
+"""Trying again what a network or a busy server broke: exponential backoff with full jitter."""
 
 import random
 import time
@@ -30,7 +26,8 @@ class Backoff:
     sleep: Callable[[float], None] = time.sleep
     """Waits for so many seconds."""
     draw: Callable[[], float] = random.SystemRandom().random
-    """Uniform in [0, 1). The system's: a seeded or forked generator would make tasks pause alike."""
+    """Uniform in [0, 1)."""
+    # The system's: workers are forks of one daemon, and a generator copied by a fork would make them pause alike.
 
     def run(self, action: Callable[[], T]) -> T:
         """Call `action` until it succeeds, fails for good or has been called `attempts` times.
@@ -43,6 +40,7 @@ class Backoff:
                 return action()
             except OSError as error:
                 if not is_transient(error):
-                    raise
+                    raise  # a missing file or a refusal stays one, and the user should hear of it at once
+            # Full jitter: tasks that failed at the same moment must not come back at the same moment.
             self.sleep(self.draw() * min(self.most_seconds, self.first_seconds * 2**failures))
         return action()
