@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     works = [_work(arguments, split) for split in _splits(arguments)]
     results = [] if any(work.open_chunks for work in works) else [_complete(work, arguments) for work in works]
     if not results:
-        check_java()
+        check_java()  # before the plan is written: who installs it should find nothing begun
         for work in works:
             begin(work)
         results = _make_all(works, arguments, config)

@@ -45,6 +45,7 @@ class Screen:
         self._told_at = self._clock()
         elapsed = self._told_at - self._began
         if self._bar:
+            # Through the bar's console, which moves the bar down; no markup, for file names may hold brackets.
             line = f"{elapsed:8.1f} s  {message}"
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -57,7 +58,7 @@ class Screen:
         else:
             done, of, what = progress.chunks_done, progress.chunks, "chunks written"
         if self._bar:
-            if self._task is None:
+            if self._task is None:  # not before: notes of the start should not have an empty bar below
                 self._bar.start()
                 self._task = self._bar.add_task(split, total=of, what=what)
             self._bar.update(self._task, description=split, completed=done, total=of, what=what)

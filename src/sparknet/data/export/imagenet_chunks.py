@@ -30,6 +30,7 @@ def write_chunk(work: Work, number: int, rows: Iterable[ImageRow]) -> TarReport:
     corrupt, unlabelled, stretches = list[LeftOut](), list[str](), list[str]()
     images = others = 0
     with work.layout.chunk(number).writing() as file:
+        # Said, and not left to Python, whose default changed once (3.8): the same rows must be the same bytes.
         with tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT) as tar:
             for row in rows:
                 if not row.name:

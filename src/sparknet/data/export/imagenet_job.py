@@ -83,6 +83,7 @@ def plan_work(split: Split, settings: Settings, *, tar: Place, labels: Place, de
         source=tar.name,
         source_bytes=facts.bytes,
     )
+    # Before the archive is walked, which costs a request for each class.
     layout = Layout(destination=destination, plan=plan)
     _check_destination(layout)
     places = draw_places(plan)
@@ -122,8 +123,10 @@ def finished_reports(layout: Layout) -> dict[int, TarReport]:
     Raises:
         DataError: the destination cannot be read.
     """
+    # One listing and not a look-up for each chunk; the size finds files that somebody cut or replaced.
     sizes = {file.name: file.bytes for file in layout.chunk_directory.files("*.tar")}
     places = layout.record_directory.children(f"{layout.plan.split}.[0-9]*.json")
+    # A thousand small files: one after the other they would take a minute from an object store.
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
         reports = list(pool.map(lambda place: load(place, TarReport), places))
     return {
@@ -154,6 +157,7 @@ def complete(work: Work, *, corrupt_share: float) -> Outcome:
     Raises:
         DataError: a chunk is not seen from here, or too many images are corrupt.
     """
+    # Looked up and not taken from the tasks: what they wrote into a directory that is not shared is not seen here.
     reports = finished_reports(work.layout)
     lacking = [number for number in range(work.plan.settings.chunks) if number not in reports]
     if lacking:
@@ -164,6 +168,7 @@ def complete(work: Work, *, corrupt_share: float) -> Outcome:
     ordered = [reports[number] for number in range(work.plan.settings.chunks)]
     result = _outcome(work, ordered)
     _check_corrupt(result, corrupt_share)
+    # Last of all: who finds a label file finds all of its images.
     write_labels(work.layout.label_file, _labelled(work, result))
     for directory in (work.layout.chunk_directory, work.layout.record_directory):
         for left in directory.children(f".{work.plan.split}.*.part"):  # by tasks that were killed

@@ -64,6 +64,7 @@ def cut_pieces(archive: Place, plan: ChunkPlan) -> list[tuple[int, int]]:
     if not starts:
         raise DataError(f"{archive} holds no files; it should hold the {plan.split} images: fetch it again")
     least = max(_LEAST_PIECE_BYTES, min(_PIECE_BYTES, plan.source_bytes // _PIECES))
+    # Between members, so that a piece is a tar stream by itself.
     cuts = [0]
     cuts.extend(start for start in starts if start - cuts[-1] >= least)
     return list(pairwise([*cuts, plan.source_bytes]))
@@ -118,7 +119,7 @@ def _rows(work: Work, file: IO[bytes], member: TarMember, wanted: Container[int]
         image = b""
     else:
         chunk, reason, image = work.plan.chunk_of(place), "", b""
-        if chunk in wanted:
+        if chunk in wanted:  # the others are not decoded
             try:
                 image = make_image(_content(file, member), work.plan.settings)
             except BadImage as error:

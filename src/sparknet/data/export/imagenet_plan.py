@@ -90,13 +90,14 @@ class ChunkPlan:
 
     def places_in(self, chunk: int) -> range:
         """The places of the drawn order that `chunk_of` gives to a chunk."""
-        # Rounded up: the first place whose share reaches the chunk's number.
+        # The inverse of `chunk_of`. Rounded up: the first place whose share reaches the chunk's number.
         first, stop = (-(-number * self.images // self.settings.chunks) for number in (chunk, chunk + 1))
         return range(first, stop)
 
     def differences(self, other: "ChunkPlan") -> list[str]:
         """What another plan has in place of this one's values, in words."""
         mine, others = ({**encode(plan), **encode(plan.settings)} for plan in (self, other))
+        # The archive by name and size, not by its content: a checksum would read 138 GB.
         names = [name for name in mine if name != "settings" and mine[name] != others[name]]
         return [f"{name} {others[name]} in place of {mine[name]}" for name in names]
 
@@ -165,6 +166,7 @@ class Layout:
         return self.record_directory / f"{self._stem(number)}.json"
 
     def _stem(self, number: int) -> str:
+        # As the original named them, and wider where that is too short: names must sort like numbers.
         digits = max({"train": 5, "val": 3}[self.plan.split], len(str(self.plan.settings.chunks - 1)))
         return f"{self.plan.split}.{number:0{digits}}"
 

@@ -89,6 +89,7 @@ class Normalise:
             taken_off = channel_values(manifest.channel_mean, shape)
         deviation: np.ndarray | None = None
         if std == "channel":
+            # The manifest has the deviation of what is stored; what is divided has been scaled.
             found = channel_values(manifest.channel_std, shape) * np.float32(abs(scale))
             deviation = np.where(found == 0, np.float32(1), found)
         return cls(mean=taken_off, scale=scale, std=deviation)
@@ -113,7 +114,7 @@ class Normalise:
         shares = max(1, min(threads, result.nbytes // _THREAD_BYTES))
         row_bytes = 4 * int(np.prod(shape, dtype=np.int64))
         if self.crop or self.mirror:
-            step = -(-len(images) // shares)
+            step = -(-len(images) // shares)  # a piece for each thread: a row stays in the cache by itself
             fill = partial(self._fill_by_row, result, images, windows, self._means_both_ways())
         else:
             step = _PIECE_BYTES // max(1, row_bytes)
@@ -150,13 +151,14 @@ class Normalise:
         """
         rows = shape[0]
         places_free = tuple(size - self.crop for size in shape[2:]) if self.crop else (0, 0)
-        if draws is None:
+        if draws is None:  # a cut from the middle draws nothing
             if self.mirror or (self.crop and self.cut == "random"):
                 raise ValueError("random cuts and mirroring need draws")
             draws = np.zeros((rows, 1), np.uint32)
         if self.crop and self.cut == "random":
             ys, xs = (places(draws[:, at], free + 1) for at, free in zip((_Y, _X), places_free, strict=True))
         else:
+            # Rounded down, as Caffe's data transformer cuts in TEST.
             ys, xs = (np.full(rows, free // 2, np.int64) for free in places_free)
         return Windows(ys=ys, xs=xs, turned=tosses(draws[:, _MIRROR]) if self.mirror else np.zeros(rows, np.bool_))
 
@@ -164,7 +166,9 @@ class Normalise:
     def factor(self) -> np.ndarray | None:
         """Scale and deviation in one: float32 of `std`'s shape or of (); None where it is 1."""
         if self.std is not None:
+            # In float64, so that it is rounded once.
             return np.asarray(self.scale / self.std.astype(np.float64), np.float32)
+        # None, not 1: the pass over the rows is left out.
         return None if self.scale == 1 else np.array(self.scale, np.float32)
 
     def mean_is_image(self, shape: tuple[int, ...]) -> bool:
@@ -196,11 +200,13 @@ class Normalise:
         )
         for row, image, (y, x, turned) in zip(result[piece], images[piece], rows, strict=True):
             if turned:
+                # The image is turned and not the window, so the window is taken from the other side. It is
                 # mirrored as it is stored: a fourth of the bytes, and OpenCV is six times as fast at it as numpy
                 flat = np.ascontiguousarray(image).reshape(-1, shape[-1])
                 cv2.flip(flat, 1, spare.reshape(flat.shape))
                 image, x = spare, shape[-1] - row.shape[-1] - x
             window = ... if whole else (..., slice(y, y + self.crop), slice(x, x + self.crop))
+            # Converted first and then subtracted, in float32: uint8 would wrap round, and this order is Caffe's.
             np.copyto(row, image[window])
             mean = means[turned]
             if mean is not None:

@@ -66,6 +66,7 @@ class Labels:
     def find(self, name: str) -> int | None:
         """Where an image stands in `names` and `values`; None if it does not. Directories do not matter."""
         base = _base(name.encode())
+        # Two steps: the list finds the sixteen, and Arrow's array, from which each look makes an object, the one.
         step = max(0, bisect_right(self.steps, base) - 1) * _STEP
         at = bisect_left(range(len(self)), base, step, min(len(self), step + _STEP), key=self._base_at)
         return at if at < len(self) and self._base_at(at) == base else None
@@ -120,7 +121,7 @@ def _chunks(place: Place) -> Iterator[list[tuple[bytes, int]]]:
     first = 1
     for lines in _lines(place):
         try:
-            b"".join(lines).decode()
+            b"".join(lines).decode()  # to see that it is text; names stay bytes, which take less memory
             parsed = [_parse(line) for line in lines]
         except UnicodeDecodeError as error:
             number = first + b"".join(lines).count(b"\n", 0, error.start)
@@ -137,6 +138,7 @@ def _chunks(place: Place) -> Iterator[list[tuple[bytes, int]]]:
 def _lines(place: Place) -> Iterator[list[bytes]]:
     with place.open() as file:
         try:
+            # Editors of Windows put the mark there; it would become part of the first name.
             mark = file.peek(len(_BYTE_ORDER_MARK))
             file.seek(len(_BYTE_ORDER_MARK) if mark.startswith(_BYTE_ORDER_MARK) else 0)
             while lines := list(islice(file, _LINES_AT_ONCE)):
@@ -146,9 +148,11 @@ def _lines(place: Place) -> Iterator[list[bytes]]:
 
 
 def _parse(line: bytes) -> tuple[bytes, int] | None:
+    # From the right: names may hold blanks, labels never do.
     parts = line.rsplit(None, 1)
     if not parts:
         return None
+    # Nine digits at most: of thousands Python's int makes an error of its own.
     if len(parts) < 2 or not parts[1].isdigit() or len(parts[1]) > 9 or parts[0].endswith(b"/"):
         raise _BadLineError
     label = int(parts[1])
@@ -172,6 +176,7 @@ def _bad_line(lines: list[bytes], first: int, place: Place) -> DataError:
 def _sorted(place: Place, names: Any, bases: Any, values: np.ndarray) -> Labels:
     order = pc.call_function("sort_indices", [bases])
     bases, values = bases.take(order), values[order.to_numpy()]
+    # Equal neighbours once they are sorted: a dictionary of a million names would take several times the memory.
     again = pc.call_function("equal", [bases[1:], bases[:-1]]).to_numpy(zero_copy_only=False)
     different = again & (values[1:] != values[:-1])
     if different.any():

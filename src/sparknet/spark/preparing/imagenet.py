@@ -118,6 +118,7 @@ def _make(
     # A part file of this name goes with those of killed tasks, if the driver is killed too.
     failure = work.layout.record_directory / f".{work.plan.split}.{group}.part"
     this = _Pass(work=work, keys=dict(zip(chunks, keys, strict=True)), failure=failure)
+    # One row for each piece in a task of its own: the numbers travel, and what they mean is in the plan.
     pieces = numbered(spark, len(work.pieces), tasks=len(work.pieces))
     rows = pieces.mapInArrow(partial(_read_pieces, this), _ROWS_DDL)
     sorted_rows = rows.repartition(len(chunks), "key").sortWithinPartitions("place", "offset")
@@ -134,10 +135,9 @@ def _make(
 
 
 def _keys(spark: SparkSession, count: int) -> list[int]:
-    """A value for each of `count` partitions that Spark's hash sends there and no other does.
-
-    Repartitioned by numbers 0 to `count` - 1, a third of the partitions would be empty and others have several.
-    """
+    """A value for each of `count` partitions that Spark's hash sends there and no other does."""
+    # Repartitioned by the numbers 0 to 999 themselves, a third of the partitions would be empty and some have five.
+    # `repartitionById` came with Spark 4.1, and we run on 4.0.
     found = dict[int, int]()
     step = 16 * count + 256
     for first in itertools.count(0, step):
@@ -181,7 +181,9 @@ def _write_chunk(this: _Pass, batches: Iterator[pa.RecordBatch]) -> Iterable[dic
     this.check()
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
+    # By its number and not by its rows, of which a chunk has none when all of its images are missing.
     chunk = list(this.keys)[context.partitionId()]
+    # Row by row, as the iterator gives them: a chunk is never in memory.
     values = (values for batch in batches for values in batch.drop_columns(["key"]).to_pylist())
     write_chunk(this.work, chunk, (ImageRow(chunk=chunk, **row) for row in values))
     return ()
@@ -190,6 +192,7 @@ def _write_chunk(this: _Pass, batches: Iterator[pa.RecordBatch]) -> Iterable[dic
 @contextmanager
 def _watching(spark: SparkSession, group: str, tell: Callable[[int, int], None]) -> Generator[None]:
     """Ask Spark meanwhile how many tasks of the group's job are done: reading and writing."""
+    # In a thread of its own, since the main thread waits for the job, and the job's talks to the Java machine.
     ended = threading.Event()
 
     def look() -> None:
