@@ -36,15 +36,13 @@ from sparknet.data.storage.arrow_systems import (
 from sparknet.data.storage.local_files import files_in, is_file_uri, path_of
 from sparknet.data.storage.remedies import Cut, explain
 from sparknet.data.storage.remote_file import READ_AHEAD_BYTES, RemoteFile
-from sparknet.data.storage.retry import Backoff
+from sparknet.data.storage.retry import retried
 from sparknet.errors import DataError
 
 __all__ = ["LOCAL", "Facts", "Place", "Storage"]
 
 T = TypeVar("T")
 
-BACKOFF = Backoff()
-"""For every request of this module."""
 _UPLOAD_BYTES = 32 << 20  # Arrow sends parts of 10 MB side by side, from copies of what it was given
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -298,7 +296,7 @@ def _join(uri: str, name: str) -> str:
 
 def _attempt(place: Place, action: Callable[[], T], *, doing: str) -> T:
     try:
-        return BACKOFF.run(action)
+        return retried(action)
     except (OSError, pa.ArrowException) as error:  # ArrowInvalid, as of a key `a//b`, is no OSError
         if isinstance(error, FileNotFoundError):
             _check_bucket(place)
@@ -317,7 +315,7 @@ def _bucket_is_there(bucket: str, storage: Storage, process: int) -> None:
     del process  # a child must ask by connections of its own
     system, path = file_system(f"s3://{bucket}", s3_endpoint=storage.s3_endpoint)
     try:
-        info = BACKOFF.run(lambda: system.get_file_info(path))
+        info = retried(lambda: system.get_file_info(path))
     except OSError:
         return  # one may be allowed to read files of a bucket and not to ask for the bucket itself
     if info.type == arrow_fs.FileType.NotFound:
