@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
@@ -22,8 +23,11 @@ import s3_server
 from imagenet_archive import Archive, flat_tar, make_train, make_val, work_for
 from sparknet.cli.main import main
 from sparknet.data.export.imagenet_job import finished_reports
+from sparknet.data.export.imagenet_pieces import ImageRow
 from sparknet.data.rows.image_codec import decode, encode_jpeg, resize
+from sparknet.data.storage.place import LOCAL
 from sparknet.errors import DataError
+from sparknet.spark.preparing import imagenet
 from sparknet.spark.preparing.imagenet import make_chunks
 
 pytestmark = pytest.mark.spark
@@ -229,6 +233,21 @@ def test_no_chunk_lacks_what_a_task_could_not_read(spark, tmp_path):
     assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
     make_chunks(spark, work)
     assert {name for name, _ in members(tmp_path / "to")} == set(made.images)
+
+
+def test_a_failure_reaches_every_chunk_by_the_shuffle(tmp_path):
+    """And not only by the file, which a shared disk may show too late."""
+    made = make_train(tmp_path, classes=2, per_class=3, oddities=False)
+    work = work_for(made, "train", tmp_path / "to", chunks=3)
+    made.tar.unlink()
+    failure = LOCAL.place(str(tmp_path / "failure"))
+    this = imagenet._Pass(work=work, keys={0: 7, 1: 8, 2: 9}, failure=failure)
+    batches = imagenet._read_pieces(this, iter([pa.record_batch({"id": [0]})]))
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [row["key"] for row in rows] == [7, 8, 9]
+    assert all(row["reason"] == failure.read().decode() for row in rows)
+    with pytest.raises(DataError, match=re.escape(str(made.tar))):
+        list(imagenet._whole([ImageRow(0, row["place"], 0, "", row["reason"], b"") for row in rows]))
 
 
 def test_a_chunk_all_of_whose_images_are_missing_is_there(spark, tmp_path):

@@ -41,6 +41,8 @@ _ROWS = pa.schema(
         "image": pa.binary(),
     }
 )
+_FAILED = -2
+"""In the place of a row's: the archive could not be read. It sorts before all others."""
 _ROWS_DDL = "key bigint, place bigint, offset bigint, name string, reason string, image binary"
 
 
@@ -65,15 +67,6 @@ class _Pass:
     """For each chunk to be made, in the order of partitions: the value by which Spark sends its rows there."""
     failure: Place
     """A file that is there when a task could not read its part of the archive, and says why."""
-
-    def check(self) -> None:
-        """Raise what a task has left in the file.
-
-        Raises:
-            DataError: the archive could not be read.
-        """
-        if self.failure.facts():
-            raise DataError(self.failure.read().decode())
 
 
 def make_chunks(
@@ -155,13 +148,17 @@ def _read_pieces(this: _Pass, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.
     try:
         for batch in batches:
             for number in batch.column("id").to_pylist():
-                this.check()  # where one has failed, the others need not read for hours
+                if this.failure.facts():  # where one has failed, the others need not read for hours
+                    raise DataError(this.failure.read().decode())
                 yield from _batches(this, read_piece(this.work, this.work.pieces[number], this.keys))
     except Exception as error:
-        # Raised from here it would be tried again and again. It cannot come back as rows either: they go to the
-        # second tasks, all of which look for this file before they write a chunk that lacks images.
+        # Raised from here it would be tried again, as often as tasks may fail.
         reason = str(error) if isinstance(error, SparkNetError) else f"{type(error).__name__}: {error}"
-        this.failure.write(reason.encode())
+        if not this.failure.facts():
+            this.failure.write(reason.encode())
+        # The file is a help and no proof (NFS shows a new one up to a minute late), so every chunk gets a row: none
+        # may be written that lacks the rest of this piece.
+        yield from _batches(this, (ImageRow(chunk, _FAILED, 0, "", reason, b"") for chunk in this.keys))
 
 
 def _batches(this: _Pass, rows: Iterable[ImageRow]) -> Iterator[pa.RecordBatch]:
@@ -178,15 +175,21 @@ def _batches(this: _Pass, rows: Iterable[ImageRow]) -> Iterator[pa.RecordBatch]:
 
 def _write_chunk(this: _Pass, batches: Iterator[pa.RecordBatch]) -> Iterable[dict[str, Any]]:
     """The second task: runs in a Python worker, for the sorted rows of a chunk, which may be none."""
-    this.check()
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
     # By its number and not by its rows, of which a chunk has none when all of its images are missing.
     chunk = list(this.keys)[context.partitionId()]
     # Row by row, as the iterator gives them: a chunk is never in memory.
     values = (values for batch in batches for values in batch.drop_columns(["key"]).to_pylist())
-    write_chunk(this.work, chunk, (ImageRow(chunk=chunk, **row) for row in values))
+    write_chunk(this.work, chunk, _whole(ImageRow(chunk=chunk, **row) for row in values))
     return ()
+
+
+def _whole(rows: Iterable[ImageRow]) -> Iterator[ImageRow]:
+    for row in rows:
+        if row.place == _FAILED:
+            raise DataError(row.reason)
+        yield row
 
 
 @contextmanager
