@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import pyarrow as pa
@@ -20,6 +22,15 @@ from sparknet.errors import DataError
 
 def names(directory):
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def test_storage_loads_no_image_library():
+    """A task that only moves bytes, and every import of `sparknet.data`, would pay for OpenCV."""
+    program = (
+        "import sys, sparknet.data, sparknet.data.storage.place; print({'cv2', 'simplejpeg'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n"
 
 
 # Places ----------------------------------------------------------------------------------------------------------
