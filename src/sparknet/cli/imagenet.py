@@ -7,12 +7,12 @@ from contextlib import closing
 
 from pyspark.sql import SparkSession
 
-from sparknet.cli.imagenet_screen import Screen, open_screen
+from sparknet.cli.imagenet_screen import Screen
 from sparknet.cli.job import ClusterAlone, count_workers, job_config
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.config import Cluster
-from sparknet.data.export.imagenet_job import Result, Source, Work, begin, complete, plan_work
-from sparknet.data.export.imagenet_plan import Settings, Split
+from sparknet.data.export.imagenet_job import Outcome, begin, complete, plan_work
+from sparknet.data.export.imagenet_plan import Settings, Split, Work
 from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError, UsageError
 from sparknet.reporting.table import print_facts
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     works = [_work(arguments, split) for split in _splits(arguments)]
     results = [] if any(work.open_chunks for work in works) else [_complete(work, arguments) for work in works]
     if not results:
-        check_java()
+        check_java()  # before the plan is written: who installs it should find nothing begun
         for work in works:
             begin(work)
         results = _make_all(works, arguments, cluster)
@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _make_all(works: Sequence[Work], arguments: argparse.Namespace, cluster: Cluster) -> list[Result]:
-    with closing(open_screen()) as screen, log_of_failures("imagenet") as log:
+def _make_all(works: Sequence[Work], arguments: argparse.Namespace, cluster: Cluster) -> list[Outcome]:
+    with closing(Screen()) as screen, log_of_failures("imagenet") as log:
         try:
             screen.note("starting Spark")
             workers = count_workers(arguments)
@@ -88,15 +88,12 @@ def _work(arguments: argparse.Namespace, split: Split) -> Work:
         seed=arguments.seed,
         quality=arguments.quality,
     )
-    source = Source(
-        split=split,
-        archive=storage.place(getattr(arguments, f"{split}_tar")),
-        labels=storage.place(arguments.labels) / f"{split}.txt",
-    )
-    return plan_work(source, destination, settings)
+    tar = storage.place(getattr(arguments, f"{split}_tar"))
+    labels = storage.place(arguments.labels) / f"{split}.txt"
+    return plan_work(split, settings, tar=tar, labels=labels, destination=destination)
 
 
-def _make(spark: SparkSession, work: Work, arguments: argparse.Namespace, screen: Screen) -> Result:
+def _make(spark: SparkSession, work: Work, arguments: argparse.Namespace, screen: Screen) -> Outcome:
     split, chunks, kept = work.plan.split, work.plan.settings.chunks, len(work.kept)
     screen.note(
         f"{split}: {work.plan.images:,} images from {work.archive} into {chunks:,} chunks"
@@ -108,11 +105,11 @@ def _make(spark: SparkSession, work: Work, arguments: argparse.Namespace, screen
     return result
 
 
-def _complete(work: Work, arguments: argparse.Namespace) -> Result:
+def _complete(work: Work, arguments: argparse.Namespace) -> Outcome:
     return complete(work, corrupt_share=arguments.corrupt_share)
 
 
-def _print_results(results: Sequence[Result], *, seconds: float) -> None:
+def _print_results(results: Sequence[Outcome], *, seconds: float) -> None:
     facts = [fact for result in results for fact in _facts(result)]
     made = sum(result.made_images for result in results)
     facts.append(("time", f"{seconds:,.1f} s"))
@@ -121,7 +118,7 @@ def _print_results(results: Sequence[Result], *, seconds: float) -> None:
     print_facts(facts)
 
 
-def _facts(result: Result) -> list[tuple[str, str]]:
+def _facts(result: Outcome) -> list[tuple[str, str]]:
     kept = f", {result.kept:,} of them kept" if result.kept else ""
     corrupt = [damage.name for damage in result.corrupt]
     counts = (

@@ -9,8 +9,7 @@ import pytest
 from s3_server import reach, s3_server
 from sparknet.data.sources import image_tar
 from sparknet.data.sources.files import Location
-from sparknet.data.storage import place
-from sparknet.data.storage.retry import Backoff
+from sparknet.data.storage import retry
 
 MB = 1 << 20
 BUCKET = "pictures"
@@ -56,7 +55,7 @@ def running(sizes):
 def server(running, monkeypatch):
     reach(running, monkeypatch)
     running.clear()
-    monkeypatch.setattr(place, "BACKOFF", Backoff(sleep=lambda seconds: None))
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     yield running
     running.clear()
 

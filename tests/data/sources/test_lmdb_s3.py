@@ -9,9 +9,8 @@ from opened import partitions
 from s3_server import reach, s3_server
 from sparknet.data.sources import lmdb as lmdb_source
 from sparknet.data.sources.datum import write
-from sparknet.data.storage import place as storage
+from sparknet.data.storage import retry
 from sparknet.data.storage.place import LOCAL
-from sparknet.data.storage.retry import Backoff
 from sparknet.errors import DataError
 
 MB, PAGE = 1 << 20, 4096
@@ -58,7 +57,7 @@ def running(local):
 def server(running, monkeypatch):
     reach(running, monkeypatch)
     running.clear()
-    monkeypatch.setattr(storage, "BACKOFF", Backoff(sleep=lambda seconds: None))
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     yield running
     running.clear()
 

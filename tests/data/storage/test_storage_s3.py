@@ -16,10 +16,9 @@ from formats import cifar_directory, random_rows, write_cifar, write_mnist
 from opened import opened, partitions, pixels_and_labels
 from s3_server import CREDENTIALS, reach, s3_server
 from sparknet.data.sources import cifar10, mnist
-from sparknet.data.storage import arrow_systems, place
+from sparknet.data.storage import arrow_systems, place, retry
 from sparknet.data.storage.fingerprint import describe_files
 from sparknet.data.storage.place import LOCAL, Storage
-from sparknet.data.storage.retry import Backoff
 from sparknet.errors import DataError
 
 MB = 1 << 20
@@ -39,7 +38,7 @@ def server(running, monkeypatch):
     running.clear()
     running.empty(BUCKET)
     running.pauses = []
-    monkeypatch.setattr(place, "BACKOFF", Backoff(sleep=running.pauses.append))
+    monkeypatch.setattr(retry, "pause", running.pauses.append)
     yield running
     running.clear()
 

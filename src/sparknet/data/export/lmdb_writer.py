@@ -32,6 +32,7 @@ class DatabaseWriter:
         Raises:
             DataError: there is something already.
         """
+        # Told now, and not by the rename at the end, hours later.
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise DataError(f"{directory}: there is something already; remove it, or write to another place")
         self._directory = directory
@@ -74,6 +75,7 @@ class DatabaseWriter:
                 f"{self._directory}: key {key[:40]!r}… has {len(key)} bytes; LMDB takes at most "
                 f"{_LONGEST_KEY}: shorten the name"
             )
+        # Held until a commit, since the map can be enlarged between transactions only, by what the next one needs.
         self._waiting.append((key, value))
         self._waiting_bytes += _stored_bytes(key, value)
         self._rows += 1
@@ -97,16 +99,18 @@ class DatabaseWriter:
             raise self._unwritable(failed) from failed
 
     def _commit(self) -> None:
-        """Write what waits. The map is enlarged before, since within a transaction it cannot be."""
+        """Write what waits."""
         try:
             used = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
             # leaf and branch pages that a transaction copies come on top of the records
             needed = used + self._waiting_bytes + self._waiting_bytes // 8 + (1 << 20)
             if needed > self._map_bytes:
+                # Doubled, so that it seldom happens; by 1 GiB at most, for readers map as much as the header tells.
                 self._map_bytes = max(needed, min(2 * self._map_bytes, needed + (1 << 30)))
                 self._environment.set_mapsize(self._map_bytes)
             with self._environment.begin(write=True) as transaction:
                 for key, value in self._waiting:
+                    # Keys only grow, so pages fill up one after the other and lie as they will be read.
                     transaction.put(key, value, append=True)
         except (OSError, lmdb.Error) as error:
             raise self._unwritable(error) from error

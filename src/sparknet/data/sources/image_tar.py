@@ -21,7 +21,7 @@ from sparknet.data.sources.files import Location, Split, find_files
 from sparknet.data.sources.image_batches import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
 from sparknet.data.sources.label_file import Labels
 from sparknet.data.sources.source import Source
-from sparknet.data.sources.tar_index import Member, index
+from sparknet.data.sources.tar_index import TarMember, index
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
@@ -176,7 +176,7 @@ def _parts(place: Place, size: int) -> Iterator[tuple[int, int]]:
     yield start, size
 
 
-def _indexed(place: Place, size: int) -> Iterator[Member]:
+def _indexed(place: Place, size: int) -> Iterator[TarMember]:
     with place.open() as file:
         try:
             yield from index(file, size)
@@ -197,7 +197,7 @@ def _labels(storage: Storage, uri: str, state: tuple[int, int | None]) -> Labels
     return Labels.read(storage.place(uri))
 
 
-def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[Member]:
+def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[TarMember]:
     """The members of a part of an archive; for a member that is an archive itself, the members of that."""
     for member in index(pieces, stop, start=start, links=True):
         if not member.name.lower().endswith(".tar"):
@@ -209,7 +209,7 @@ def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[Member]:
             yield from index(pieces, member.offset + member.bytes, start=member.offset, links=True)
 
 
-def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> NamedRow | None:
+def _row(pieces: "_Pieces", member: TarMember, labels: Labels, place: Place) -> NamedRow | None:
     base = posixpath.basename(member.name)
     label = labels.of(base)
     expected = label is not None or base.lower().endswith(IMAGE_SUFFIXES)
@@ -227,7 +227,7 @@ def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> Nam
     return NamedRow(name=member.name, image=pieces.slice(member.offset, member.bytes), label=label)
 
 
-def _damaged(member: Member, why: str, place: Place) -> NamedRow:
+def _damaged(member: TarMember, why: str, place: Place) -> NamedRow:
     named = f"{member.name}: " if member.name else ""
     return NamedRow(name=member.name, error=f"{place.uri}: at offset {member.offset}: {named}{why}")
 

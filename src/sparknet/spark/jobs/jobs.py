@@ -51,7 +51,7 @@ def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
 
 
 def collect_reports(
-    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None
+    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None, group: str = ""
 ) -> list[Report]:
     """Run `task` on every partition of `frame` and return all reports, by slot.
 
@@ -60,6 +60,7 @@ def collect_reports(
         task: a module-level function, or a `functools.partial` of one with a frozen plan.
         doing: what the tasks do, for messages ("testing the model").
         limit_seconds: when to give up; not given: never.
+        group: the Spark job group, by which a classic session's status tracker finds the job.
 
     Raises:
         SparkNetError: a task found the data, the settings or what is installed at fault.
@@ -67,9 +68,16 @@ def collect_reports(
         ClusterError: Spark failed, or the time was up.
     """
     guarded = functools.partial(_guarded, task)
-    job = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    frame = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    spark = frame.sparkSession
+
+    def job() -> list[Any]:
+        if group:
+            spark.sparkContext.setJobGroup(group, doing)  # known to this thread alone, which `run_job` has made
+        return frame.collect()
+
     with spark_errors(doing):
-        rows = run_job(frame.sparkSession, job.collect, doing=doing, limit_seconds=limit_seconds)
+        rows = run_job(spark, job, doing=doing, limit_seconds=limit_seconds)
     for row in rows:
         if row.error in _TOLD_AS_THEY_ARE:
             raise _TOLD_AS_THEY_ARE[row.error](row.report)
