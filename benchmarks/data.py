@@ -144,7 +144,11 @@ def reader_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
     def read(kind: str, path: Path) -> None:
         where = Location(path=str(path))
         form = FORMATS[kind]
-        count = sum(batch.num_rows for unit in form.units(where) for batch in form.read(unit, LOCAL))
+        count = sum(
+            batch.num_rows
+            for part in form.reader.open_source(where).partitions
+            for batch in form.reader.read(part, LOCAL)
+        )
         if count != rows:
             raise RuntimeError(f"{kind}: {count} rows were read of {rows}")
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from sparknet.config import RunConfig, schema
+from sparknet.data.sources.registry import FORMATS
 
 HEAD = """# Configuration
 
@@ -34,6 +35,8 @@ def page() -> str:
     texts = [HEAD]
     for name, section in sections.items():
         texts.append(f"\n## `[{name}]`\n\n{inspect.getdoc(section)}\n\n{_table(section)}")
+        if name == "data":
+            texts.append(f"\n{_formats()}")
     return "".join(texts)
 
 
@@ -43,6 +46,22 @@ def _table(section: type) -> str:
     for field in dataclasses.fields(section):
         kind = _kind(typing.get_type_hints(section)[field.name])
         rows.append(f"| `{field.name}` | {kind} | {_default(field)} | {notes[field.name]} |")
+    return "\n".join(rows) + "\n"
+
+
+def _formats() -> str:
+    """What `data.source` may be, from the registry."""
+    rows = ["| `source` | rows | |", "|---|---|---|"]
+    for name, form in FORMATS.items():
+        notes = [
+            "" if form.has_path else "needs no `path`",
+            "takes `labels`" if form.has_label_file else "",
+            "takes `header`" if form.has_header else "",
+            "a directory may hold test rows too" if form.holds_tests else "",
+            "damaged rows are counted and left out" if form.names_rows else "",
+            "read by Spark" if form.reader is None else "",
+        ]
+        rows.append(f"| `{name}` | {form.what} | {'; '.join(filter(None, notes))} |")
     return "\n".join(rows) + "\n"
 
 

@@ -58,12 +58,8 @@ def layer_table() -> str:
     """Every layer type that is built."""
     rows: list[tuple[str, ...]] = []
     for kind in sorted(LAYERS, key=str.lower):
-        function = next((name for name in (kind, f"{kind}Layer") if name in dsl.__all__), "")
+        function = next((name for name in (f"{kind}Layer", kind) if name in dsl.__all__), "")
         what = (LAYERS[kind].__doc__ or "").strip().splitlines()[0]
-        if kind == "Eltwise":
-            function = "EltwiseLayer"  # Eltwise alone is the enumeration
-        elif kind == "Pooling":
-            function = "PoolingLayer"
         rows.append((f"`{kind}`", f"`{function}`" if function else f'`Layer("{kind}", ...)`', what))
     return _table(("type", "in Python", "what it does"), rows)
 

@@ -56,32 +56,61 @@ def test_safetensors_hold_the_weights_and_the_net(name, tmp_path):
     close(values(again, inputs), values(net, inputs))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["lenet_like", "cifar_quick_like", "inception_mini", "residual_bn_scale", "shared_params", "segmentation_like"],
-)
-def test_onnx_computes_the_same_for_any_batch(name, tmp_path):
-    net, inputs = reference(name)
+EVERY_OPERATOR = """
+name: "every operator that the reference nets come to"
+layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 dim: 8 dim: 9 } } }
+layer { name: "in2" type: "Input" top: "label" input_param { shape { dim: 4 } } }
+layer { name: "in3" type: "Input" top: "map" input_param { shape { dim: 4 dim: 1 dim: 8 dim: 9 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param {
+  num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "msra" } } }
+layer { name: "norm" type: "BatchNorm" bottom: "conv" top: "conv" }
+layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" scale_param { bias_term: true } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "lrn" type: "LRN" bottom: "conv" top: "lrn" }
+layer { name: "max" type: "Pooling" bottom: "lrn" top: "max" pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
+layer { name: "ave" type: "Pooling" bottom: "conv" top: "ave" pooling_param { pool: AVE kernel_size: 3 stride: 2 } }
+layer { name: "sum" type: "Eltwise" bottom: "max" bottom: "ave" top: "sum" }
+layer { name: "cat" type: "Concat" bottom: "sum" bottom: "ave" top: "cat" }
+layer { name: "up" type: "Deconvolution" bottom: "cat" top: "up" convolution_param {
+  num_output: 8 group: 8 kernel_size: 4 stride: 2 bias_term: false weight_filler { type: "bilinear" } } }
+layer { name: "crop" type: "Crop" bottom: "up" bottom: "data" top: "crop" crop_param { offset: 1 } }
+layer { name: "spatial" type: "SoftmaxWithLoss" bottom: "crop" bottom: "map" top: "spatial" }
+layer { name: "ip" type: "InnerProduct" bottom: "cat" top: "ip" inner_product_param {
+  num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" }
+layer { name: "hit" type: "Accuracy" bottom: "ip" bottom: "label" top: "hit" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def every_operator():
+    torch.manual_seed(0)
+    net = CaffeNet.from_prototxt(EVERY_OPERATOR)
+    labels = {"label": torch.arange(4), "map": torch.randint(0, 8, (4, 1, 8, 9))}
+    inputs = {"data": torch.randn(4, 3, 8, 9), **labels}
+    net.train()(inputs)  # for the statistics of BatchNorm, without which it multiplies by 316
+    return net, inputs
+
+
+# An export takes seconds. Sigmoid, TanH, EuclideanLoss and blobs of two layers are in the second net.
+@pytest.mark.parametrize("make", [every_operator, lambda: reference("shared_params")], ids=["every", "shared"])
+def test_onnx_keeps_names_and_numbers_for_any_batch(make, tmp_path):
+    from onnx import load
+
+    net, inputs = make()
     path = tmp_path / "net.onnx"
     net.train()
     export.export(net, path)
     assert net.training  # as it was
-    close(run_onnx(path, inputs), values(net, inputs))
+    graph = load(path).graph
+    assert [value.name for value in graph.input] == list(net.inputs)
+    for value in graph.input:
+        batch, *sizes = value.type.tensor_type.shape.dim
+        assert batch.dim_param
+        assert [size.dim_value for size in sizes] == list(net.shapes[value.name][1:])
+    close(run_onnx(path, inputs), values(net, inputs))  # by name too
     fewer = {name: value[:1] for name, value in inputs.items()}
     close(run_onnx(path, fewer), values(net, fewer))
-
-
-def test_onnx_keeps_the_names_and_frees_the_batch(tmp_path):
-    from onnx import load
-
-    net, _ = reference("lenet_like")
-    export.export_onnx(net, tmp_path / "net.onnx")
-    graph = load(tmp_path / "net.onnx").graph
-    assert [value.name for value in graph.input] == ["data", "label"]
-    assert [value.name for value in graph.output] == ["hit", "loss"]
-    sizes = graph.input[0].type.tensor_type.shape.dim
-    assert sizes[0].dim_param
-    assert [size.dim_value for size in sizes[1:]] == [1, 20, 20]
 
 
 def test_onnx_of_a_net_that_fixes_its_batch_is_refused(tmp_path):
@@ -121,7 +150,8 @@ def test_a_name_that_tells_no_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".prototxt"])
-def test_a_place_that_cannot_be_written_is_named(suffix, tmp_path):
+def test_a_place_that_cannot_be_written_is_named(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_onnx", lambda net: b"a model")  # which takes a second to make
     net, _ = reference("lenet_like")
     with pytest.raises(NetError, match=r"none/net.* cannot be written"):
         export.export(net, tmp_path / f"none/net{suffix}")

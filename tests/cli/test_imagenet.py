@@ -4,13 +4,12 @@ import io
 import re
 
 import pytest
-import rich.console
 
 from imagenet_archive import make, make_train, work_for
 from sparknet.cli import imagenet as command
-from sparknet.cli.imagenet_screen import BarScreen, PlainScreen, open_screen
+from sparknet.cli.imagenet_screen import Screen
 from sparknet.cli.main import main
-from sparknet.spark.preparing.imagenet import Progress
+from sparknet.spark.preparing.imagenet import ChunkProgress
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +85,13 @@ def test_help_names_every_option(capsys):
     assert "SPARK_LOCAL_DIRS" in printed
 
 
-READING = Progress(pieces_read=300, pieces=1000, chunks_done=0, chunks=40)
-WRITING = Progress(pieces_read=1000, pieces=1000, chunks_done=7, chunks=40)
+READING = ChunkProgress(pieces_read=300, pieces=1000, chunks_done=0, chunks=40)
+WRITING = ChunkProgress(pieces_read=1000, pieces=1000, chunks_done=7, chunks=40)
 
 
 def test_plain_lines_come_when_nothing_was_said_for_a_while():
     stream, now = io.StringIO(), [0.0]
-    screen = PlainScreen(stream, clock=lambda: now[0])
+    screen = Screen(stream, clock=lambda: now[0])
     screen.note("starting Spark")
     for seconds, progress in ((4, READING), (11, READING), (20, WRITING), (22, WRITING)):
         now[0] = seconds
@@ -105,9 +104,18 @@ def test_plain_lines_come_when_nothing_was_said_for_a_while():
     ]
 
 
-def test_a_terminal_has_a_bar():
-    stream = io.StringIO()
-    screen = BarScreen(rich.console.Console(file=stream, force_terminal=True, width=100))
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    screen = Screen(stream)
     screen.note("a file [red]name")
     screen.watch("train", READING)
     screen.watch("train", WRITING)
@@ -120,5 +128,15 @@ def test_a_terminal_has_a_bar():
     assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 1  # the cursor is back
 
 
-def test_anything_but_a_terminal_gets_plain_lines():
-    assert isinstance(open_screen(io.TextIOWrapper(io.BytesIO(), "utf-8")), PlainScreen)
+@pytest.mark.parametrize("odd", ["file", "dumb", "latin-1"])
+def test_anything_but_a_terminal_that_can_show_it_gets_plain_lines(odd, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb" if odd == "dumb" else "xterm")
+    stream = io.StringIO() if odd == "file" else Terminal()
+    if odd == "latin-1":
+        monkeypatch.setattr(Terminal, "encoding", odd)
+    now = [0.0]
+    screen = Screen(stream, clock=lambda: now[0])
+    now[0] = 60.0
+    screen.watch("train", READING)
+    screen.close()
+    assert stream.getvalue() == "    60.0 s  train: 300 of 1,000 parts of the archive read\n"

@@ -1,5 +1,6 @@
 """What `sparknet train` settles before anything starts."""
 
+import re
 import time
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from caffe_example import write_example
 from places import REPOSITORY
 from sparknet.cli import train as command
-from sparknet.cli.main import main
+from sparknet.cli.main import _SOURCE_HELP, main
+from sparknet.data.sources.registry import FORMATS
 from sparknet.training.run_files.run_dir import RunDir
 
 
@@ -24,10 +26,9 @@ def test_a_solver_given_as_configuration(tmp_path, monkeypatch, capsys: pytest.C
 def test_runs_that_begin_within_a_second_have_directories_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda form: "20261122-152843")
-    monkeypatch.setattr(command, "check_start", lambda config: None)
     began = []
 
-    def train_in(run_dir: RunDir, config: object) -> int:
+    def train_in(run_dir: RunDir, config: object, sources: object) -> int:
         began.append(run_dir.path.relative_to(tmp_path))
         return 0
 
@@ -36,3 +37,10 @@ def test_runs_that_begin_within_a_second_have_directories_of_their_own(tmp_path,
     assert [main(["train", digits]) for _ in range(3)] == [0, 0, 0]
     first = Path("runs/digits-20261122-152843")
     assert began == [first, Path(f"{first}-2"), Path(f"{first}-3")]
+
+
+def test_help_names_every_format():
+    """The command line parses before it imports anything heavy, so the registry's names stand there once more."""
+    named = set(re.findall(r"[a-z0-9_]+", _SOURCE_HELP))
+    assert set(FORMATS) <= named
+    assert {name for name, form in FORMATS.items() if not form.has_path} == {_SOURCE_HELP.rsplit(" ", 1)[1]}

@@ -23,6 +23,7 @@ from sparknet.config import (
     override,
     write_config,
 )
+from sparknet.config.files import sections_from
 from sparknet.errors import ConfigError, UsageError
 
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))
@@ -88,8 +89,6 @@ RULES = [
     ("data.validation_fraction=0.0", r"exactly one must be given: set one of them"),
     ("data.validation_fraction=1.0", r"data\.validation_fraction is 1\.0; it must be at least 0 and below 1"),
     ("data.validation_fraction=-0.1", r"data\.validation_fraction is -0\.1; it must be at least 0 and below 1"),
-    ("data.path='x'", r"data\.path is 'x'; digits comes without files"),
-    ("data.source='cifar10'", r"data\.path is ''; source cifar10 needs it: set data\.path"),
     ("data.shape=[1, 0, 8]", r"data\.shape is \(1, 0, 8\); every size must be at least 1"),
     ("data.classes=1", r"data\.classes is 1; it must be at least 2"),
     ("data.shard_megabytes=0", r"data\.shard_megabytes is 0\.0; it must exceed 0"),
@@ -98,7 +97,6 @@ RULES = [
     ("data.crop=-1", r"data\.crop is -1; it must be at least 0"),
     ("data.threads=0", r"data\.threads is 0; it must be at least 1"),
     ("data.corrupt_share=1.5", r"data\.corrupt_share is 1\.5; it is a share: from 0 to 1"),
-    ("data.labels='x'", r"data\.labels and data\.validation_labels.*source digits has its labels with its rows"),
     ("data.std_values=[0.0]", r"data\.std_values is \[0\.0\]; inputs are divided by them: each must exceed 0"),
     ("net.name=''", r"net\.name and net\.prototxt is \('', ''\); exactly one must be given: a zoo entry"),
     ("net.prototxt='a.prototxt'", r"net\.name and net\.prototxt is \('digits_cnn', 'a\.prototxt'\); exactly one"),
@@ -323,7 +321,7 @@ def test_files_read_back_as_written(tmp_path_factory, config):
         ({"features": ("a",), "image": "b"}, r"data\.image and data\.features.*leave the other out"),
         ({"mean": "image", "mean_values": (1.0,)}, "at most one can be given"),
         ({"std": "channel", "std_values": (1.0,)}, "at most one can be given"),
-        ({"validation_labels": "x"}, r"data\.labels and data\.validation_labels"),
+        ({"validation_labels": "x"}, r"data\.validation_labels is .x.; they belong to data\.validation_path"),
     ],
 )
 def test_settings_of_data_that_contradict_each_other(settings, message):
@@ -331,3 +329,19 @@ def test_settings_of_data_that_contradict_each_other(settings, message):
         Data(source="parquet", path="p", validation_fraction=0.5, **settings)
     fits = {"shape": (3, 8, 8), "resize": (8, 8), "crop": 4}
     assert Data(source="parquet", path="p", validation_fraction=0.5, **fits).crop == 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Sections of a command that trains nothing."""
+
+    cluster: Cluster
+
+
+def test_a_section_alone_is_built_as_in_a_run():
+    placed = sections_from(Placed, {"cluster": {"task_failures": 4}}, ["cluster.grace_seconds=7.5"])
+    assert placed.cluster == Cluster(task_failures=4, grace_seconds=7.5)
+    with pytest.raises(ConfigError, match=r"--set: cluster.task_failures is 0; it must be at least 1"):
+        sections_from(Placed, {"cluster": {}}, ["cluster.task_failures=0"])
+    with pytest.raises(ConfigError, match="run is not a known key"):
+        sections_from(Placed, {"cluster": {}, "run": {"rounds": 1}})

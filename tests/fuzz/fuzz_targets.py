@@ -35,7 +35,7 @@ from sparknet.data.rows.image_codec import decode, decode_into, size_of
 from sparknet.data.sources import image_tar
 from sparknet.data.sources.datum import write
 from sparknet.data.sources.files import Location
-from sparknet.data.sources.lmdb import Records, RowBatch, read, units
+from sparknet.data.sources.lmdb import Records, RowBatch, open_source, read
 from sparknet.data.storage.place import LOCAL
 from sparknet.errors import BadImage, DataError, NetError
 
@@ -206,7 +206,7 @@ def run_database(content: bytes) -> None:
     """A damaged file is refused or its rows are whole; nothing is read twice or beyond what the file says."""
     path = in_memory(content)
     rows = 0
-    for unit in units(path, LOCAL):
+    for unit in open_source(Location(path=str(path))).partitions:
         for batch in read(unit, LOCAL):
             batch.validate(full=True)
             rows += batch.num_rows
@@ -315,14 +315,17 @@ def run_archive(content: bytes) -> None:
         for row in rows:
             assert (row["image"] is None) == (row["label"] is None) == (row["error"] is not None)
             assert row["error"] is None or "at offset " in row["error"]
-        with mock.patch.object(image_tar, "_UNIT_BYTES", 1), mock.patch.object(image_tar, "_LOCAL_READ_BYTES", 700):
+        with (
+            mock.patch.object(image_tar, "_PARTITION_BYTES", 1),
+            mock.patch.object(image_tar, "_LOCAL_READ_BYTES", 700),
+        ):
             parts = tar_rows(version)
         assert [without_reason(row) for row in parts] == [without_reason(row) for row in rows]
 
 
 def tar_rows(content: bytes) -> list[dict[str, Any]]:
     where = Location(path=in_memory(content), labels=tar_labels())
-    batches = [batch for unit in image_tar.units(where) for batch in image_tar.read(unit)]
+    batches = [batch for unit in image_tar.open_source(where).partitions for batch in image_tar.read(unit)]
     for batch in batches:
         batch.validate(full=True)
     return [row for batch in batches for row in batch.to_pylist()]

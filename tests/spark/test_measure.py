@@ -20,6 +20,7 @@ from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.data.shards import shard_table
+from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
 from sparknet.spark.measure import MeasurePlan, data_at, measure_shards, measure_source, measure_validation
 from sparknet.spark.preparing.prepare import prepare
@@ -47,6 +48,11 @@ def spark():
     session.sparkContext.setLogLevel("OFF")
     yield session
     session.stop()
+
+
+def measured_at(spark, model, config):
+    """The model on the rows that `data_at` named."""
+    return measure_source(spark, model, config, open_source(config.data, validation=True))
 
 
 def model_on(net, data, *, shape, classes, dtype="uint8", **more):
@@ -106,7 +112,7 @@ def test_encoded_images_are_measured_and_damaged_ones_left_out(spark, photos):
     data = Data(source="parquet", path=path, validation_fraction=0.5, corrupt_share=0.1)
     model = model_on(CNN, data, shape=SHAPE, classes=4)
     config = config_of(data_at(data, path), CNN)
-    measured = measure_source(spark, model, config)
+    measured = measured_at(spark, model, config)
     expected = accuracy_of(model, images, labels)
     assert 0.3 < expected < 0.7
     assert (measured.rows, measured.skipped) == (56, 4)
@@ -118,7 +124,7 @@ def test_too_many_damaged_images_are_an_error(spark, photos):
     data = Data(source="parquet", path=path, validation_fraction=0.5, corrupt_share=0.05)
     model = model_on(CNN, data, shape=SHAPE, classes=4)
     with pytest.raises(DataError, match=r"^4 of 60 rows are damaged, a share of 0.067; at most 0.05 may be"):
-        measure_source(spark, model, config_of(data_at(data, path), CNN))
+        measured_at(spark, model, config_of(data_at(data, path), CNN))
 
 
 def test_images_are_resized_for_the_test_as_for_training(spark, photos, tmp_path):
@@ -129,13 +135,13 @@ def test_images_are_resized_for_the_test_as_for_training(spark, photos, tmp_path
     data = Data(source="parquet", path=path, validation_fraction=0.5, resize=(8, 8))
     model = model_on(CNN, data, shape=SHAPE, classes=4)
     config = config_of(data_at(data, str(tmp_path / "large.parquet")), CNN)
-    measured = measure_source(spark, model, config)
+    measured = measured_at(spark, model, config)
     assert (measured.rows, measured.skipped) == (56, 0)
     # halving an image whose pixels were doubled gives it back
     assert measured.accuracy == pytest.approx(accuracy_of(model, images, labels))
     unscaled = replace(config, data=replace(config.data, resize=()))
     with pytest.raises(DataError, match=r"is an image of 16 x 16 .*set data.resize"):
-        measure_source(spark, model, unscaled)
+        measured_at(spark, model, unscaled)
 
 
 @pytest.mark.parametrize("keep", ["pixels", "encoded"])
@@ -199,7 +205,7 @@ def test_what_spark_refuses_to_read_is_told_in_one_line(spark, tmp_path):
     data = Data(source="parquet", path="p", validation_fraction=0.5)
     model = model_on(CNN, data, shape=SHAPE, classes=4)
     with pytest.raises(DataError, match=r"reading .*\.parquet: Spark refused: \[PATH_NOT_FOUND\]") as raised:
-        measure_source(spark, model, config_of(data_at(data, f"{tmp_path}/*.parquet"), CNN))
+        measured_at(spark, model, config_of(data_at(data, f"{tmp_path}/*.parquet"), CNN))
     assert "\n" not in str(raised.value)
 
 
@@ -214,7 +220,7 @@ def test_words_are_encoded_as_the_model_learned_them(spark, tmp_path):
     )
     net = Net(name="adult")
     model = model_on(net, data, shape=(4,), classes=2, dtype="float32", table=table)
-    measured = measure_source(spark, model, config_of(data_at(data, path), net))
+    measured = measured_at(spark, model, config_of(data_at(data, path), net))
     inputs = np.array([[1, 0, 0, 1], [2, 1, 0, 0], [3, 0, 0, 1]], np.float32)
     assert measured.rows == 3
     assert measured.loss == pytest.approx(loss_of(model, inputs, np.array([1, 1, 1])), rel=1e-5)

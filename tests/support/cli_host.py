@@ -11,8 +11,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from places import REPOSITORY
-
 
 def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -37,13 +35,10 @@ def main():
 
 
 def open_session(log):
-    from sparknet.config import load_config
+    from sparknet.config import Cluster
     from sparknet.spark.jobs import session
 
-    here = REPOSITORY
-    return session.open_session(
-        load_config(here / "configs" / "digits.toml", ["run.workers=2", "cluster.task_failures=3"]), log
-    )
+    return session.open_session(Cluster(task_failures=3), workers=2, name="tests", log_path=log)
 
 
 def command(arguments):

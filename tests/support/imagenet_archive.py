@@ -13,8 +13,8 @@ import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from sparknet.data.export.imagenet_chunks import write_chunks
-from sparknet.data.export.imagenet_job import Source, begin, plan_work
+from sparknet.data.export.imagenet_chunks import write_chunk
+from sparknet.data.export.imagenet_job import begin, plan_work
 from sparknet.data.export.imagenet_pieces import read_piece
 from sparknet.data.export.imagenet_plan import Settings
 from sparknet.data.storage.place import LOCAL
@@ -157,24 +157,24 @@ def _write_labels(made, name, lines):
     made.label_of |= {path.rpartition("/")[2]: label for path, label in lines}
 
 
-def source(archive, split):
-    return Source(
-        split=split,
-        archive=LOCAL.place(str(archive.tar)),
-        labels=LOCAL.place(str(archive.labels / f"{split}.txt")),
-    )
-
-
-def work_for(archive, split, destination, **settings):
+def work_for(archive, split, destination, *, tar=None, labels=None, **settings):
     return plan_work(
-        source(archive, split), LOCAL.place(str(destination)), dataclasses.replace(SETTINGS, **settings)
+        split,
+        dataclasses.replace(SETTINGS, **settings),
+        tar=LOCAL.place(str(tar or archive.tar)),
+        labels=LOCAL.place(str(labels or archive.labels / f"{split}.txt")),
+        destination=LOCAL.place(str(destination)),
     )
+
+
+def rows_of(work, wanted):
+    """The rows of all pieces that go into the wanted chunks."""
+    return [row for piece in work.pieces for row in read_piece(work, piece, wanted)]
 
 
 def make(work, chunks=None):
     """What the Spark job does, in this process."""
     wanted = frozenset(work.open_chunks if chunks is None else chunks)
-    rows = [row for piece in work.pieces_for(wanted) for row in read_piece(work.plan, work.archive, piece, wanted)]
     begin(work)
-    rows.sort(key=lambda row: (row.chunk, row.place, row.name))
-    return list(write_chunks(work.layout, rows))
+    rows = sorted(rows_of(work, wanted), key=lambda row: (row.place, row.offset))
+    return [write_chunk(work, chunk, [row for row in rows if row.chunk == chunk]) for chunk in sorted(wanted)]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
+from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
 from sparknet.training.coordination.messages import (
     Answer,
     ChoreReport,
@@ -37,7 +37,7 @@ class Play:
         told: all event records so far.
     """
 
-    def __init__(self, *, start: Progress | None = None, checkpoint: int | None = None, **rules) -> None:
+    def __init__(self, *, start: RunProgress | None = None, checkpoint: int | None = None, **rules) -> None:
         self.now = 0.0
         self.coordinator = Coordinator(replace(RULES, **rules), now=0.0, start=start, checkpoint=checkpoint)
         self.told: list[dict[str, object]] = []

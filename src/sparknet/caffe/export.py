@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparknet.caffe.module.caffe_net import CaffeNet
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.weights.caffemodel import LIMIT_BYTES
 from sparknet.errors import MissingDependency, NetError
-from sparknet.whole_files import written_whole
 
 __all__ = ["FORMATS", "export", "export_onnx", "export_safetensors"]
 
@@ -68,9 +68,11 @@ def export_onnx(net: CaffeNet, path: str | os.PathLike[str]) -> None:
     """
     if any(find_spec(package) is None for package in ("onnx", "onnxscript")):
         raise MissingDependency("ONNX files need onnx and onnxscript: pip install 'sparknet[onnx]'")
+    # An ONNX file is a protobuf message, with its limit; pieces beside it would not be one file.
     size = sum(tensor.nbytes for tensor in net.state_dict().values())
     if size > LIMIT_BYTES:
         raise NetError(f"the net has {size} bytes of weights; an ONNX file has at most {LIMIT_BYTES} (2 GiB)")
+    # Exported as it infers: Dropout gone, BatchNorm by its running statistics.
     training = net.training
     net.eval()
     try:
@@ -91,6 +93,7 @@ def _onnx(net: CaffeNet) -> bytes:
     free = torch.export.Dim("batch")
     moving = tuple({0: free} if example.shape[0] == batch else None for example in examples.values())
     try:
+        # A pass first: the exporter names outputs by position, and only a pass tells which blobs come out.
         with _quiet(), torch.no_grad():
             outputs = list(net(examples))
             program: Any = torch.onnx.export(

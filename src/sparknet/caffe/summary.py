@@ -78,11 +78,13 @@ def summarise(net: CaffeNet) -> Summary:
         parameters=parameters,
         parameter_bytes=parameters * _FLOAT_BYTES,
         multiply_adds=sum(layer.multiply_adds for layer in layers),
+        # By name: a layer in place has no entry of its own.
         blob_bytes=sum(math.prod(shape) for shape in net.shapes.values()) * _FLOAT_BYTES,
     )
 
 
 def _layers(net: CaffeNet) -> Iterator[LayerSummary]:
+    # Steps leave out the layers that stand for inputs; the description has both, in the same order.
     at_work = iter(net.steps)
     seen: set[int] = set()
     for description in net.spec.parameters.layer:
@@ -99,6 +101,7 @@ def _layers(net: CaffeNet) -> Iterator[LayerSummary]:
             )
             continue
         step = next(at_work)
+        # By the tensor: a blob that two layers share is learned once, and counts once.
         own = {id(blob): blob.numel() for blob in step.layer.blobs() if id(blob) not in seen}
         seen.update(own)
         yield LayerSummary(

@@ -10,12 +10,12 @@ from google.protobuf.message import Message
 from sparknet.caffe.description.upgrade import upgrade_net, upgrade_solver
 from sparknet.caffe.export import FORMATS, export
 from sparknet.caffe.module.caffe_net import CaffeNet
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.prototxt import format_text, read_text
 from sparknet.caffe.schema import NetParameter, SolverParameter
 from sparknet.caffe.summary import summarise
 from sparknet.caffe.weights.caffemodel import is_text, upgrade_binary
 from sparknet.errors import NetError, UsageError
-from sparknet.whole_files import written_whole
 
 __all__ = ["run"]
 

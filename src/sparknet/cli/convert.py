@@ -4,21 +4,18 @@ import argparse
 import sys
 import time
 
-from sparknet.cli.job import job_config
+from sparknet.cli.job import DataAndCluster, count_workers, job_config
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.config import RunConfig
+from sparknet.data.sources.opening import open_source
+from sparknet.data.sources.registry import FORMATS
 from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import print_facts
-from sparknet.spark.frames.read_source import check_source
 from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.preparing.convert import Conversion, free_place, to_lmdb, to_parquet
 from sparknet.training.caffe_runs.data_layers import data_source
 
 __all__ = ["run"]
-
-_WITH_TESTS = ("cifar10", "mnist", "image_tar")
-"""Kinds whose standard directories hold test rows too."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.to:
         raise UsageError("--to is ''; it names what is made: give a directory or URI")
     free_place(config.data, arguments.to)
-    check_source(config.data, validation=testing)
+    opened = open_source(config.data, validation=testing)
     check_java()
     began = time.monotonic()
     screen = PlainConsole(sys.stderr)
@@ -38,21 +35,26 @@ def run(arguments: argparse.Namespace) -> int:
         screen.on_event({"event": "note", "message": message, "elapsed_seconds": elapsed})
 
     note("starting Spark")
-    with log_of_failures(arguments.action) as log, session_for(config, log_path=log) as spark:
+    name, workers = arguments.action, count_workers(arguments)
+    with (
+        log_of_failures(name) as log,
+        session_for(config.cluster, workers=workers, name=name, log_path=log) as spark,
+    ):
         note(f"writing {arguments.to}")
         if arguments.action == "to-lmdb":
-            done = to_lmdb(spark, config.data, arguments.to, partitions=arguments.partitions, testing=testing)
+            done = to_lmdb(spark, opened, config.data, arguments.to, partitions=arguments.partitions)
         else:
-            done = to_parquet(spark, config.data, arguments.to, keys=arguments.keys, testing=testing)
+            done = to_parquet(spark, opened, config.data, arguments.to, keys=arguments.keys)
     print_facts(_facts(done, arguments, seconds=time.monotonic() - began))
     return 0
 
 
-def _config(arguments: argparse.Namespace) -> RunConfig:
+def _config(arguments: argparse.Namespace) -> DataAndCluster:
     table = data_source(arguments.source, arguments.set, testing=True)
-    if arguments.split == "test" and table["source"] not in _WITH_TESTS:
+    with_tests = [name for name, form in FORMATS.items() if form.holds_tests]
+    if arguments.split == "test" and table["source"] not in with_tests:
         raise UsageError(
-            f"--split test and SOURCE {arguments.source} are given; only directories of {', '.join(_WITH_TESTS)} "
+            f"--split test and SOURCE {arguments.source} are given; only directories of {', '.join(with_tests)} "
             "hold test rows beside the others: name the test rows as SOURCE, and leave --split out"
         )
     if arguments.encoded:
@@ -61,7 +63,7 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
         table["resize"] = list(arguments.resize)
     if arguments.s3_endpoint:
         table["s3_endpoint"] = arguments.s3_endpoint
-    config = job_config(arguments, name=arguments.action, data=table, sections=["data", "cluster"])
+    config = job_config(DataAndCluster, arguments, {"data": table})
     data = config.data
     if data.keep == "encoded" and data.resize:
         size = "x".join(map(str, data.resize))

@@ -7,12 +7,12 @@ from contextlib import closing
 
 from pyspark.sql import SparkSession
 
-from sparknet.cli.imagenet_screen import Screen, open_screen
-from sparknet.cli.job import job_config
+from sparknet.cli.imagenet_screen import Screen
+from sparknet.cli.job import ClusterAlone, count_workers, job_config
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.config import RunConfig
-from sparknet.data.export.imagenet_job import Result, Source, Work, begin, complete, plan_work
-from sparknet.data.export.imagenet_plan import Settings, Split
+from sparknet.config import Cluster
+from sparknet.data.export.imagenet_job import Outcome, begin, complete, plan_work
+from sparknet.data.export.imagenet_plan import Settings, Split, Work
 from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError, UsageError
 from sparknet.reporting.table import print_facts
@@ -29,25 +29,25 @@ _NAMES_TOLD = 5
 def run(arguments: argparse.Namespace) -> int:
     """Make the chunks; everything that can be wrong without Spark is found before it starts."""
     began = time.monotonic()
-    unused = {"source": "digits", "validation_fraction": 0.5}  # the archives are read, and no source
-    config = job_config(arguments, name="imagenet", data=unused, sections=["cluster"])
+    cluster = job_config(ClusterAlone, arguments).cluster
     # val first: it is small, so what is wrong with the settings shows early
     works = [_work(arguments, split) for split in _splits(arguments)]
     results = [] if any(work.open_chunks for work in works) else [_complete(work, arguments) for work in works]
     if not results:
-        check_java()
+        check_java()  # before the plan is written: who installs it should find nothing begun
         for work in works:
             begin(work)
-        results = _make_all(works, arguments, config)
+        results = _make_all(works, arguments, cluster)
     _print_results(results, seconds=time.monotonic() - began)
     return 0
 
 
-def _make_all(works: Sequence[Work], arguments: argparse.Namespace, config: RunConfig) -> list[Result]:
-    with closing(open_screen()) as screen, log_of_failures("imagenet") as log:
+def _make_all(works: Sequence[Work], arguments: argparse.Namespace, cluster: Cluster) -> list[Outcome]:
+    with closing(Screen()) as screen, log_of_failures("imagenet") as log:
         try:
             screen.note("starting Spark")
-            with session_for(config, log_path=log) as spark:
+            workers = count_workers(arguments)
+            with session_for(cluster, workers=workers, name="imagenet", log_path=log) as spark:
                 return [_make(spark, work, arguments, screen) for work in works]
         except KeyboardInterrupt:
             screen.note("interrupted; the finished chunks stay, and the same command goes on")
@@ -88,15 +88,12 @@ def _work(arguments: argparse.Namespace, split: Split) -> Work:
         seed=arguments.seed,
         quality=arguments.quality,
     )
-    source = Source(
-        split=split,
-        archive=storage.place(getattr(arguments, f"{split}_tar")),
-        labels=storage.place(arguments.labels) / f"{split}.txt",
-    )
-    return plan_work(source, destination, settings)
+    tar = storage.place(getattr(arguments, f"{split}_tar"))
+    labels = storage.place(arguments.labels) / f"{split}.txt"
+    return plan_work(split, settings, tar=tar, labels=labels, destination=destination)
 
 
-def _make(spark: SparkSession, work: Work, arguments: argparse.Namespace, screen: Screen) -> Result:
+def _make(spark: SparkSession, work: Work, arguments: argparse.Namespace, screen: Screen) -> Outcome:
     split, chunks, kept = work.plan.split, work.plan.settings.chunks, len(work.kept)
     screen.note(
         f"{split}: {work.plan.images:,} images from {work.archive} into {chunks:,} chunks"
@@ -108,11 +105,11 @@ def _make(spark: SparkSession, work: Work, arguments: argparse.Namespace, screen
     return result
 
 
-def _complete(work: Work, arguments: argparse.Namespace) -> Result:
+def _complete(work: Work, arguments: argparse.Namespace) -> Outcome:
     return complete(work, corrupt_share=arguments.corrupt_share)
 
 
-def _print_results(results: Sequence[Result], *, seconds: float) -> None:
+def _print_results(results: Sequence[Outcome], *, seconds: float) -> None:
     facts = [fact for result in results for fact in _facts(result)]
     made = sum(result.made_images for result in results)
     facts.append(("time", f"{seconds:,.1f} s"))
@@ -121,7 +118,7 @@ def _print_results(results: Sequence[Result], *, seconds: float) -> None:
     print_facts(facts)
 
 
-def _facts(result: Result) -> list[tuple[str, str]]:
+def _facts(result: Outcome) -> list[tuple[str, str]]:
     kept = f", {result.kept:,} of them kept" if result.kept else ""
     corrupt = [damage.name for damage in result.corrupt]
     counts = (

@@ -22,6 +22,7 @@ _LMDB = (
     "Write the rows of a source as LMDB databases of Datum records, which Caffe's own tools read. Image files "
     "become pixels with their colours in Caffe's order, BGR."
 )
+# Of `data.sources.registry.FORMATS`, which would cost half a second to import; a test holds them together.
 _SOURCE_HELP = "KIND:PATH, with KIND lmdb, image_tar, image_folder, cifar10, mnist, parquet or csv; or digits"
 
 

@@ -6,7 +6,7 @@ from sparknet.cli.train import check_start, overrides_from, train_in
 from sparknet.config import RunConfig, override
 from sparknet.errors import ConfigError
 from sparknet.reporting.console import open_console
-from sparknet.training.open_run import open_run
+from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.run_files.run_dir import RunDir
 
 __all__ = ["run"]
@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         _check_iterations(before, config)
         start = open_run(config)
-        check_start(start)
+        sources = check_start(start)
         run_dir.save_config(start.config)
-        return train_in(run_dir, start)
+        return train_in(run_dir, start, sources)
 
 
 def _check_iterations(before: RunConfig, now: RunConfig) -> None:

@@ -13,10 +13,10 @@ from pyspark.sql import SparkSession
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.train import find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
+from sparknet.data.sources.opening import OpenedSources, open_source, open_sources
 from sparknet.errors import DataError, UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
-from sparknet.spark.frames.read_source import check_source, expected_rows
 from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
 from sparknet.training.caffe_runs.run_config import scored_run
@@ -56,14 +56,16 @@ def _test_run(arguments: argparse.Namespace) -> int:
     model = load_model(run_dir / "model")
     if arguments.data is not None:
         config = replace(config, data=data_at(config.data, arguments.data))
-        check_source(config.data, validation=True)
+        opened = open_source(config.data, validation=True)
+    else:
+        opened = open_sources(config.data)
     check_java()
     store = Path(config.data.store).resolve() if config.data.store else run_dir / "store"
 
     def measure(spark: SparkSession) -> Measurement:
-        if arguments.data is not None:
-            return measure_source(spark, model, config)
-        return measure_validation(spark, model, config, store=store)
+        if isinstance(opened, OpenedSources):
+            return measure_validation(spark, model, config, store=store, sources=opened)
+        return measure_source(spark, model, config, opened)
 
     measured = _measured(config, measure, log=run_dir / "spark.log")
     kind = f"from {arguments.data}" if arguments.data is not None else "held out"
@@ -86,17 +88,15 @@ def _other_rows(path: str | None) -> list[str]:
 def _test_files(arguments: argparse.Namespace) -> int:
     start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
     config = start.config
-    check_source(config.data, validation=bool(config.data.validation_path))
-    tested = caffe_model(
-        start, expected_rows(config.data, validation=bool(config.data.validation_path)), weights=arguments.weights
-    )
+    opened = open_source(config.data, validation=bool(config.data.validation_path))
+    tested = caffe_model(start, opened.schema(config.data), weights=arguments.weights)
     check_java()
     batches: int | None = arguments.iterations
     most_rows = None if batches is None else batches * tested.batch
     model: Model = tested.model
 
     def measure(spark: SparkSession) -> Measurement:
-        return measure_source(spark, model, config, most_rows=most_rows, test_net_only=True)
+        return measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
 
     with log_of_failures("test") as log:
         measured = _measured(config, measure, log=log)
@@ -125,7 +125,7 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
 
     screen = PlainConsole(sys.stdout)
     note("starting Spark")
-    with session_for(config, log_path=log) as spark:
+    with session_for(config.cluster, workers=config.run.workers, name=config.run.name, log_path=log) as spark:
         note("testing")
         measured = measure(spark)
     note(f"tested {measured.rows:,} rows")

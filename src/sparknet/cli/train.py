@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 
 from sparknet.config import load_config
+from sparknet.data.sources.opening import OpenedSources, open_sources
 from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
-from sparknet.spark.frames.read_source import check_source, expected_rows
 from sparknet.spark.jobs.session import check_java
 from sparknet.spark.running.run import train
+from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.preprocessing import check_preprocessing
-from sparknet.training.open_run import RunStart, open_run
 from sparknet.training.run_files.run_dir import RunDir
 
 __all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
@@ -28,14 +28,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Start a new run."""
     start = _start_from(arguments)
     config = start.config
-    check_start(start)
-    rows = expected_rows(config.data)
+    sources = check_start(start)
+    rows = sources.train.schema(config.data)
     start = check_caffe(start, rows)
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, (None, None), rows)
     path: Path = arguments.run_dir or _new_run_dir(config.run.name)
     with RunDir.create(path, config) as run_dir:
-        return train_in(run_dir, start)
+        return train_in(run_dir, start, sources)
 
 
 def _new_run_dir(name: str) -> Path:
@@ -90,8 +90,8 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
     return [*settings, *arguments.set]
 
 
-def check_start(start: RunStart) -> None:
-    """Find what is wrong at first sight, before a run directory is made and Spark starts.
+def check_start(start: RunStart) -> OpenedSources:
+    """Find what is wrong at first sight, before a run directory is made and Spark starts; give what was opened.
 
     Raises:
         NetError: there is no such net.
@@ -100,11 +100,9 @@ def check_start(start: RunStart) -> None:
     """
     find_modules_here()
     check_net(start.recipe)
-    data = start.config.data
-    check_source(data, validation=False)
-    if data.validation_path:
-        check_source(data, validation=True)
+    sources = open_sources(start.config.data)
     check_java()
+    return sources
 
 
 def find_modules_here() -> None:
@@ -117,12 +115,12 @@ def find_modules_here() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, inherited]))
 
 
-def train_in(run_dir: RunDir, start: RunStart) -> int:
+def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
     """Train in an open run directory, showing progress; the exit code."""
     console = open_console()
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
-        train(start, run_dir, observers=[console.on_event, log.on_event])
+        train(start, run_dir, sources=sources, observers=[console.on_event, log.on_event])
         console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:
         console.close()

@@ -1,19 +1,20 @@
 """Reading a run's configuration from TOML, overriding single keys, and writing it back."""
 
-import os
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import tomli_w
 
 from sparknet.config.codec import decode, encode
 from sparknet.config.schema import RunConfig
 from sparknet.errors import ConfigError
+from sparknet.whole_files import whole_file
 
-__all__ = ["config_from", "load_config", "override", "write_config"]
+__all__ = ["config_from", "load_config", "override", "sections_from", "write_config"]
+
+T = TypeVar("T")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -51,7 +52,21 @@ def override(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
 
 
 def config_from(tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
-    """Build a configuration from tables, with settings as `override` takes them.
+    """Build a run's configuration from tables, with settings as `override` takes them.
+
+    Raises:
+        ConfigError: the setting has another form, or names an unknown key, or a value breaks a rule.
+    """
+    return sections_from(RunConfig, tables, overrides)
+
+
+def sections_from(kind: type[T], tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> T:
+    """Build what needs some sections of a configuration, for example a `Cluster` alone.
+
+    Args:
+        kind: a dataclass with a field for each section, of the section's name.
+        tables: the sections' keys.
+        overrides: settings as `override` takes them.
 
     Raises:
         ConfigError: the setting has another form, or names an unknown key, or a value breaks a rule.
@@ -75,7 +90,7 @@ def config_from(tables: Mapping[str, Any], overrides: Iterable[str] = ()) -> Run
         else:
             table.pop(keys[-1], None)
     try:
-        return decode(RunConfig, changed)
+        return decode(kind, changed)
     except ConfigError as error:
         raise ConfigError(f"--set: {error}" if overrides else str(error)) from error
 
@@ -88,13 +103,11 @@ def _toml_value(text: str) -> object:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write the configuration as TOML that `load_config` reads back to an equal value, atomically."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # Caffe's files stand in it as they were written, line by line.
-            tomli_w.dump(encode(config), file, multiline_strings=True)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write the configuration as TOML that `load_config` reads back to an equal value, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path) as draft, draft.open("wb") as file:
+        # Caffe's files stand in it as they were written, line by line.
+        tomli_w.dump(encode(config), file, multiline_strings=True)

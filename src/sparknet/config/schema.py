@@ -94,9 +94,8 @@ class Run:
 class Data:
     """Where the rows come from and how they reach the net."""
 
-    source: Literal["digits", "cifar10", "mnist", "lmdb", "image_tar", "image_folder", "csv", "parquet"]
-    """The reader: scikit-learn's digits, CIFAR-10 binary batches, MNIST IDX files, LMDB databases of Caffe's Datum
-    records, tar files of images with a label file, a directory of images for each class, CSV, or Parquet."""
+    source: str
+    """The format of the rows, one of those in the table below the keys."""
     path: str = ""
     """File, glob or directory of the training rows, local or a URI (`s3://bucket/key`, `hdfs://host:port/path`);
     digits needs none."""
@@ -176,13 +175,6 @@ class Data:
             self.validation_fraction,
             "it must be at least 0 and below 1",
         )
-        needs_path = self.source != "digits"
-        _require(
-            bool(self.path) == needs_path,
-            "data.path",
-            self.path,
-            f"source {self.source} needs it: set data.path" if needs_path else "digits comes without files",
-        )
         _require(all(size >= 1 for size in self.shape), "data.shape", self.shape, "every size must be at least 1")
         if self.classes is not None:
             _at_least("data.classes", self.classes, 2)
@@ -214,12 +206,6 @@ def _check_images(data: Data) -> None:
     )
     _at_least("data.threads", data.threads, 1)
     _require(0 <= data.corrupt_share <= 1, "data.corrupt_share", data.corrupt_share, "it is a share: from 0 to 1")
-    _require(
-        not (data.labels or data.validation_labels) or data.source == "image_tar",
-        "data.labels and data.validation_labels",
-        (data.labels, data.validation_labels),
-        f"source {data.source} has its labels with its rows: leave them out",
-    )
     _require(
         not data.validation_labels or bool(data.validation_path),
         "data.validation_labels",

@@ -22,7 +22,7 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 import sparknet
-from sparknet.config import RunConfig, decode
+from sparknet.config import Cluster
 from sparknet.errors import ClusterError, DataError, SparkNetError, Unauthorized
 from sparknet.spark.jobs.jobs import Report, Task, collect_reports, numbered
 from sparknet.spark.jobs.session import driver_host, session_for
@@ -64,7 +64,7 @@ class ClusterChecks:
     """
 
     def __init__(self, *, master: str, workers: int, run_dir: Path, log_path: Path) -> None:
-        self._config = _config(master, workers)
+        self._cluster = Cluster(master=master)
         self._workers = workers
         self._run_dir = run_dir.absolute()
         self._log_path = log_path
@@ -88,7 +88,9 @@ class ClusterChecks:
         """
         began = time.perf_counter()
         try:
-            self._spark = self._stack.enter_context(session_for(self._config, log_path=self._log_path))
+            self._spark = self._stack.enter_context(
+                session_for(self._cluster, workers=self._workers, name="doctor", log_path=self._log_path)
+            )
         except ClusterError as error:
             raise ClusterError(
                 f"Spark does not start{self._on_master()}: {self._reason(error)}; correct --master, or look into "
@@ -134,7 +136,7 @@ class ClusterChecks:
             DriverService(
                 Coordinator(rules, now=time.monotonic()),
                 Checkpoints(self._log_path.parent, 2),
-                host=driver_host(self._config, spark),
+                host=driver_host(self._cluster, spark),
                 token=token,
             )
         )
@@ -225,7 +227,7 @@ class ClusterChecks:
         return lines[0] if lines else type(error).__name__
 
     def _on_master(self) -> str:
-        master = self._config.cluster.master
+        master = self._cluster.master
         return f" on {master}" if master else ", embedded"
 
 
@@ -315,15 +317,3 @@ def _compare(report: Report) -> None:
 
 def _count(workers: int) -> str:
     return f"{workers} worker{'s' if workers > 1 else ''}"
-
-
-def _config(master: str, workers: int) -> RunConfig:
-    return decode(
-        RunConfig,
-        {
-            "run": {"name": "doctor", "workers": workers, "rounds": 1},
-            "data": {"source": "digits", "validation_fraction": 0.2},
-            "net": {"name": "digits_cnn"},
-            "cluster": {"master": master},
-        },
-    )

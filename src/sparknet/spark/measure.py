@@ -20,16 +20,18 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, RunConfig, decode, encode
 from sparknet.data.loading.transform import Normalise
-from sparknet.data.rows.arrow_values import Rows, label_values
 from sparknet.data.rows.columns import Column
-from sparknet.data.rows.inputs import Damage, InputPlan, Inputs, next_piece, read_inputs
+from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.shards.manifest import Manifest
+from sparknet.data.sources.opening import OpenedSource, OpenedSources
+from sparknet.data.sources.registry import find_format
 from sparknet.errors import DataError
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, numbered
-from sparknet.spark.preparing.prepare import image_form, prepare
+from sparknet.spark.preparing.prepare import prepare
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
@@ -87,8 +89,8 @@ class MeasurePlan:
     """Directory of the manifest, the same path on every worker; empty where rows come by Spark."""
     test_net_only: bool = False
     """The weights are those of a Caffe file's TEST net, which is all that is built."""
-    input: InputPlan | None = None
-    """How the rows' input is read where rows come by Spark."""
+    rows: ReadPlan | None = None
+    """How rows are read where they come by Spark."""
 
     def objective(self) -> Objective:
         """Rebuild what is measured on a worker."""
@@ -106,12 +108,14 @@ def data_at(data: Data, path: str) -> Data:
     Raises:
         DataError: the source has no files.
     """
-    if data.source == "digits":
-        raise DataError(f"--data is {path!r}; source digits comes without files: leave --data out")
+    if not find_format(data).has_path:
+        raise DataError(f"--data is {path!r}; source {data.source} comes without files: leave --data out")
     return replace(data, validation_path=path, validation_column="", validation_fraction=0.0)
 
 
-def measure_validation(spark: SparkSession, model: Model, config: RunConfig, *, store: Path) -> Measurement:
+def measure_validation(
+    spark: SparkSession, model: Model, config: RunConfig, *, store: Path, sources: OpenedSources | None = None
+) -> Measurement:
     """Measure on the validation rows that `config` names, prepared in `store` if they are not there yet.
 
     Cut into the same parts as in the run, so that the numbers are the run's to the last bit.
@@ -121,7 +125,7 @@ def measure_validation(spark: SparkSession, model: Model, config: RunConfig, *, 
         WorkerError: the net failed.
         ClusterError: Spark failed.
     """
-    directory, manifest = prepare(spark, config.data, store=store, seed=config.run.seed)
+    directory, manifest = prepare(spark, config.data, store=store, seed=config.run.seed, sources=sources)
     _check_fit(model.description, manifest)
     workers = config.run.workers
     plan = replace(_plan(model, config), data_dir=str(directory.absolute()))
@@ -134,16 +138,18 @@ def measure_source(
     spark: SparkSession,
     model: Model,
     config: RunConfig,
+    opened: OpenedSource,
     *,
     most_rows: int | None = None,
     test_net_only: bool = False,
 ) -> Measurement:
-    """Measure on every row of `config.data.validation_path`, made by `data_at`, without preparing it.
+    """Measure on every row of a source, without preparing it.
 
     Args:
         spark: the session.
         model: what is measured.
-        config: source and workers.
+        config: how the rows are read, and by how many workers.
+        opened: the source.
         most_rows: measure the first of them only.
         test_net_only: `model.module` is a Caffe file's TEST net.
 
@@ -153,21 +159,18 @@ def measure_source(
         WorkerError: the net failed.
         ClusterError: Spark failed.
     """
-    data, second = config.data, bool(config.data.validation_path)
-    where, share = data.validation_path or data.path or data.source, data.corrupt_share
+    data, description = config.data, model.description
+    where, share = opened.where.path or data.source, data.corrupt_share
     with spark_errors(f"reading {where}"):
-        rows = read_source(spark, data, validation=second)
-        frame = select_columns(rows, data, validation=None, table=model.description.table)
-        form = image_form(data, validation=second)
+        rows = read_source(spark, opened, data)
+        frame = select_columns(rows, data, validation=None, table=description.table)
     tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
-    reading = InputPlan(
-        name=data.image,
-        shape=model.description.rows.input.shape,
-        form=form,
-        resize=data.resize,
-        threads=data.threads,
+    reading = ReadPlan(
+        input=replace(opened.input_plan(data), shape=description.rows.input.shape),
+        label=data.label,
+        classes=description.rows.label_bound,
     )
-    plan = replace(_plan(model, config), test_net_only=test_net_only, input=reading)
+    plan = replace(_plan(model, config), test_net_only=test_net_only, rows=reading)
     return _measured(tasks, functools.partial(measure_rows, plan), where=where, corrupt_share=share)
 
 
@@ -192,40 +195,30 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
     """The task on rows as they come: `batches` have the columns input, label and maybe error."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
-    assert plan.input is not None, "rows come by Spark"
-    rows, objective = Rows(partition=context.partitionId(), first=0), plan.objective()
-    column: Column | None = None
+    assert plan.rows is not None, "rows come by Spark"
+    reader, objective = RowReader(plan.rows, context.partitionId()), plan.objective()
     began = time.perf_counter()
-    for batch in batches:
-        at = 0
-        while at < batch.num_rows:
-            piece = next_piece(plan.input, batch, at, column=column)
-            inputs = read_inputs(plan.input, piece, column=column, rows=rows)
-            found = _measure(plan, objective, inputs, rows)
-            yield {**found, "damage": encode(inputs.damage), "until_seconds": time.perf_counter() - began}
-            column, at = inputs.column, at + piece.num_rows
-            rows = replace(rows, first=rows.first + piece.num_rows)
+    for rows in reader.read(batches):
+        found = _measure(plan, objective, rows)
+        yield {**found, "until_seconds": time.perf_counter() - began}
+    damage = {"damage": encode(reader.damage), "until_seconds": time.perf_counter() - began}
+    yield {**encode(ChoreReport(part=0, rows=0, sums={})), **damage}
 
 
-def _measure(plan: MeasurePlan, objective: Objective, inputs: Inputs, rows: Rows) -> dict[str, Any]:
-    if not inputs.good.any():
-        return encode(ChoreReport(part=0, rows=0, sums={}))
-    table = _Rows(plan, inputs, rows)
+def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[str, Any]:
+    expected, found = plan.description.rows.input, rows.column
+    # A net's file says nothing of the type: any that can be read becomes float32.
+    _check_input(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
+    table = _Rows({"input": rows.values, "label": rows.labels})
     cuts, columns = Cuts.of(objective, len(table)), ("input", "label")
     return encode(evaluate_part(objective, table, plan.normalise, cuts=cuts, part=(0, 1), columns=columns))
 
 
 class _Rows:
-    """Some whole rows from Spark, checked against the model, as a table."""
+    """Some whole rows from Spark, as a table."""
 
-    def __init__(self, plan: MeasurePlan, inputs: Inputs, rows: Rows) -> None:
-        expected, found = plan.description.rows.input, inputs.column
-        assert found is not None, "there are whole rows"
-        # A net's file says nothing of the type: any that can be read becomes float32.
-        _check_input(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
-        name, classes = plan.config.data.label, plan.description.rows.label_bound
-        labels = label_values(inputs.batch.column(1), name=name, classes=classes, rows=rows)
-        self._columns: dict[str, np.ndarray] = {"input": inputs.values, "label": labels[inputs.good]}
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self._columns = columns
 
     def __len__(self) -> int:
         return len(self._columns["label"])
@@ -266,9 +259,8 @@ def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float =
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
     names = dict.fromkeys(name for report in reports for name in report.values["sums"])
     means = {name: sum(report.values["sums"].get(name, 0.0) for report in reports) / rows for name in names}
-    fields: Any = as_fields(means)
     seconds = max(report.values["until_seconds"] for report in reports)
-    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **fields)
+    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(means))
 
 
 def _check_fit(description: Description, manifest: Manifest) -> None:

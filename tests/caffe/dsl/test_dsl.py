@@ -12,7 +12,6 @@ from sparknet.caffe.dsl import (
     ConvolutionLayer,
     DeconvolutionLayer,
     DropoutLayer,
-    Eltwise,
     EltwiseLayer,
     InnerProductLayer,
     InputLayer,
@@ -27,7 +26,6 @@ from sparknet.caffe.dsl import (
     ReshapeLayer,
     Rule,
     ScaleLayer,
-    SilenceLayer,
     SliceLayer,
     SoftmaxWithLoss,
     constant,
@@ -127,8 +125,8 @@ layer {
         (BatchNormLayer("x", ["a"], moving_average_fraction=0.999, eps=1e-5), ""),
         (BatchNormLayer("x", ["a"], use_global_stats=False), "batch_norm_param { use_global_stats: false }"),
         (ScaleLayer("x", ["a"], bias=True), "scale_param { bias_term: true }"),
-        (EltwiseLayer("x", ["a", "b"], Eltwise.Sum), ""),
-        (EltwiseLayer("x", ["a", "b"], Eltwise.Max), "eltwise_param { operation: MAX }"),
+        (EltwiseLayer("x", ["a", "b"], "SUM"), ""),
+        (EltwiseLayer("x", ["a", "b"], "MAX"), "eltwise_param { operation: MAX }"),
         (EltwiseLayer("x", ["a", "b"], coeff=[1, -1]), "eltwise_param { coeff: 1 coeff: -1 }"),
         (SoftmaxWithLoss("x", ["a", "b"], ignore_label=0), "loss_param { ignore_label: 0 }"),
         (SoftmaxWithLoss("x", ["a", "b"], normalization="NONE"), "loss_param { normalization: NONE }"),
@@ -187,7 +185,7 @@ def test_blobs_are_named_after_their_layer_or_as_told():
     assert ReLULayer("x", ["a"], tops=["b"]).top == ["b"]
     assert ReLULayer("x", ["a"], in_place=True).top == ["a"]
     assert SliceLayer("x", ["a"], tops=("b", "c"), slice_point=[2]).top == ["b", "c"]
-    assert SilenceLayer("x", ["a"]).top == []
+    assert Layer("Silence", "x", ["a"], tops=()).top == []
     assert Layer("Power", "x", ["a"], ["b"]).top == ["b"]
 
 
@@ -273,7 +271,7 @@ def test_errors_of_the_builder_name_net_and_layer():
 
 
 def test_every_layer_function_has_a_type_that_can_be_built():
-    """Names and types belong together: PReLULayer is PReLU; a loss has its type's name."""
+    """Names and types belong together: ReLULayer is ReLU; a loss has its type's name."""
     from sparknet.caffe.layers import INPUT_LAYERS, LAYERS
 
     functions = {

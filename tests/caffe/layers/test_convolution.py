@@ -135,12 +135,19 @@ def test_rectangles_by_either_spelling():
     assert (one.kernel, one.stride, one.pad) == (two.kernel, two.stride, two.pad) == ((3, 2), (2, 1), (1, 0))
 
 
-def test_frozen_details_of_the_engine_change_nothing():
-    layer_of_type(
-        "Convolution",
-        "convolution_param { num_output: 2 kernel_size: 1 engine: CUDNN force_nd_im2col: true }",
-        (1, 1, 3, 3),
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+@pytest.mark.parametrize("details", ["engine: CAFFE", "engine: CUDNN", "engine: CUDNN force_nd_im2col: true"])
+def test_frozen_details_of_the_engine_change_nothing(kind: str, details: str):
+    shape, own = (2, 4, 5, 6), 'num_output: 6 kernel_size: 3 stride: 2 group: 2 weight_filler { type: "gaussian" }'
+    plain, detailed = (
+        layer_of_type(kind, f"convolution_param {{ {own} {more} }}", shape) for more in ("", details)
     )
+    detailed.load_state_dict(plain.state_dict())
+    x = torch.randn(shape).requires_grad_()
+    tops = [layer(x)[0] for layer in (plain, detailed)]
+    assert torch.equal(*tops)
+    gradients = [torch.autograd.grad(top.square().sum(), x)[0] for top in tops]
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])

@@ -102,7 +102,7 @@ EDITS = st.lists(
 TOKENS = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|#[^\n]*\n|[\w.+]+|\s+|.")
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.sampled_from(FILES), EDITS)
 def test_an_edited_net_is_accepted_if_and_only_if_protobuf_accepts_it(path, edits):
     """Known differences, out of reach of these words: there protobuf in C++, which Caffe uses, is the rule.

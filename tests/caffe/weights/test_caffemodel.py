@@ -582,8 +582,10 @@ def test_a_place_that_cannot_be_written_is_named(name, saved, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.h5", "saved.caffemodel"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "a/", "/a", "a//b", "./a", "a/.", "/"])
-@pytest.mark.parametrize("layer", ["fc", "act"])
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [*(("fc", name) for name in ("", ".", "a/", "/a", "a//b", "./a", "a/.", "/")), ("act", "/a")],  # without blobs
+)
 def test_a_name_that_is_no_group_is_refused(layer, name, tmp_path):
     """HDF5 would write such a group under another name, or in the place of another one."""
     net = make(NET.replace(f'name: "{layer}"', f'name: "{name}"'))

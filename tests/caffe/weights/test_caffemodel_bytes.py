@@ -57,14 +57,16 @@ def same_tree(one, two):
             np.testing.assert_array_equal(entry[1], second[name][1])
 
 
-@pytest.mark.parametrize("path", [path for path in BINARY if path != UNION], ids=name_of)
-def test_what_is_written_from_our_own_description_is_what_caffe_wrote(path, tmp_path):
-    net = CaffeNet.from_prototxt(path.parent / "net.prototxt", phase_of(path))
-    loaded = net.load_weights(path)
-    assert not loaded.missing
-    assert not loaded.unused
-    net.save_weights(tmp_path / "written.caffemodel", as_loaded=False)
-    assert (tmp_path / "written.caffemodel").read_bytes() == path.read_bytes()
+def test_what_is_written_from_our_own_description_is_what_caffe_wrote(tmp_path):
+    assert len(BINARY) > 120
+    for path in BINARY:
+        if path == UNION:
+            continue
+        net = CaffeNet.from_prototxt(path.parent / "net.prototxt", phase_of(path))
+        loaded = net.load_weights(path)
+        assert (loaded.missing, loaded.unused) == ((), ()), path
+        net.save_weights(tmp_path / "written.caffemodel", as_loaded=False)
+        assert (tmp_path / "written.caffemodel").read_bytes() == path.read_bytes(), path
 
 
 def test_one_state_of_the_union_of_states_is_its_beginning(tmp_path):
@@ -76,12 +78,12 @@ def test_one_state_of_the_union_of_states_is_its_beginning(tmp_path):
     assert len(NetParameter.FromString(written).layer) == 10  # the file has two more, of another state
 
 
-@pytest.mark.parametrize("path", BINARY, ids=name_of)
-def test_reading_and_writing_changes_no_byte_in_the_other_phase(path, tmp_path):
-    net = CaffeNet.from_prototxt(path.parent / "net.prototxt", other(phase_of(path)))
-    net.load_weights(path)
-    net.save_weights(tmp_path / "written.caffemodel")
-    assert (tmp_path / "written.caffemodel").read_bytes() == path.read_bytes()
+def test_reading_and_writing_changes_no_byte_in_the_other_phase(tmp_path):
+    for path in BINARY:
+        net = CaffeNet.from_prototxt(path.parent / "net.prototxt", other(phase_of(path)))
+        net.load_weights(path)
+        net.save_weights(tmp_path / "written.caffemodel")
+        assert (tmp_path / "written.caffemodel").read_bytes() == path.read_bytes(), path
 
 
 @pytest.mark.parametrize(("phase", "level", "stages"), STATES)

@@ -20,21 +20,21 @@ from imagenet_archive import (
     make,
     make_train,
     make_val,
-    source,
+    rows_of,
     unusual,
     work_for,
 )
-from sparknet.data.export.imagenet_chunks import labelled, write_chunks
-from sparknet.data.export.imagenet_job import begin, complete, finished_reports, plan_work
-from sparknet.data.export.imagenet_pieces import Row, make_image, read_piece
-from sparknet.data.export.imagenet_plan import Damage, Layout, Plan, Report, draw_places, dump, load
+from sparknet.data.export.imagenet_chunks import write_chunk
+from sparknet.data.export.imagenet_job import begin, complete, finished_reports
+from sparknet.data.export.imagenet_pieces import ImageRow, make_image
+from sparknet.data.export.imagenet_plan import ChunkPlan, Layout, LeftOut, TarReport, draw_places, dump, load
 from sparknet.data.rows.image_codec import decode
 from sparknet.data.storage.place import LOCAL
 from sparknet.errors import BadImage, ConfigError, DataError
 
 
 def plan(split="train", *, images=10, **settings):
-    return Plan(
+    return ChunkPlan(
         split=split,
         settings=dataclasses.replace(SETTINGS, **settings),
         images=images,
@@ -79,6 +79,9 @@ def test_chunks_differ_by_one_image_at_most_and_follow_the_order(images, chunks)
     assert numbers == sorted(numbers)
     assert len(sizes) == chunks
     assert sizes.max() - sizes.min() <= 1
+    assert [list(made.places_in(chunk)) for chunk in range(chunks)] == [
+        list(places) for places in np.split(np.arange(images), np.cumsum(sizes)[:-1])
+    ]
 
 
 def test_the_drawn_order_is_a_permutation_of_seed_and_split_alone():
@@ -110,53 +113,42 @@ def test_names_are_those_of_the_original():
 
 
 def test_records_are_read_as_they_were_written(tmp_path):
-    report = Report(
+    report = TarReport(
         chunk=3,
         images=5,
         bytes=10240,
-        sha256="ab",
-        corrupt=(Damage(name="a", reason="b"),),
+        corrupt=(LeftOut(name="a", reason="b"),),
         missing=("c",),
         unlabelled=2,
         unlabelled_examples=("d", "e"),
+        stretches=("f",),
     )
     for record in (report, plan()):
         place = LOCAL.place(str(tmp_path / "record.json"))
         place.write(dump(record))
         assert load(place, type(record)) == record
     place.write(b'{"chunk": 3}')
-    with pytest.raises(DataError, match=r"record\.json is no record of a report: images is missing"):
-        load(place, Report)
+    with pytest.raises(DataError, match=r"record\.json is no record \(TarReport\): images is missing"):
+        load(place, TarReport)
 
 
 # pieces
 
 
-def test_an_inner_tar_is_a_piece(train, tmp_path):
-    work = work_for(train, "train", tmp_path)
-    assert len(work.pieces) == 8
-    promised = sorted(name for piece in work.pieces for name in piece.names)
-    assert promised == sorted(train.label_of)
-    assert sorted(place for piece in work.pieces for place in piece.places) == list(range(len(promised)))
-    for piece in work.pieces:
-        with train.tar.open("rb") as file:
-            file.seek(piece.start)
-            with tarfile.open(fileobj=io.BytesIO(file.read(piece.stop - piece.start))) as tar:
-                assert set(piece.names) <= {*tar.getnames(), *train.missing}
-
-
-def test_a_flat_archive_is_cut_between_images(val, tmp_path, monkeypatch):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_archive_is_cut_between_its_members(split, train, val, tmp_path, monkeypatch):
     monkeypatch.setattr("sparknet.data.export.imagenet_pieces._LEAST_PIECE_BYTES", 20_000)
-    work = work_for(val, "val", tmp_path)
+    archive = {"train": train, "val": val}[split]
+    work = work_for(archive, split, tmp_path)
+    with tarfile.open(archive.tar) as tar:
+        headers = {member.offset for member in tar}
     assert len(work.pieces) > 3
-    assert work.pieces[0].start == 0
-    for one, following in itertools.pairwise(work.pieces):
-        assert one.stop == following.start
-        assert 20_000 <= one.stop - one.start < 30_000
-    wanted = range(4)
-    rows = [row for piece in work.pieces for row in read_piece(work.plan, work.archive, piece, wanted)]
-    assert [row.name for row in rows] == list(val.images)
-    assert {row.kind for row in rows} == {"image"}
+    assert {start for start, _ in work.pieces} <= headers
+    assert [start for start, _ in work.pieces] == [0, *(stop for _, stop in work.pieces[:-1])]
+    assert work.pieces[-1][1] == archive.tar.stat().st_size
+    assert all(stop - start >= 20_000 for start, stop in work.pieces[:-1])
+    rows = [row for row in rows_of(work, range(4)) if not row.reason and row.place >= 0]
+    assert [row.name for row in rows] == list(archive.images)
 
 
 def test_entries_of_an_inner_tar_that_is_not_there_are_missing(tmp_path):
@@ -168,20 +160,14 @@ def test_entries_of_an_inner_tar_that_is_not_there_are_missing(tmp_path):
     assert complete(work, corrupt_share=0).missing == ("n99999999_1.JPEG",)
 
 
-def test_every_image_has_one_row_and_tells_what_became_of_it(train, tmp_path):
+def test_every_file_has_one_row_and_tells_what_became_of_it(train, tmp_path):
     work = work_for(train, "train", tmp_path)
-    rows = [row for piece in work.pieces for row in read_piece(work.plan, work.archive, piece, range(4))]
-    named = {
-        kind: {row.name for row in rows if row.kind == kind}
-        for kind in ("image", "corrupt", "missing", "unlabelled")
-    }
-    assert named["image"] == set(train.images)
-    assert named["corrupt"] == train.corrupt
-    assert named["missing"] == train.missing
-    assert named["unlabelled"] == train.unlabelled
-    assert len(rows) == len(train.images) + 5
-    assert all(row.reason for row in rows if row.kind == "corrupt")
-    assert all(work.names[row.place] == row.name for row in rows if row.kind != "unlabelled")
+    rows = rows_of(work, range(4))
+    assert {row.name for row in rows if row.image} == set(train.images)
+    assert {row.name for row in rows if row.reason} == train.corrupt
+    assert {row.name for row in rows if row.place < 0} == train.unlabelled
+    assert len(rows) == len(train.images) + 4
+    assert all(work.name_at(row.place) == row.name for row in rows if row.place >= 0)
 
 
 def test_only_wanted_chunks_are_made(train, tmp_path, monkeypatch):
@@ -190,20 +176,28 @@ def test_only_wanted_chunks_are_made(train, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "sparknet.data.export.imagenet_pieces.make_image", lambda data, settings: made.append(data) or b"made"
     )
-    rows = [row for piece in work.pieces for row in read_piece(work.plan, work.archive, piece, {2})]
+    rows = rows_of(work, {2})
     assert {row.chunk for row in rows} == {2}
-    assert len(made) == sum(row.kind == "image" for row in rows)
-    both = [row for piece in work.pieces for row in read_piece(work.plan, work.archive, piece, {0, 1, 3})]
-    everything = [row for piece in work.pieces for row in read_piece(work.plan, work.archive, piece, range(4))]
-    assert sorted(rows + both) == sorted(everything)
+    assert len(made) == sum(bool(row.image) for row in rows)
+    assert sorted(rows + rows_of(work, {0, 1, 3})) == sorted(rows_of(work, range(4)))
 
 
-def test_pieces_without_wanted_chunks_are_not_read(tmp_path):
-    made = make_train(tmp_path, classes=12, per_class=2, oddities=False)
-    work = work_for(made, "train", tmp_path / "out", chunks=24)
-    assert len(work.pieces_for(frozenset())) == 0
-    assert len(work.pieces_for(frozenset([5]))) == 1
-    assert len(work.pieces_for(frozenset(range(24)))) == 12
+def test_a_chunk_may_have_no_image_at_all(tmp_path):
+    made = make_val(tmp_path, images=3)
+    made.tar.write_bytes(flat_tar(dict(list(made.images.items())[:2])))
+    work = work_for(made, "val", tmp_path / "out", chunks=3)
+    make(work)
+    result = complete(work, corrupt_share=0)
+    assert (result.images, result.missing, result.chunks) == (2, (list(made.images)[2],), 3)
+
+
+def test_directories_in_the_names_of_labels_do_not_matter(train, tmp_path):
+    bare = tmp_path / "bare.txt"
+    lines = (train.labels / "train.txt").read_text().splitlines()
+    bare.write_text("".join(f"{line.rpartition('/')[2]}\n" for line in lines))
+    assert {
+        row.name for row in rows_of(work_for(train, "train", tmp_path, labels=bare), range(4)) if row.image
+    } == (set(train.images))
 
 
 def test_the_second_file_of_a_name_has_no_label(tmp_path):
@@ -228,6 +222,8 @@ def test_a_damaged_inner_tar_costs_the_images_in_its_damaged_stretch(tmp_path):
     (damage,) = result.corrupt
     assert damage.name == "n01440764_8.JPEG"
     assert f"the archive is damaged at offset {second}" in damage.reason
+    with pytest.raises(DataError, match="1 of 10 train images are corrupt, more than 0 of them"):
+        complete(work, corrupt_share=0)
     assert (result.images, result.missing) == (9, ())
 
 
@@ -275,57 +271,73 @@ def test_quality_is_heeded():
 # chunks
 
 
-def rows_of_a_chunk():
+def rows_of_a_chunk(work):
+    """Of chunk 1, which has the places 4, 5 and 6 of ten."""
+    names = [work.name_at(place) for place in (4, 5)]
     return [
-        Row(2, -1, "unlabelled", "stray.JPEG", "", b""),
-        Row(2, 5, "image", "b.JPEG", "", b"bbb"),
-        Row(2, 6, "corrupt", "c.JPEG", "no image", b""),
-        Row(2, 7, "missing", "d.JPEG", "", b""),
-        Row(2, 8, "image", "a" * 120 + "é.JPEG", "", b"a" * 1000),
+        ImageRow(1, -1, 7, "stray.JPEG", "", b""),
+        ImageRow(1, -1, 9, "", "the archive is damaged at offset 9", b""),
+        ImageRow(1, 4, 8, names[0], "", b"bbb"),
+        ImageRow(1, 4, 9, names[0], "", b"again"),
+        ImageRow(1, 5, 4, names[1], "no image", b""),
     ]
 
 
-def test_a_chunk_is_a_tar_file_that_tells_nothing_of_its_making(tmp_path):
-    layout = Layout(destination=LOCAL.place(str(tmp_path)), plan=plan())
-    (report,) = write_chunks(layout, rows_of_a_chunk())
-    with tarfile.open(layout.chunk(2).local) as tar:
-        members = tar.getmembers()
-        assert [tar.extractfile(member).read() for member in members] == [b"bbb", b"a" * 1000]
-    assert [member.name for member in members] == ["b.JPEG", "a" * 120 + "é.JPEG"]
-    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
-    assert report.images == 2
-    assert report.bytes == layout.chunk(2).local.stat().st_size
-    assert report.corrupt == (Damage(name="c.JPEG", reason="no image"),)
-    assert report.missing == ("d.JPEG",)
-    assert (report.unlabelled, report.unlabelled_examples) == (1, ("stray.JPEG",))
-    assert load(layout.report(2), Report) == report
+@pytest.fixture
+def ten(tmp_path):
+    made = make_val(tmp_path / "ten", images=10)
+    return lambda name: work_for(made, "val", tmp_path / name, chunks=3)
 
 
-def test_the_same_rows_are_the_same_bytes(tmp_path):
+def test_a_chunk_is_a_tar_file_that_tells_nothing_of_its_making(ten):
+    work = ten("out")
+    rows = rows_of_a_chunk(work)
+    report = write_chunk(work, 1, rows)
+    with tarfile.open(work.layout.chunk(1).local) as tar:
+        (member,) = tar.getmembers()
+        assert tar.extractfile(member).read() == b"bbb"
+    assert member.name == rows[2].name
+    assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+    assert member.uname == member.gname == ""
+    assert report.images == 1
+    assert report.bytes == work.layout.chunk(1).local.stat().st_size
+    assert report.corrupt == (LeftOut(name=rows[4].name, reason="no image"),)
+    assert report.missing == (work.name_at(6),)
+    assert (report.unlabelled, report.unlabelled_examples) == (2, ("stray.JPEG", rows[2].name))
+    assert report.stretches == ("the archive is damaged at offset 9",)
+    assert load(work.layout.report(1), TarReport) == report
+
+
+def test_long_names_are_kept(tmp_path):
+    name = "a" * 120 + "é.JPEG"
+    made = make_val(tmp_path, images=1)
+    (made.labels / "val.txt").write_text(f"{name} 0\n")
+    made.tar.write_bytes(flat_tar({name: next(iter(made.images.values()))}))
+    work = work_for(made, "val", tmp_path / "out", chunks=1)
+    make(work)
+    with tarfile.open(work.layout.chunk(0).local) as tar:
+        assert tar.getnames() == [name]
+
+
+def test_the_same_rows_are_the_same_bytes(ten):
     made = []
     for name in ("one", "two"):
-        layout = Layout(destination=LOCAL.place(str(tmp_path / name)), plan=plan())
-        reports = list(write_chunks(layout, rows_of_a_chunk()))
-        made.append((reports, layout.chunk(2).read(), layout.report(2).read()))
+        work = ten(name)
+        report = write_chunk(work, 1, rows_of_a_chunk(work))
+        made.append((report, work.layout.chunk(1).read(), work.layout.report(1).read()))
     assert made[0] == made[1]
 
 
-def test_a_chunk_that_is_cut_off_leaves_nothing(tmp_path):
-    layout = Layout(destination=LOCAL.place(str(tmp_path)), plan=plan())
+def test_a_chunk_that_is_cut_off_leaves_nothing(ten):
+    work = ten("out")
 
     def rows():
-        yield Row(1, 3, "image", "whole.JPEG", "", b"1")
-        yield Row(2, 5, "image", "b.JPEG", "", b"2")
+        yield rows_of_a_chunk(work)[2]
         raise DataError("the archive has gone")
 
     with pytest.raises(DataError, match="the archive has gone"):
-        list(write_chunks(layout, rows()))
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["train.00001.json", "train.00001.tar"]
-
-
-def test_labelled_leaves_out_what_is_in_no_chunk():
-    report = Report(chunk=0, images=1, bytes=1, sha256="", corrupt=(Damage(name="b", reason=""),), missing=("c",))
-    assert list(labelled(["a", "b", "c", "d"], [1, 2, 3, 4], [report])) == [("a", 1), ("d", 4)]
+        write_chunk(work, 1, rows())
+    assert not work.layout.destination.files(recursive=True)
 
 
 # the whole
@@ -434,29 +446,22 @@ def test_a_long_list_of_corrupt_images_is_cut(tmp_path):
 
 def test_an_unknown_archive_is_refused(train, tmp_path):
     for path, why in ((tmp_path / "none.tar", "there is no such file"), (tmp_path, "it is a directory")):
-        missing = dataclasses.replace(source(train, "train"), archive=LOCAL.place(str(path)))
         with pytest.raises(DataError, match=f"{path}: {why}; .* set --train-tar"):
-            plan_work(missing, LOCAL.place(str(tmp_path / "out")), SETTINGS)
+            work_for(train, "train", tmp_path / "out", tar=path)
 
 
 def test_archives_of_the_other_kind_are_refused(train, val, tmp_path):
-    flat = dataclasses.replace(source(train, "train"), archive=LOCAL.place(str(val.tar)))
     with pytest.raises(DataError, match=r"holds ILSVRC2012_val_00000001\.JPEG at offset 512; .*as --val-tar"):
-        plan_work(flat, LOCAL.place(str(tmp_path)), SETTINGS)
-    nested = dataclasses.replace(source(val, "val"), archive=LOCAL.place(str(train.tar)))
+        work_for(train, "train", tmp_path, tar=val.tar)
     with pytest.raises(DataError, match=r"holds n01440764\.tar at offset 512; .*as --train-tar"):
-        plan_work(nested, LOCAL.place(str(tmp_path)), SETTINGS)
+        work_for(val, "val", tmp_path, tar=train.tar)
 
 
 def test_an_empty_archive_is_refused(val, tmp_path):
     empty = tmp_path / "empty.tar"
     empty.write_bytes(flat_tar({}))
     with pytest.raises(DataError, match=r"empty\.tar holds no files"):
-        plan_work(
-            dataclasses.replace(source(val, "val"), archive=LOCAL.place(str(empty))),
-            LOCAL.place(str(tmp_path)),
-            SETTINGS,
-        )
+        work_for(val, "val", tmp_path, tar=empty)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -467,18 +472,8 @@ def test_an_archive_that_is_cut_short_is_refused(split, train, val, tmp_path):
     within = data.index(list(archive.images.values())[30]) + 100
     short.write_bytes(data[:within])
     with pytest.raises(DataError, match=r"short\.tar: at offset \d+ .* is damaged: cut short.*; fetch it again"):
-        plan_work(
-            dataclasses.replace(source(archive, split), archive=LOCAL.place(str(short))),
-            LOCAL.place(str(tmp_path / "out")),
-            SETTINGS,
-        )
+        work_for(archive, split, tmp_path / "out", tar=short)
     assert not (tmp_path / "out").exists()
-
-
-def test_training_labels_need_their_directories(train, val, tmp_path):
-    bare = dataclasses.replace(source(train, "train"), labels=LOCAL.place(str(val.labels / "val.txt")))
-    with pytest.raises(DataError, match=r"has the name ILSVRC2012_val_00000001\.JPEG; .*give Caffe's train\.txt"):
-        plan_work(bare, LOCAL.place(str(tmp_path)), SETTINGS)
 
 
 def test_another_plan_is_refused_with_what_differs(train, tmp_path):

@@ -241,10 +241,10 @@ def test_close_leaves_no_thread(tmp_path):
 
 
 def test_an_error_in_one_of_several_threads_reaches_the_consumer(tmp_path, monkeypatch):
-    def fails(self, result, images, windows, means):
+    def fails(self, result, images, piece):
         raise ZeroDivisionError(threading.current_thread().name)
 
-    monkeypatch.setattr(Normalise, "_fill_by_row", fails)
+    monkeypatch.setattr(Normalise, "_fill_at_once", fails)
     rows = make_table(tmp_path, [60], shape=(3, 200, 200))[0]
     with (
         loader(rows, Order(3, rows.shard_rows, 1, 0), batch_size=60, threads=3) as source,

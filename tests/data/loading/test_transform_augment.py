@@ -88,10 +88,10 @@ def test_large_and_small_rows_alike(case, mean, dtype):
         np.testing.assert_array_equal(normalise(images, draws), expected)
 
 
-@pytest.mark.parametrize("side", [20, 224])
-def test_the_same_bits_from_any_number_of_threads(side, monkeypatch):
+@pytest.mark.parametrize(("side", "cut"), [(20, True), (224, True), (20, False), (224, False)])
+def test_the_same_bits_from_any_number_of_threads(side, cut, monkeypatch):
     seen, two_of_them = set(), threading.Event()
-    take_part = Normalise._fill_by_row if side == 224 else Normalise._fill_at_once
+    take_part = Normalise._fill_by_row if cut else Normalise._fill_at_once
 
     def watched(*arguments):
         seen.add(threading.current_thread())
@@ -104,7 +104,8 @@ def test_the_same_bits_from_any_number_of_threads(side, monkeypatch):
     images = random_rows((30 << 20) // (4 * 3 * side * side), (3, side + 8, side + 8))[0]
     draws = row_draws(0, 0, np.arange(len(images)))
     mean = np.random.default_rng(2).random(images.shape[1:], np.float32)
-    normalise = Normalise(mean=mean, scale=0.5, crop=side, cut="random", mirror=True)
+    options = {"crop": side, "cut": "random", "mirror": True} if cut else {}
+    normalise = Normalise(mean=mean, scale=0.5, **options)
     results, counts = [], []
     for threads in (1, 2, 5):
         seen.clear()
@@ -125,8 +126,8 @@ def test_a_few_rows_start_no_threads(monkeypatch):
 
 
 def test_an_error_of_one_thread_is_raised(monkeypatch):
-    def fails(self, result, images, windows, means):
-        if windows.ys[0] != 0:
+    def fails(self, result, images, windows, means, piece):
+        if windows.ys[piece.start] != 0:
             raise MemoryError("the second half")
 
     monkeypatch.setattr(Normalise, "_fill_by_row", fails)

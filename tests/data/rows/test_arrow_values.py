@@ -1,6 +1,7 @@
 """Arrow columns of every kind become arrays; what cannot be used names column, row and partition."""
 
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,6 +23,13 @@ from sparknet.data.rows.image_codec import decode, encode_jpeg, resize
 from sparknet.errors import DataError
 
 ROWS = Rows(partition=3, first=100)
+
+
+def decoded(array, **options):
+    """Pixels, which rows are whole, and what is wrong with the others."""
+    pixels, complaints = image_values(array, **options)
+    good = np.array([row not in complaints for row in range(len(array))], bool)
+    return SimpleNamespace(pixels=pixels, good=good, complaints=list(complaints.values()))
 
 
 def column_of(array, shape=(), **choices):
@@ -240,7 +248,7 @@ def test_shapes_that_images_do_not_have(shape):
 
 def images_of(cells, column=IMAGES, **choices):
     array = cells if isinstance(cells, pa.Array) else pa.array(cells, pa.binary())
-    return image_values(array, column=column, rows=ROWS, **{"resizes": False, **choices})
+    return decoded(array, column=column, rows=ROWS, **{"resizes": False, **choices})
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 from sparknet.config import Data
-from sparknet.data.rows.inputs import Damage, InputPlan
+from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.inputs import InputPlan
+from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish
@@ -22,10 +24,7 @@ def partition(directory, number, labels, *, width=4, held=(0,)):
     """Write rows whose values are their label; those at the places `held` are marked."""
     plan = PartitionPlan(
         directory=str(directory),
-        input=InputPlan(name="image"),
-        label="label",
-        validation="held",
-        classes=None,
+        rows=ReadPlan(input=InputPlan(name="image"), label="label", validation="held"),
         fraction=0.0,
         seed=0,
         shard_bytes=60,

@@ -14,7 +14,9 @@ from sparknet.config import decode, encode
 from sparknet.data.rows import inputs
 from sparknet.data.rows.arrow_values import image_values
 from sparknet.data.rows.columns import ImageForm
-from sparknet.data.rows.inputs import Damage, InputPlan
+from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.inputs import InputPlan
+from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.data.shards.statistics import Statistics
@@ -28,13 +30,18 @@ SHAPE = (3, 2, 2)
 def plan(tmp_path):
     return PartitionPlan(
         directory=str(tmp_path),
-        input=InputPlan(name="image", shape=SHAPE),
-        label="label",
-        validation="",
-        classes=10,
+        rows=ReadPlan(input=InputPlan(name="image", shape=SHAPE), label="label", classes=10),
         fraction=0.25,
         seed=4,
         shard_bytes=1 << 20,
+    )
+
+
+def reading(plan, *, fraction=None, shard_bytes=None, **rows):
+    """The plan with another way of reading."""
+    own = {"fraction": fraction, "shard_bytes": shard_bytes}
+    return replace(
+        plan, rows=replace(plan.rows, **rows), **{key: value for key, value in own.items() if value is not None}
     )
 
 
@@ -68,7 +75,7 @@ def test_a_drawn_split(tmp_path, plan, size):
 def test_marked_rows_and_reports(tmp_path, plan):
     images, labels = random_rows(60, SHAPE)
     marks = np.arange(60) % 3 == 0
-    plan = replace(plan, validation="held", fraction=0.0, shard_bytes=15 * 20)
+    plan = reading(plan, validation="held", fraction=0.0, shard_bytes=15 * 20)
     report = write_partition(plan, batches_of(images, labels, size=16, marks=marks), partition=1)
     assert [shard.split for shard in report.shards] == ["train"] * 3 + ["validation"] * 2
     assert [shard.rows for shard in report.shards] == [15, 15, 10, 15, 5]
@@ -123,7 +130,7 @@ def image_batches(files, labels, *, size, errors=None):
 
 @pytest.fixture(params=["pixels", "encoded"])
 def images_plan(request, plan):
-    return replace(plan, input=IMAGES, keep=request.param)
+    return reading(plan, input=IMAGES, keep=request.param)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -132,7 +139,7 @@ def test_damaged_images_are_left_out_and_others_stay_in_their_split(
     tmp_path, images_plan, size, threads, monkeypatch
 ):
     monkeypatch.setattr(inputs, "_PIECE_ROWS", 5)
-    plan = replace(images_plan, input=replace(IMAGES, threads=threads))
+    plan = reading(images_plan, input=replace(IMAGES, threads=threads))
     images, labels = random_rows(60, SHAPE)
     files = [png(image) for image in images]
     bad = [0, 1, 2, 17, 40, 59]
@@ -149,7 +156,7 @@ def test_damaged_images_are_left_out_and_others_stay_in_their_split(
     assert report.damage.rows == len(bad)
     named = [re.search(r"row (\d+) of partition 3", text).group(1) for text in report.damage.examples]
     assert named == [str(row) for row in bad]
-    assert report.column.image == (ImageForm() if plan.keep == "encoded" else None)
+    assert report.column.image == (ImageForm() if plan.rows.keep == "encoded" else None)
     total = Statistics.load(tmp_path / report.sums)
     np.testing.assert_array_equal(total.pixel_sum, images[~marks & good].sum(axis=0, dtype=np.float64))
 
@@ -159,10 +166,10 @@ def test_both_ways_to_keep_images_hold_the_same_rows(tmp_path, plan):
     images = [random.integers(0, 256, (3, *random.integers(3, 9, 2)), dtype=np.uint8) for _ in range(40)]
     labels = np.arange(40) % 10
     form = ImageForm(order="bgr", resize_mode="shorter_side")
-    reading = InputPlan(name="image", form=form, resize=(4, 5))
+    kind = InputPlan(name="image", form=form, resize=(4, 5))
     rows = []
     for keep in ("pixels", "encoded"):
-        asked = replace(plan, input=reading, keep=keep)
+        asked = reading(plan, input=kind, keep=keep)
         files = [png(image) for image in images]
         report = write_partition(asked, image_batches(files, labels, size=16), partition=0)
         assert report.column.shape == (3, 4, 5)
@@ -199,7 +206,7 @@ def test_damaged_rows_of_numbers(tmp_path, plan, kind):
             "error": pa.array(["a", None, "b", None]),
         }
     )
-    plan = replace(plan, input=InputPlan(name="x"), fraction=0.0)
+    plan = reading(plan, input=InputPlan(name="x"), fraction=0.0)
     report = write_partition(plan, [batch], partition=0)
     assert report.damage == Damage(rows=2, examples=("a", "b"))
     assert rows_of(plan, report, "train", tmp_path)["x"][:, 0].tolist() == [1.5, 2.5]
@@ -251,7 +258,7 @@ def test_images_are_decoded_in_pieces_of_bounded_memory(tmp_path, plan, monkeypa
     )
     images, labels = random_rows(20, SHAPE)
     files = [png(image) for image in images]
-    plan = replace(plan, input=IMAGES, fraction=0.0)
+    plan = reading(plan, input=IMAGES, fraction=0.0)
     report = write_partition(plan, image_batches(files, labels, size=10), partition=0)
     np.testing.assert_array_equal(rows_of(plan, report, "train", tmp_path)["image"], images)
     assert decoded == [2, 3, 3, 2, 3, 3, 3, 1]  # the first piece shows how large an image is

@@ -7,14 +7,16 @@ import lmdb
 import numpy as np
 import pytest
 
+from opened import opened
 from places import REFERENCE
 from sparknet.caffe.layers import input_blobs
 from sparknet.caffe.prototxt import parse_text
 from sparknet.caffe.schema import Datum, LayerParameter, NetParameter
 from sparknet.data.export.lmdb_writer import DatabaseWriter
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.sources import lmdb as lmdb_source
 from sparknet.data.sources.datum import parse, write
-from sparknet.data.sources.lmdb import describe, read, units
+from sparknet.data.sources.lmdb import read
 from sparknet.data.storage.place import LOCAL
 from sparknet.training.objectives.input_binding import transform_of
 from sparknet.training.objectives.preprocessing import mean_in_file
@@ -42,8 +44,9 @@ def records(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def rows_read(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Keys, values and labels as our reader gives them."""
-    kind = describe(str(path), LOCAL)
-    batches = [batch for unit in units(str(path), LOCAL) for batch in read(unit, LOCAL)]
+    source = opened(lmdb_source, path)
+    kind = source.schema.input
+    batches = [batch for unit in source.partitions for batch in read(unit, LOCAL)]
     cells = [cell.as_py() for batch in batches for cell in batch.column("image")]
     assert all(batch.column("error").null_count == batch.num_rows for batch in batches)
     values = [

@@ -51,7 +51,11 @@ def where(path, **fields):
 
 
 def batches(location):
-    return [batch for unit in image_tar.units(location) for batch in image_tar.read(unit, location.storage)]
+    return [
+        batch
+        for unit in image_tar.open_source(location).partitions
+        for batch in image_tar.read(unit, location.storage)
+    ]
 
 
 def rows(location):
@@ -100,16 +104,16 @@ def test_reads_one_file_and_a_file_uri(shards):
 
 def test_says_what_the_rows_are_and_which_files_they_come_from(shards):
     directory, _ = shards
-    told = image_tar.describe(where(directory))
+    told = image_tar.open_source(where(directory)).schema
     assert (told.encoded, told.classes) == (True, None)
     assert (told.input.name, told.input.dtype, told.input.shape) == ("image", "uint8", ())
     assert (told.label.name, told.label.dtype) == ("label", "int64")
-    assert [file.name for file in image_tar.files(where(directory))] == ["a.tar", "b.tar", "train.txt"]
+    assert [file.name for file in image_tar.open_source(where(directory)).files] == ["a.tar", "b.tar", "train.txt"]
 
 
-def test_units_are_small_and_travel(shards):
+def test_partitions_are_small_and_travel(shards):
     directory, expected = shards
-    units = image_tar.units(where(directory))
+    units = image_tar.open_source(where(directory)).partitions
     assert len(pickle.dumps(units)) < 600
     again = pickle.loads(pickle.dumps(units))
     assert again == units
@@ -137,7 +141,7 @@ def test_imagenet_is_read_as_it_is_distributed(tmp_path):
     assert good(where(tmp_path, split="test")) == {"v.JPEG": (image(99), 7)}
     (tmp_path / "ILSVRC2012_img_train.tar").unlink()
     with pytest.raises(DataError, match=r"only ILSVRC2012_img_val.tar; split train needs ILSVRC2012_img_train.tar"):
-        image_tar.files(where(tmp_path))
+        image_tar.open_source(where(tmp_path))
     named = where(tmp_path / "ILSVRC2012_img_val.tar", labels=str(tmp_path / "val.txt"))
     assert good(named) == {"v.JPEG": (image(99), 7)}
 
@@ -161,13 +165,13 @@ def test_labels_are_looked_for_beside_and_above(shards, tmp_path):
     (tmp_path / "train.txt").rename(tmp_path / "other.txt")
     assert good(where(directory, labels=str(tmp_path / "other.txt"))) == expected
     with pytest.raises(DataError) as error:
-        image_tar.units(where(directory))
+        _ = image_tar.open_source(where(directory)).partitions
     for looked in (directory / "train.txt", tmp_path / "train.txt", "set data.labels"):
         assert str(looked) in str(error.value)
     with pytest.raises(DataError, match=r"no label file .*val.txt or .*val.txt"):
-        image_tar.describe(where(directory, split="test"))
+        image_tar.open_source(where(directory, split="test"))
     with pytest.raises(DataError, match=r"no label file .*nowhere.txt"):
-        image_tar.units(where(directory, labels=str(tmp_path / "nowhere.txt")))
+        _ = image_tar.open_source(where(directory, labels=str(tmp_path / "nowhere.txt"))).partitions
 
 
 def test_a_changed_label_file_is_read_again(shards):
@@ -191,13 +195,13 @@ def test_the_label_file_is_read_once_in_a_process(shards, monkeypatch):
 def test_what_is_missing_or_compressed_is_refused(shards, tmp_path):
     directory, _ = shards
     with pytest.raises(DataError, match="no such file"):
-        image_tar.files(where(tmp_path / "nowhere"))
+        image_tar.open_source(where(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="has no tar files"):
-        image_tar.files(where(tmp_path / "empty"))
+        image_tar.open_source(where(tmp_path / "empty"))
     (directory / "c.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(DataError, match=r"c.tar.gz: is compressed"):
-        image_tar.units(where(directory / "c.tar.gz"))
+        _ = image_tar.open_source(where(directory / "c.tar.gz")).partitions
 
 
 def test_damage_is_rows_with_errors(tmp_path):
@@ -249,7 +253,7 @@ def test_small_images_between_large_files_do_not_hold_the_pieces_that_they_lie_i
     path = write_tar(tmp_path / "x.tar", entries)
     labels = write_text(tmp_path / "l.txt", {f"{i}.jpg": i for i in range(40)})
     before, most, found = pa.total_allocated_bytes(), 0, []
-    for unit in image_tar.units(where(path, labels=str(labels))):
+    for unit in image_tar.open_source(where(path, labels=str(labels))).partitions:
         for batch in image_tar.read(unit):
             most = max(most, pa.total_allocated_bytes() - before)
             found += [(row["name"], row["image"], row["label"]) for row in batch.to_pylist()]
@@ -294,7 +298,7 @@ def test_a_member_that_claims_exabytes_costs_no_memory(shards):
 
 def test_a_file_that_became_shorter_is_an_error(shards):
     directory, _ = shards
-    (unit, _) = image_tar.units(where(directory))
+    (unit, _) = image_tar.open_source(where(directory)).partitions
     os.truncate(directory / "a.tar", 700)
     with pytest.raises(DataError, match=r"a.tar: .*has become shorter"):
         list(image_tar.read(unit))
@@ -322,13 +326,13 @@ class Broken(io.RawIOBase):
 def test_a_disk_that_fails_is_an_error_that_names_the_file(shards, monkeypatch):
     directory, expected = shards
     assert good(where(directory)) == expected  # the label file is known now
-    units = image_tar.units(where(directory))
+    units = image_tar.open_source(where(directory)).partitions
     monkeypatch.setattr(Place, "open", lambda place: io.BufferedReader(Broken()))
     with pytest.raises(DataError, match=r"a.tar: cannot be read: .*Input/output error"):
         list(image_tar.read(units[0]))
-    monkeypatch.setattr(image_tar, "_UNIT_BYTES", 1)
+    monkeypatch.setattr(image_tar, "_PARTITION_BYTES", 1)
     with pytest.raises(DataError, match=r"a.tar: cannot be read: .*Input/output error"):
-        image_tar.units(where(directory))
+        _ = image_tar.open_source(where(directory)).partitions
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -343,8 +347,8 @@ def test_units_are_cut_between_members_and_lose_none(tmp_path, monkeypatch, unit
         path.write_bytes(content)
     write_text(tmp_path / "train.txt", {f"{i}.JPEG": i for i in range(30)})
     whole = rows(where(path))
-    monkeypatch.setattr(image_tar, "_UNIT_BYTES", unit_bytes)
-    units = image_tar.units(where(path))
+    monkeypatch.setattr(image_tar, "_PARTITION_BYTES", unit_bytes)
+    units = image_tar.open_source(where(path)).partitions
     assert (units[0].start, units[-1].stop) == (0, path.stat().st_size)
     assert all(one.stop == two.start for one, two in itertools.pairwise(units))
     assert len(units) > 1
@@ -386,7 +390,7 @@ def test_rows_of_a_batch_are_bounded(shards, monkeypatch):
 def test_batches_own_their_bytes(shards):
     """A batch outlives the pieces of the file that it was made of."""
     directory, expected = shards
-    (unit, _) = image_tar.units(where(directory))
+    (unit, _) = image_tar.open_source(where(directory)).partitions
     kept = list(image_tar.read(unit, LOCAL))
     (directory / "a.tar").write_bytes(bytes(5000))
     assert [row["image"] for batch in kept for row in batch.to_pylist()] == [data for data, _ in expected.values()][

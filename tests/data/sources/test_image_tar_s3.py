@@ -9,8 +9,7 @@ import pytest
 from s3_server import reach, s3_server
 from sparknet.data.sources import image_tar
 from sparknet.data.sources.files import Location
-from sparknet.data.storage import place
-from sparknet.data.storage.retry import Backoff
+from sparknet.data.storage import retry
 
 MB = 1 << 20
 BUCKET = "pictures"
@@ -56,7 +55,7 @@ def running(sizes):
 def server(running, monkeypatch):
     reach(running, monkeypatch)
     running.clear()
-    monkeypatch.setattr(place, "BACKOFF", Backoff(sleep=lambda seconds: None))
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     yield running
     running.clear()
 
@@ -74,7 +73,7 @@ def numbers(units):
 
 
 def test_archives_are_read_in_large_requests_and_no_byte_twice(server, sizes):
-    units = image_tar.units(Location(path=ROOT))
+    units = image_tar.open_source(Location(path=ROOT)).partitions
     assert [unit.stop for unit in units] == list(sizes.values())
     assert not server.ranges(".tar")  # the driver looks into none of them
     assert numbers(units) == list(range(100))
@@ -87,14 +86,14 @@ def test_archives_are_read_in_large_requests_and_no_byte_twice(server, sizes):
 
 def test_one_archive_and_a_glob_are_found(server):
     for path in ("/ILSVRC2012_img_train/train.0.tar", "/ILSVRC2012_img_train/train.[0].tar"):
-        units = image_tar.units(Location(path=ROOT + path))
+        units = image_tar.open_source(Location(path=ROOT + path)).partitions
         assert [unit.uri for unit in units] == [f"{ROOT}/ILSVRC2012_img_train/train.0.tar"]
 
 
 def test_a_large_archive_is_cut_by_the_driver(server, sizes, monkeypatch):
     monkeypatch.setattr(image_tar, "_REMOTE_WHOLE_BYTES", 10 * MB)
-    monkeypatch.setattr(image_tar, "_UNIT_BYTES", 9 * MB)
-    units = image_tar.units(Location(path=ROOT))
+    monkeypatch.setattr(image_tar, "_PARTITION_BYTES", 9 * MB)
+    units = image_tar.open_source(Location(path=ROOT)).partitions
     assert len(units) >= 4
     assert all(
         last + 1 - first >= 8 * MB for first, last in server.ranges(".tar") if last + 1 not in sizes.values()
@@ -106,7 +105,7 @@ def test_a_large_archive_is_cut_by_the_driver(server, sizes, monkeypatch):
 
 
 def test_broken_answers_are_made_good(server):
-    units = image_tar.units(Location(path=ROOT))
+    units = image_tar.open_source(Location(path=ROOT)).partitions
     for kind in ("cut", "500", "slow_down"):
         server.inject(kind, times=1, method="GET", part=".tar")
     assert numbers(units) == list(range(100))

@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.fs as arrow_fs
 import pytest
 
+from opened import opened, partitions
 from sparknet.data.export import lmdb_writer
 from sparknet.data.export.lmdb_writer import DatabaseWriter
+from sparknet.data.rows.columns import ENCODED_IMAGE, Column
 from sparknet.data.sources import lmdb as lmdb_source
 from sparknet.data.sources import registry
 from sparknet.data.sources.datum import parse, write
 from sparknet.data.sources.files import Location
-from sparknet.data.sources.lmdb import LmdbUnit, Records, read
+from sparknet.data.sources.lmdb import LmdbPartition, Records, read
 from sparknet.data.sources.lmdb_pages import Tree
 from sparknet.data.storage import place as storage
 from sparknet.data.storage.place import LOCAL, Storage
@@ -47,15 +49,15 @@ def database(directory, values, name=""):
 
 
 def units(path, at=LOCAL):
-    return lmdb_source.units(str(path), at)
+    return partitions(lmdb_source, path, storage=at)
 
 
 def files(path, at=LOCAL):
-    return lmdb_source.files(str(path), at)
+    return opened(lmdb_source, path, storage=at).files
 
 
 def describe(path, at=LOCAL):
-    return lmdb_source.describe(str(path), at)
+    return opened(lmdb_source, path, storage=at).schema
 
 
 def rows_of(path, at=LOCAL):
@@ -97,7 +99,7 @@ def test_pixels_come_out_as_they_were_written(tmp_path):
     assert [row["label"] for row in rows] == [row % 10 for row in range(50)]
     assert {row["error"] for row in rows} == {None}
     assert len(found) == 1, "a small database is one unit"
-    assert describe(tmp_path / "db") == Records(dtype="uint8", shape=SHAPE, encoded=False)
+    assert describe(tmp_path / "db").input == Column(name="image", dtype="uint8", shape=SHAPE)
 
 
 def test_batches_have_the_columns_of_named_rows(tmp_path):
@@ -113,7 +115,7 @@ def test_float_data_come_out_as_lists(tmp_path):
     rows, _ = rows_of(path)
     np.testing.assert_array_equal(np.array([row["image"] for row in rows], np.float32), values)
     assert {row["label"] for row in rows} == {-3}
-    assert describe(path) == Records(dtype="float32", shape=SHAPE, encoded=False)
+    assert describe(path).input == Column(name="image", dtype="float32", shape=SHAPE)
     (batch,) = read(units(path)[0], LOCAL)
     assert batch.schema.field("image").type == pa.list_(pa.float32())
 
@@ -123,7 +125,7 @@ def test_encoded_images_come_out_as_files_of_any_size(tmp_path):
     path = database(tmp_path / "db", [write(data=image, label=1, encoded=True) for image in images])
     rows, _ = rows_of(path)
     assert [row["image"] for row in rows] == images
-    assert describe(path) == Records(dtype="uint8", shape=(), encoded=True)
+    assert describe(path).input == ENCODED_IMAGE
 
 
 def test_where_a_record_has_both_caffe_takes_the_bytes(tmp_path):
@@ -201,11 +203,13 @@ def test_rows_outlive_the_reading(tmp_path):
 
 def test_the_format_lmdb_is_this_reader(tmp_path):
     where, form = Location(path=str(database(tmp_path / "db", map(datum, range(5))))), registry.FORMATS["lmdb"]
-    (unit,) = form.units(where)
-    (batch,) = form.read(unit, LOCAL)
-    assert (form.rows, batch.num_rows) == ("named", 5)
-    assert form.describe(where).input.shape == SHAPE
-    assert form.files(where) == files(where.path)
+    source = form.reader.open_source(where)
+    (unit,) = source.partitions
+    (batch,) = form.reader.read(unit, LOCAL)
+    assert form.names_rows
+    assert batch.num_rows == 5
+    assert source.schema.input.shape == SHAPE
+    assert source.files == files(where.path)
 
 
 # -- units --
@@ -213,7 +217,7 @@ def test_the_format_lmdb_is_this_reader(tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 7, 1000])
 def test_units_cover_each_record_once(tmp_path, monkeypatch, rows):
-    monkeypatch.setattr(lmdb_source, "_SMALLEST_UNIT_BYTES", PAGE)
+    monkeypatch.setattr(lmdb_source, "_SMALLEST_PARTITION_BYTES", PAGE)
     path = database(tmp_path / "db", map(datum, range(rows)))
     read_rows, found = rows_of(path)
     assert [row["name"] for row in read_rows] == [f"{row:08d}" for row in range(rows)]
@@ -225,7 +229,7 @@ def test_units_cover_each_record_once(tmp_path, monkeypatch, rows):
 
 
 def test_units_have_about_64_megabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 10 * PAGE)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 10 * PAGE)
     path = database(tmp_path / "db", [datum(row, shape=(1, 60, 60), data=bytes(3600)) for row in range(200)])
     found = units(path)
     assert 20 <= len(found) <= 23
@@ -233,7 +237,7 @@ def test_units_have_about_64_megabytes(tmp_path, monkeypatch):
 
 
 def test_units_travel_and_are_read_in_any_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_source, "_SMALLEST_UNIT_BYTES", PAGE)
+    monkeypatch.setattr(lmdb_source, "_SMALLEST_PARTITION_BYTES", PAGE)
     path = database(tmp_path / "db", map(datum, range(100)))
     *_, last = pickle.loads(pickle.dumps(units(path)))
     (batch,) = read(last, LOCAL)
@@ -241,7 +245,7 @@ def test_units_travel_and_are_read_in_any_order(tmp_path, monkeypatch):
 
 
 def test_a_damaged_record_of_a_later_unit_has_its_number_in_the_database(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_source, "_SMALLEST_UNIT_BYTES", PAGE)
+    monkeypatch.setattr(lmdb_source, "_SMALLEST_PARTITION_BYTES", PAGE)
     path = database(tmp_path / "db", [*map(datum, range(90)), b"\x00", *map(datum, range(91, 100))])
     rows, found = rows_of(path)
     assert len(found) == 4
@@ -335,7 +339,7 @@ def taken(monkeypatch):
 @pytest.fixture
 def small_units(monkeypatch):
     """Remote databases are cut into units of a few pages."""
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 8 * PAGE)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 8 * PAGE)
 
 
 def with_history(directory, seed, value):
@@ -377,7 +381,7 @@ def test_remote_databases_are_read_without_a_copy(bucket):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_remote_database_with_a_history_is_read_as_a_local_one(bucket, small_units, monkeypatch, seed):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 64 * PAGE)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 64 * PAGE)
     live = with_history(bucket, seed, encoded)
     rows, _ = rows_of(bucket)
     remote, found = rows_of("s3://bucket/data.mdb")
@@ -424,12 +428,12 @@ def test_an_error_of_a_remote_database_counts_from_the_first_key_of_its_unit(buc
 
 def test_describing_a_remote_database_reads_a_few_pages(bucket, taken):
     database(bucket / "db", [datum(row, shape=(1, 300, 300), data=bytes(90_000)) for row in range(300)])
-    assert describe("s3://bucket/db").shape == (1, 300, 300)
+    assert describe("s3://bucket/db").input.shape == (1, 300, 300)
     assert 90_000 < sum(size for _, size in taken) < 90_000 + 10 * PAGE
 
 
 def test_a_remote_database_is_cut_by_its_branch_pages_alone(bucket, taken, monkeypatch):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 64 * PAGE)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 64 * PAGE)
     file = database(bucket / "db", map(datum, range(30_000)), "x" * 200) / "data.mdb"
     content = file.read_bytes()
     found = units("s3://bucket/db")
@@ -444,7 +448,7 @@ def test_a_remote_database_is_cut_by_its_branch_pages_alone(bucket, taken, monke
 
 
 def test_a_unit_is_read_in_large_pieces_and_no_byte_twice(bucket, taken, monkeypatch):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 30 << 20)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 30 << 20)
     values = [datum(row, shape=(1, 300, 300), data=bytes(90_000)) for row in range(900)]
     file = database(bucket / "db", values) / "data.mdb"
     found = units("s3://bucket/db")
@@ -510,7 +514,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     ):
         file.write_bytes(content)
         form = Records(dtype="uint8", shape=(), encoded=True)
-        unit = LmdbUnit(uri=str(file), form=form, entries=1)
+        unit = LmdbPartition(uri=str(file), form=form, entries=1)
         for action in (lambda: units(tmp_path), lambda unit=unit: list(read(unit, LOCAL))):
             with pytest.raises(DataError, match=words):
                 action()

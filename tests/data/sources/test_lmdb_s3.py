@@ -5,12 +5,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from opened import partitions
 from s3_server import reach, s3_server
 from sparknet.data.sources import lmdb as lmdb_source
 from sparknet.data.sources.datum import write
-from sparknet.data.storage import place as storage
+from sparknet.data.storage import retry
 from sparknet.data.storage.place import LOCAL
-from sparknet.data.storage.retry import Backoff
 from sparknet.errors import DataError
 
 MB, PAGE = 1 << 20, 4096
@@ -57,7 +57,7 @@ def running(local):
 def server(running, monkeypatch):
     reach(running, monkeypatch)
     running.clear()
-    monkeypatch.setattr(storage, "BACKOFF", Backoff(sleep=lambda seconds: None))
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     yield running
     running.clear()
 
@@ -73,9 +73,9 @@ def sizes(server):
 
 @pytest.mark.parametrize("name", ["large", "small"])
 def test_each_byte_is_read_about_once_in_large_requests(server, local, monkeypatch, name):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 32 * MB)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 32 * MB)
     size = (local / name / "data.mdb").stat().st_size
-    units = lmdb_source.units(f"s3://{BUCKET}/{name}", LOCAL)
+    units = partitions(lmdb_source, f"s3://{BUCKET}/{name}")
     assert len(units) == -(-size // (32 * MB))
     driver = sizes(server)
     assert sum(driver) < MB / 2
@@ -94,25 +94,25 @@ def test_each_byte_is_read_about_once_in_large_requests(server, local, monkeypat
 
 @pytest.mark.parametrize("name", ["large", "small", "leaf"])
 def test_rows_are_those_of_the_local_database(server, local, monkeypatch, name):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 32 * MB)
-    remote = rows_of(lmdb_source.units(f"s3://{BUCKET}/{name}", LOCAL))
-    assert remote.equals(rows_of(lmdb_source.units(str(local / name), LOCAL)))
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 32 * MB)
+    remote = rows_of(partitions(lmdb_source, f"s3://{BUCKET}/{name}"))
+    assert remote.equals(rows_of(partitions(lmdb_source, str(local / name))))
     assert remote.num_rows == ROWS[name]
     assert remote.column("error").null_count == ROWS[name]
 
 
 def test_broken_answers_are_made_good(server, local, monkeypatch):
-    monkeypatch.setattr(lmdb_source, "_UNIT_BYTES", 32 * MB)
+    monkeypatch.setattr(lmdb_source, "_PARTITION_BYTES", 32 * MB)
     for kind in ("500", "slow_down", "cut"):
         server.inject(kind, probability=0.1, seed=len(kind), method="GET", part="data.mdb")
-    units = lmdb_source.units(f"s3://{BUCKET}/large", LOCAL)
+    units = partitions(lmdb_source, f"s3://{BUCKET}/large")
     rows = rows_of(units)
     assert set(server.injected) == {"500", "slow_down", "cut"}
-    assert rows.equals(rows_of(lmdb_source.units(str(local / "large"), LOCAL)))
+    assert rows.equals(rows_of(partitions(lmdb_source, str(local / "large"))))
 
 
 def test_a_database_that_was_replaced_after_it_was_cut_is_refused(server, local):
-    (unit,) = lmdb_source.units(f"s3://{BUCKET}/leaf", LOCAL)
+    (unit,) = partitions(lmdb_source, f"s3://{BUCKET}/leaf")
     copy = server.client().get_object(Bucket=BUCKET, Key="leaf/data.mdb")["Body"].read()
     try:
         server.client().upload_file(str(local / "small" / "data.mdb"), BUCKET, "leaf/data.mdb")
@@ -130,7 +130,7 @@ def test_a_damaged_page_is_named(server, local):
     for at in damaged:
         content[at + 12] = 15
     server.client().put_object(Bucket=BUCKET, Key="damaged/data.mdb", Body=bytes(content))
-    units = lmdb_source.units(f"s3://{BUCKET}/damaged", LOCAL)
+    units = partitions(lmdb_source, f"s3://{BUCKET}/damaged")
     with pytest.raises(
         DataError, match=rf"s3://{BUCKET}/damaged/data.mdb: damaged page \d+: keys end at"
     ) as caught:
@@ -139,9 +139,9 @@ def test_a_damaged_page_is_named(server, local):
 
 
 def test_a_broken_network_is_named_in_the_end(server, monkeypatch):
-    (unit,) = lmdb_source.units(f"s3://{BUCKET}/leaf", LOCAL)
+    (unit,) = partitions(lmdb_source, f"s3://{BUCKET}/leaf")
     server.inject("500", method="GET", part="data.mdb")
     with pytest.raises(DataError, match=rf"s3://{BUCKET}/leaf/data.mdb: cannot be read"):
         rows_of([unit])
     with pytest.raises(DataError, match=rf"s3://{BUCKET}/leaf/data.mdb: cannot be read"):
-        lmdb_source.units(f"s3://{BUCKET}/leaf", LOCAL)
+        partitions(lmdb_source, f"s3://{BUCKET}/leaf")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from formats import cifar_directory, idx, random_rows, write_cifar, write_mnist
+from opened import opened, partitions, pixels_and_labels
 from sparknet.data.sources import cifar10, digits, mnist
 from sparknet.data.sources.files import Location, find_files, local_path, split_rows
 from sparknet.data.storage.fingerprint import describe_files
@@ -20,24 +21,19 @@ def read_all(module, units):
     """All rows of all units: images [n, *shape] and labels [n]; checks that batches are bounded."""
     batches = [batch for unit in units for batch in module.read(unit)]
     assert all(batch.nbytes < 5_000_000 for batch in batches)
-    image, label = module.COLUMNS
     assert all(batch.schema.names == ["image", "label"] for batch in batches)
-    return (
-        np.concatenate([image.to_numpy(batch.column(0)) for batch in batches]),
-        np.concatenate([label.to_numpy(batch.column(1)) for batch in batches]),
-    )
+    return pixels_and_labels(module, batches)
 
 
 def assert_rows(module, units, expected):
     images, labels = read_all(module, units)
     assert images.dtype == np.uint8
-    assert images.shape[1:] == module.COLUMNS[0].shape
     np.testing.assert_array_equal(images.reshape(len(images), -1), expected[0].reshape(len(images), -1))
     np.testing.assert_array_equal(labels, expected[1])
 
 
 def test_digits_are_scikit_learns():
-    images, labels = read_all(digits, digits.units())
+    images, labels = read_all(digits, partitions(digits))
     assert images.shape == (1797, 1, 8, 8)
     assert images.max() == 16
     assert labels[:10].tolist() == list(range(10))
@@ -51,14 +47,14 @@ def test_digits_without_scikit_learn_name_the_install_command(monkeypatch):
     digits._arrays.cache_clear()
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(MissingDependency, match=r"pip install 'sparknet\[demo\]'"):
-        list(digits.read(digits.units()[0]))
+        list(digits.read(partitions(digits)[0]))
 
 
 @pytest.mark.parametrize("inside", ["", "cifar-10-batches-bin"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_cifar_directory(tmp_path, inside, split):
     train, test = cifar_directory(tmp_path / inside)
-    units = cifar10.units(str(tmp_path), split=split)
+    units = partitions(cifar10, str(tmp_path), split=split)
     assert len(units) == {"train": 3, "test": 1}[split]
     assert_rows(cifar10, units, {"train": train, "test": test}[split])
 
@@ -66,7 +62,7 @@ def test_cifar_directory(tmp_path, inside, split):
 def test_cifar_channels_are_red_green_blue_planes(tmp_path):
     record = bytes([7]) + bytes([1] * 1024) + bytes([2] * 1024) + bytes([3] * 1024)
     (tmp_path / "one.bin").write_bytes(record)
-    images, labels = read_all(cifar10, cifar10.units(str(tmp_path / "one.bin")))
+    images, labels = read_all(cifar10, partitions(cifar10, str(tmp_path / "one.bin")))
     assert images[0, :, 0, 0].tolist() == [1, 2, 3]
     assert labels.tolist() == [7]
 
@@ -75,7 +71,7 @@ def test_cifar_glob_and_uri_and_large_files_in_several_units(tmp_path):
     rows = random_rows(11_000, (3, 32, 32))
     file = write_cifar(tmp_path / "big batch.bin", *rows)
     for path in (str(tmp_path / "*.bin"), file.as_uri(), str(file)):
-        units = cifar10.units(path)
+        units = partitions(cifar10, path)
         assert [unit.stop - unit.start for unit in units] == [3666, 3667, 3667]
     assert_rows(cifar10, units, rows)
 
@@ -84,7 +80,7 @@ def test_globs_in_any_part_of_a_local_path(tmp_path):
     for name in ("one", "two"):
         cifar_directory(tmp_path / name)
     (tmp_path / "three" / "test_batch.bin").mkdir(parents=True)  # a directory is no file
-    found = cifar10.files(str(tmp_path / "*" / "test_*.bin"))
+    found = opened(cifar10, str(tmp_path / "*" / "test_*.bin")).files
     assert [file.uri for file in found] == [str(tmp_path / name / "test_batch.bin") for name in ("one", "two")]
     assert {file.bytes for file in found} == {15 * 3073}
 
@@ -92,16 +88,16 @@ def test_globs_in_any_part_of_a_local_path(tmp_path):
 def test_files_know_size_and_time(tmp_path):
     cifar_directory(tmp_path)
     paths = sorted(tmp_path.glob("data_batch_*.bin"))
-    assert describe_files(cifar10.files(str(tmp_path))) == describe_files(paths)
+    assert describe_files(opened(cifar10, str(tmp_path)).files) == describe_files(paths)
     write_mnist(tmp_path, "train", *random_rows(5, (1, 28, 28)))
     paths = sorted(tmp_path.glob("train-*"))
-    assert describe_files(mnist.files(str(tmp_path))) == describe_files(paths)
+    assert describe_files(opened(mnist, str(tmp_path)).files) == describe_files(paths)
 
 
 def test_units_travel(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cifar_directory(tmp_path)
-    unit = pickle.loads(pickle.dumps(cifar10.units("data_batch_1.bin")[0]))
+    unit = pickle.loads(pickle.dumps(partitions(cifar10, "data_batch_1.bin")[0]))
     assert unit.path == str(tmp_path / "data_batch_1.bin")
     where = Location(path="s3://bucket/key", storage=Storage(s3_endpoint="http://127.0.0.1:9000"))
     assert (where.split, where.labels) == ("train", "")
@@ -112,7 +108,7 @@ def test_units_travel(tmp_path, monkeypatch):
 def test_cifar_file_of_a_wrong_size(tmp_path, size):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(size))
     with pytest.raises(DataError, match=rf"data_batch_1.bin: {size} bytes; .*3073 bytes: fetch"):
-        cifar10.units(str(tmp_path))
+        partitions(cifar10, str(tmp_path))
 
 
 def test_cifar_label_out_of_range_names_file_row_and_value(tmp_path):
@@ -120,12 +116,12 @@ def test_cifar_label_out_of_range_names_file_row_and_value(tmp_path):
     labels[1200] = 10
     write_cifar(tmp_path / "data_batch_1.bin", images, labels)
     with pytest.raises(DataError, match=r"data_batch_1.bin: row 1200 has label 10; labels must be 0 to 9 for 10"):
-        read_all(cifar10, cifar10.units(str(tmp_path)))
+        read_all(cifar10, partitions(cifar10, str(tmp_path)))
 
 
 def test_cifar_file_that_shrinks_or_vanishes_after_listing(tmp_path):
     file = write_cifar(tmp_path / "a.bin", *random_rows(10, (3, 32, 32)))
-    units = cifar10.units(str(file))
+    units = partitions(cifar10, str(file))
     os.truncate(file, 5 * 3073)
     with pytest.raises(DataError, match=r"a.bin: ends at byte 15365, 30730 bytes from 0 are needed; it shrank"):
         read_all(cifar10, units)
@@ -136,13 +132,13 @@ def test_cifar_file_that_shrinks_or_vanishes_after_listing(tmp_path):
 
 def test_missing_paths(tmp_path):
     with pytest.raises(DataError, match=r"nothing: no such file, directory or glob match; correct data.path"):
-        cifar10.units(str(tmp_path / "nothing"))
+        partitions(cifar10, str(tmp_path / "nothing"))
     with pytest.raises(DataError, match=r"no CIFAR-10 test batches \(test_batch.bin or .*set data.path"):
-        cifar10.units(str(tmp_path), split="test")
+        partitions(cifar10, str(tmp_path), split="test")
     with pytest.raises(DataError, match="ftp://b/: scheme ftp is not known to Arrow; use a path"):
-        cifar10.units("ftp://b/k")
+        partitions(cifar10, "ftp://b/k")
     with pytest.raises(DataError, match=r"path is ''|path is empty"):
-        cifar10.units("")
+        partitions(cifar10, "")
 
 
 def test_local_path_takes_local_paths_only():
@@ -176,17 +172,17 @@ def test_split_rows_covers_every_row_once(tmp_path):
 def test_mnist_directory(tmp_path, zipped, dot, split, stem):
     rows = random_rows(50, (1, 28, 28))
     write_mnist(tmp_path, stem, *rows, dot=dot, zipped=zipped)
-    assert_rows(mnist, mnist.units(str(tmp_path), split=split), rows)
+    assert_rows(mnist, partitions(mnist, str(tmp_path), split=split), rows)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_mnist_images_file_implies_its_labels(tmp_path, zipped):
     rows = random_rows(41_000, (1, 28, 28))
     file = write_mnist(tmp_path, "train", *rows, zipped=zipped)
-    units = mnist.units(str(file))
+    units = partitions(mnist, str(file))
     assert len(units) == (1 if zipped else 3)
     assert_rows(mnist, units, rows)
-    assert [path.name for path in mnist.files(str(tmp_path / "train-*"))] == [
+    assert [path.name for path in opened(mnist, str(tmp_path / "train-*")).files] == [
         file.name,
         file.name.replace("images-idx3", "labels-idx1"),
     ]
@@ -198,7 +194,7 @@ def test_mnist_labels_may_be_plain_beside_zipped_images(tmp_path):
     labels = tmp_path / "train-labels-idx1-ubyte.gz"
     labels.with_suffix("").write_bytes(gzip.decompress(labels.read_bytes()))
     labels.unlink()
-    assert_rows(mnist, mnist.units(str(file)), rows)
+    assert_rows(mnist, partitions(mnist, str(file)), rows)
 
 
 def images_file(directory):
@@ -255,7 +251,7 @@ def test_damaged_mnist(tmp_path, damage):
     write_mnist(tmp_path, "train", *random_rows(5, (1, 28, 28)))
     spoil(tmp_path)
     with pytest.raises(DataError, match=message):
-        read_all(mnist, mnist.units(str(tmp_path)))
+        read_all(mnist, partitions(mnist, str(tmp_path)))
 
 
 @pytest.mark.parametrize("keep", [5, 200, -9])
@@ -263,13 +259,13 @@ def test_truncated_gzip(tmp_path, keep):
     file = write_mnist(tmp_path, "train", *random_rows(5, (1, 28, 28)), zipped=True)
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"idx3-ubyte.gz: damaged: .*fetch it again"):
-        read_all(mnist, mnist.units(str(file)))
+        read_all(mnist, partitions(mnist, str(file)))
 
 
 def test_mnist_needs_names_that_lead_to_the_labels(tmp_path):
     write_mnist(tmp_path, "train", *random_rows(5, (1, 28, 28)))
     with pytest.raises(DataError, match="only labels; MNIST is named by its images file"):
-        mnist.units(str(labels_file(tmp_path)))
+        partitions(mnist, str(labels_file(tmp_path)))
     images_file(tmp_path).rename(tmp_path / "pictures")
     with pytest.raises(DataError, match="pictures: the name of an MNIST images file must hold 'images'"):
-        mnist.units(str(tmp_path / "pictures"))
+        partitions(mnist, str(tmp_path / "pictures"))

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from formats import cifar_directory, random_rows, write_mnist
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.columns import ENCODED_IMAGE
 from sparknet.data.sources import image_batches, image_folder
 from sparknet.data.sources.files import Location
-from sparknet.data.sources.image_folder import FolderUnit
+from sparknet.data.sources.image_folder import FolderPartition
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import LOCAL
 from sparknet.errors import DataError
@@ -40,24 +40,28 @@ def make_folder(directory, classes):
 def rows_of(name, where):
     form = FORMATS[name]
     return [
-        row for unit in form.units(where) for batch in form.read(unit, where.storage) for row in batch.to_pylist()
+        row
+        for part in form.reader.open_source(where).partitions
+        for batch in form.reader.read(part, where.storage)
+        for row in batch.to_pylist()
     ]
 
 
-def test_the_registry_has_every_format_that_spark_does_not_read():
-    assert list(FORMATS) == ["digits", "cifar10", "mnist", "lmdb", "image_tar", "image_folder"]
+def test_the_registry_has_every_format():
+    assert list(FORMATS) == ["digits", "cifar10", "mnist", "lmdb", "image_tar", "image_folder", "csv", "parquet"]
 
 
 def test_cifar_by_location(tmp_path):
     train, test = cifar_directory(tmp_path, rows=4)
     for split, (images, labels) in (("train", train), ("test", test)):
         rows = rows_of("cifar10", Location(path=str(tmp_path), split=split))
-        assert [row["image"] for row in rows] == images.reshape(len(images), -1).tolist()
+        assert [row["image"] for row in rows] == [image.tobytes() for image in images]
         assert [row["label"] for row in rows] == labels.tolist()
-    described = FORMATS["cifar10"].describe(Location(path=str(tmp_path)))
+    opened = FORMATS["cifar10"].reader.open_source(Location(path=str(tmp_path)))
+    described = opened.schema
     assert (described.input.shape, described.input.dtype, described.classes) == ((3, 32, 32), "uint8", 10)
     assert not described.encoded
-    names = [file.name for file in FORMATS["cifar10"].files(Location(path=str(tmp_path)))]
+    names = [file.name for file in opened.files]
     assert names == [f"data_batch_{number}.bin" for number in (1, 2, 3)]
 
 
@@ -66,25 +70,26 @@ def test_mnist_by_location(tmp_path):
     write_mnist(tmp_path, "t10k", images, labels)
     rows = rows_of("mnist", Location(path=str(tmp_path), split="test"))
     assert [row["label"] for row in rows] == labels.tolist()
-    assert FORMATS["mnist"].describe(Location(path=str(tmp_path))).input.shape == (1, 28, 28)
+    opened = FORMATS["mnist"].reader.open_source(Location(path=str(tmp_path), split="test"))
+    assert opened.schema.input.shape == (1, 28, 28)
     with pytest.raises(DataError, match="the directory has no MNIST train images"):
-        FORMATS["mnist"].check(Location(path=str(tmp_path)))
+        FORMATS["mnist"].reader.open_source(Location(path=str(tmp_path)))
 
 
 def test_the_digits_have_neither_files_nor_tests():
     where = Location(path="")
-    assert FORMATS["digits"].files(where) == []
+    assert FORMATS["digits"].reader.open_source(where).files == ()
     assert len(rows_of("digits", where)) == 1797
-    assert FORMATS["digits"].describe(where).classes == 10
+    assert FORMATS["digits"].reader.open_source(where).schema.classes == 10
     for wrong in (Location(path="x"), Location(path="", split="test")):
         with pytest.raises(DataError, match="the digits have neither files nor a test split"):
-            FORMATS["digits"].check(wrong)
+            FORMATS["digits"].reader.open_source(wrong)
 
 
-@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if name != "digits"])
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.reader and form.has_path])
 def test_a_path_that_is_not_there_is_seen_at_once(name, tmp_path):
     with pytest.raises(DataError, match="nothing"):
-        FORMATS[name].check(Location(path=str(tmp_path / "nothing")))
+        FORMATS[name].reader.open_source(Location(path=str(tmp_path / "nothing")))
 
 
 def test_a_directory_of_classes(tmp_path):
@@ -97,18 +102,18 @@ def test_a_directory_of_classes(tmp_path):
     assert [row["image"] for row in rows] == [made[name] for name in names]
     assert [row["label"] for row in rows] == [0, 0, 1, 1]
     assert {row["error"] for row in rows} == {None}
-    described = FORMATS["image_folder"].describe(where)
-    assert described.input == Column(name="image", dtype="uint8", shape=())
-    assert (described.classes, described.encoded) == (2, True)
-    files = FORMATS["image_folder"].files(where)
+    described = FORMATS["image_folder"].reader.open_source(where).schema
+    assert described.input == ENCODED_IMAGE
+    assert (described.classes, described.class_names, described.encoded) == (2, ("cat", "dog"), True)
+    files = FORMATS["image_folder"].reader.open_source(where).files
     assert [(file.uri, file.bytes) for file in files] == [(str(tmp_path / name), len(made[name])) for name in names]
 
 
 def test_batches_of_a_directory_have_the_schema_of_named_rows(tmp_path):
     make_folder(tmp_path, {"cat": ["1.png"]})
     form = FORMATS["image_folder"]
-    (unit,) = form.units(Location(path=str(tmp_path)))
-    (batch,) = form.read(unit, LOCAL)
+    (unit,) = form.reader.open_source(Location(path=str(tmp_path))).partitions
+    (batch,) = form.reader.read(unit, LOCAL)
     assert [(field.name, field.type) for field in batch.schema] == [
         ("name", pa.string()),
         ("image", pa.binary()),
@@ -125,7 +130,7 @@ def test_test_images_are_numbered_as_the_training_images(tmp_path):
         ("bee/1.png", 1),
         ("cow/1.png", 2),
     ]
-    assert FORMATS["image_folder"].describe(where).classes == 3
+    assert FORMATS["image_folder"].reader.open_source(where).schema.classes == 3
 
 
 def test_a_test_class_that_was_not_trained_is_an_error(tmp_path):
@@ -133,21 +138,21 @@ def test_a_test_class_that_was_not_trained_is_an_error(tmp_path):
     make_folder(tmp_path / "val", {"wasp": ["1.png"]})
     where = Location(path=str(tmp_path / "val"), labels=str(tmp_path / "train"))
     with pytest.raises(DataError, match=r"'wasp' is no class of .*train, which has 2; both need the same"):
-        FORMATS["image_folder"].check(where)
+        FORMATS["image_folder"].reader.open_source(where)
 
 
 def test_images_beside_the_classes_are_an_error(tmp_path):
     make_folder(tmp_path, {"ant": ["1.png"]})
     (tmp_path / "2.png").write_bytes(png())
     with pytest.raises(DataError, match=r"2\.png lies in no class's sub-directory; .* move it"):
-        FORMATS["image_folder"].check(Location(path=str(tmp_path)))
+        FORMATS["image_folder"].reader.open_source(Location(path=str(tmp_path)))
 
 
 def test_a_directory_without_images_is_an_error(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("x")
     with pytest.raises(DataError, match=r"no images in it; source image_folder takes a directory with a sub-dir"):
-        FORMATS["image_folder"].check(Location(path=str(tmp_path)))
+        FORMATS["image_folder"].reader.open_source(Location(path=str(tmp_path)))
 
 
 def test_a_file_that_is_no_image_is_a_damaged_row(tmp_path):
@@ -163,10 +168,10 @@ def test_a_file_that_is_no_image_is_a_damaged_row(tmp_path):
 
 def test_a_file_that_vanished_ends_the_reading(tmp_path):
     make_folder(tmp_path, {"ant": ["1.png"]})
-    (unit,) = FORMATS["image_folder"].units(Location(path=str(tmp_path)))
+    (unit,) = FORMATS["image_folder"].reader.open_source(Location(path=str(tmp_path))).partitions
     (tmp_path / "ant" / "1.png").unlink()
     with pytest.raises(DataError, match=r"1\.png: cannot be read"):
-        list(FORMATS["image_folder"].read(unit, LOCAL))
+        list(FORMATS["image_folder"].reader.read(unit, LOCAL))
 
 
 def test_many_images_are_cut_into_units_and_batches(tmp_path, monkeypatch):
@@ -175,18 +180,18 @@ def test_many_images_are_cut_into_units_and_batches(tmp_path, monkeypatch):
     for number in range(1100):
         (tmp_path / "c" / f"{number:04d}.png").write_bytes(data)
     form = FORMATS["image_folder"]
-    units = form.units(Location(path=str(tmp_path)))
+    units = form.reader.open_source(Location(path=str(tmp_path))).partitions
     assert [len(unit.names) for unit in units] == [512, 512, 76]
-    assert all(isinstance(unit, FolderUnit) for unit in units)
+    assert all(isinstance(unit, FolderPartition) for unit in units)
     monkeypatch.setattr(image_batches, "_BATCH_BYTES", 50 * len(data))
-    assert [batch.num_rows for batch in form.read(units[-1], LOCAL)] == [50, 26]
+    assert [batch.num_rows for batch in form.reader.read(units[-1], LOCAL)] == [50, 26]
 
 
 def test_large_images_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     make_folder(tmp_path, {"c": [f"{number}.png" for number in range(8)]})
     size = max(file.stat().st_size for file in (tmp_path / "c").iterdir())
     monkeypatch.setattr(image_folder, "_READ_AT_ONCE_BYTES", 3 * size)
-    (unit,) = image_folder.units(Location(path=str(tmp_path)))
+    (unit,) = image_folder.open_source(Location(path=str(tmp_path))).partitions
     assert list(image_folder._groups(unit.sizes)) == [(0, 3), (3, 6), (6, 8)]
     assert list(image_folder._groups([1, 10**9, 10**9, 1])) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert list(image_folder._groups([1] * 40)) == [(0, 32), (32, 40)]
@@ -209,11 +214,11 @@ def test_a_directory_that_links_to_itself_is_an_error(tmp_path):
     assert [row["label"] for row in rows_of("image_folder", Location(path=str(tmp_path)))] == [0, 1, 2]
     (tmp_path / "ant" / "up").symlink_to(tmp_path)
     with pytest.raises(DataError, match=r"ant/up: is a link to .*, which it lies in itself: .*; remove the link"):
-        FORMATS["image_folder"].check(Location(path=str(tmp_path)))
+        FORMATS["image_folder"].reader.open_source(Location(path=str(tmp_path)))
 
 
 def test_a_name_that_is_not_utf_8_is_an_error(tmp_path):
     make_folder(tmp_path, {"ant": ["1.png"]})
     (tmp_path / "ant" / os.fsdecode(b"caf\xe9.png")).write_bytes(png())
     with pytest.raises(DataError, match=r"ant/caf\\udce9\.png': the name is not UTF-8, .*: rename it"):
-        FORMATS["image_folder"].check(Location(path=str(tmp_path)))
+        FORMATS["image_folder"].reader.open_source(Location(path=str(tmp_path)))

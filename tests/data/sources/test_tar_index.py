@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparknet.data.sources.tar_index import Member, index
+from sparknet.data.sources.tar_index import TarMember, index
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -114,7 +114,7 @@ def test_reads_what_gnu_tar_writes(tmp_path, form):
 def test_says_where_headers_and_data_begin():
     content = archive([("a", b"1" * 600), ("b" * 150, b"22")], form="gnu")
     first, second = walk(content)
-    assert first == Member(name="a", start=0, offset=512, bytes=600)
+    assert first == TarMember(name="a", start=0, offset=512, bytes=600)
     assert second.start == 512 + 1024  # of the long name that comes before the header
     assert second.offset == second.start + 3 * 512
     assert walk(content, start=second.start) == [second]
@@ -197,7 +197,7 @@ def test_a_last_member_that_is_cut_short_is_named_with_what_is_there():
     content = archive([("a", b"1" * 700), ("b", b"2" * 1000)])[: 512 + 1024 + 512 + 300]
     whole, cut = walk(content)
     assert (whole.name, whole.damage) == ("a", "")
-    assert cut == Member(
+    assert cut == TarMember(
         name="b", start=1536, offset=2048, bytes=300, damage="cut short: 300 of 1000 bytes are there"
     )
 

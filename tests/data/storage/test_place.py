@@ -4,22 +4,33 @@ import errno
 import io
 import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import pyarrow as pa
 import pyarrow.fs as arrow_fs
 import pytest
 
-from sparknet.data.storage import arrow_systems, place
+from sparknet.data.storage import arrow_systems, place, retry
 from sparknet.data.storage.place import LOCAL, Facts, Storage
 from sparknet.data.storage.remedies import Cut, explain, is_transient
 from sparknet.data.storage.remote_file import READ_AHEAD_BYTES, RemoteFile
-from sparknet.data.storage.retry import Backoff
+from sparknet.data.storage.retry import retried
 from sparknet.errors import DataError
 
 
 def names(directory):
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def test_storage_loads_no_image_library():
+    """A task that only moves bytes, and every import of `sparknet.data`, would pay for OpenCV."""
+    program = (
+        "import sys, sparknet.data, sparknet.data.storage.place; print({'cv2', 'simplejpeg'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n"
 
 
 # Places ----------------------------------------------------------------------------------------------------------
@@ -290,26 +301,31 @@ def test_no_credentials_and_refused_credentials_differ(monkeypatch, tmp_path):
     assert "must allow s3:ListBucket, s3:GetObject" in explain(denied)
 
 
-def test_backoff_doubles_up_to_a_bound_with_full_jitter():
+def test_backoff_doubles_up_to_a_bound_with_full_jitter(monkeypatch):
     calls, pauses = [], []
 
     def fail():
         calls.append(1)
         raise Cut("x")
 
+    monkeypatch.setattr(retry, "pause", pauses.append)
+    monkeypatch.setattr(retry, "draw", lambda: 1.0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 9)
     with pytest.raises(Cut):
-        Backoff(attempts=9, sleep=pauses.append, draw=lambda: 1.0).run(fail)
+        retried(fail)
     assert len(calls) == 9
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 8, 8]
     pauses.clear()
+    monkeypatch.setattr(retry, "draw", iter([0.0, 0.5, 0.9]).__next__)
+    monkeypatch.setattr(retry, "ATTEMPTS", 4)
     with pytest.raises(Cut):
-        Backoff(attempts=4, sleep=pauses.append, draw=iter([0.0, 0.5, 0.9]).__next__).run(fail)
+        retried(fail)
     assert pauses == [0, 0.25, 0.9]
 
 
-def test_backoff_ends_at_success_and_at_final_errors():
+def test_backoff_ends_at_success_and_at_final_errors(monkeypatch):
     pauses = []
-    backoff = Backoff(sleep=pauses.append)
+    monkeypatch.setattr(retry, "pause", pauses.append)
     answers = iter([Cut("a"), Cut("b"), 7])
 
     def act():
@@ -318,11 +334,11 @@ def test_backoff_ends_at_success_and_at_final_errors():
             raise answer
         return answer
 
-    assert backoff.run(act) == 7
+    assert retried(act) == 7
     assert len(pauses) == 2
     answers = iter([FileNotFoundError(2, "no"), 7])
     with pytest.raises(FileNotFoundError):
-        backoff.run(act)
+        retried(act)
     assert len(pauses) == 2
 
 
@@ -349,7 +365,7 @@ class Ranges:
 def test_small_reads_are_served_from_pieces_of_8_mb():
     data = os.urandom(20 << 20)
     source = Ranges(data)
-    with io.BufferedReader(RemoteFile(source, run=Backoff().run), READ_AHEAD_BYTES) as file:
+    with io.BufferedReader(RemoteFile(source, run=retried), READ_AHEAD_BYTES) as file:
         read = b"".join(iter(lambda: file.read(100_003), b""))
         file.seek(5)
         assert file.read(3) == data[5:8]
@@ -362,13 +378,13 @@ def test_large_reads_take_32_mb_at_a_time():
     data = bytes(70 << 20)
     source = Ranges(data)
     mb = 1 << 20
-    file = RemoteFile(source, run=Backoff().run)
+    file = RemoteFile(source, run=retried)
     assert file.readall() == data
     assert source.asked == [(0, 32 * mb), (32 * mb, 32 * mb), (64 * mb, 6 * mb)]
 
 
 def test_seeks():
-    file = RemoteFile(Ranges(b"0123456789"), run=Backoff().run)
+    file = RemoteFile(Ranges(b"0123456789"), run=retried)
     assert (file.seek(3), file.seek(2, os.SEEK_CUR), file.tell(), file.seek(-1, os.SEEK_END)) == (3, 5, 5, 9)
     assert (file.read(5), file.read(5), file.readall()) == (b"9", b"", b"")
     assert (file.seek(20), file.read(1), file.readall()) == (20, b"", b"")
@@ -376,10 +392,11 @@ def test_seeks():
         file.seek(-1)
 
 
-def test_a_short_body_is_asked_for_again():
+def test_a_short_body_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     left = iter([3, 0, 10])
     source = Ranges(b"0123456789", spoil=lambda data: data[: next(left)])
-    file = RemoteFile(source, run=Backoff(sleep=lambda seconds: None).run)
+    file = RemoteFile(source, run=retried)
     assert file.take(0, 10) == b"0123456789"
     assert source.asked == [(0, 10)] * 3
 
@@ -418,8 +435,6 @@ def test_nothing_is_left_of_a_remote_file_that_failed(remote, error):
 
 
 def test_nothing_is_left_of_an_upload_that_broke(remote, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(place, "BACKOFF", Backoff(sleep=pauses.append))
     monkeypatch.setattr(place, "_unless_missing", lambda remove, path: remove(path))
     with pytest.raises(DataError, match="hdfs://name/f: cannot be written: no such file"):
         LOCAL.place("hdfs://name/f").write(b"1")  # it removes the old file, which is not there

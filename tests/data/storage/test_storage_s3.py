@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from formats import cifar_directory, random_rows, write_cifar, write_mnist
+from opened import opened, partitions, pixels_and_labels
 from s3_server import CREDENTIALS, reach, s3_server
 from sparknet.data.sources import cifar10, mnist
-from sparknet.data.storage import arrow_systems, place
+from sparknet.data.storage import arrow_systems, place, retry
 from sparknet.data.storage.fingerprint import describe_files
 from sparknet.data.storage.place import LOCAL, Storage
-from sparknet.data.storage.retry import Backoff
 from sparknet.errors import DataError
 
 MB = 1 << 20
@@ -38,7 +38,7 @@ def server(running, monkeypatch):
     running.clear()
     running.empty(BUCKET)
     running.pauses = []
-    monkeypatch.setattr(place, "BACKOFF", Backoff(sleep=running.pauses.append))
+    monkeypatch.setattr(retry, "pause", running.pauses.append)
     yield running
     running.clear()
 
@@ -403,12 +403,7 @@ def upload(server, directory, prefix):
 
 
 def rows_of(module, units):
-    batches = [batch for unit in units for batch in module.read(unit, LOCAL)]
-    image, label = module.COLUMNS
-    return (
-        np.concatenate([image.to_numpy(batch.column(0)) for batch in batches]),
-        np.concatenate([label.to_numpy(batch.column(1)) for batch in batches]),
-    )
+    return pixels_and_labels(module, [batch for unit in units for batch in module.read(unit, LOCAL)])
 
 
 def assert_rows(module, units, expected):
@@ -427,7 +422,7 @@ def test_cifar_directory(server, tmp_path, split, inside):
     train, test = cifar_directory(tmp_path / inside)
     upload(server, tmp_path, "cifar")
     break_now_and_then(server)
-    units = cifar10.units(f"s3://{BUCKET}/cifar", split=split)
+    units = partitions(cifar10, f"s3://{BUCKET}/cifar", split=split)
     assert_rows(cifar10, units, {"train": train, "test": test}[split])
     assert sum(server.injected.values()) >= 1
 
@@ -437,7 +432,7 @@ def test_a_large_cifar_file_in_several_units(server, tmp_path):
     put(server, "cifar/big.bin", write_cifar(tmp_path / "big.bin", *rows).read_bytes())
     server.inject("cut", times=4, method="GET", part="big.bin")
     for path in ("cifar/big.bin", "cifar/*.bin", "cifar/b?g.bin"):
-        units = cifar10.units(f"s3://{BUCKET}/{path}")
+        units = partitions(cifar10, f"s3://{BUCKET}/{path}")
         assert [unit.stop - unit.start for unit in units] == [3666, 3667, 3667]
     assert_rows(cifar10, units, rows)
     assert server.injected == {"cut": 4}
@@ -451,7 +446,7 @@ def test_mnist(server, tmp_path, zipped):
     upload(server, tmp_path, "mnist")
     break_now_and_then(server)
     for path in ("mnist", f"mnist/{file.name}", "mnist/train-*"):
-        units = mnist.units(f"s3://{BUCKET}/{path}")
+        units = partitions(mnist, f"s3://{BUCKET}/{path}")
         assert len(units) == (1 if zipped else 3)
     assert_rows(mnist, units, rows)
     assert sum(server.injected.values()) >= 1
@@ -461,17 +456,17 @@ def test_a_source_is_known_again_by_its_listing(server, tmp_path):
     cifar_directory(tmp_path)
     upload(server, tmp_path, "cifar")
     path = f"s3://{BUCKET}/cifar"
-    described = describe_files(cifar10.files(path))
+    described = describe_files(opened(cifar10, path).files)
     assert [entry[0] for entry in described] == [f"{path}/data_batch_{number}.bin" for number in (1, 2, 3)]
     assert all(entry[1] == 20 * 3073 and entry[2] for entry in described)
-    assert describe_files(cifar10.files(path)) == described
+    assert describe_files(opened(cifar10, path).files) == described
     put(server, "cifar/data_batch_2.bin", bytes(3073))
-    assert describe_files(cifar10.files(path)) != described
+    assert describe_files(opened(cifar10, path).files) != described
 
 
 def test_nothing_there(server):
     put(server, "empty/readme.txt", b"x")
     with pytest.raises(DataError, match=r"the directory has no CIFAR-10 train batches .*set data\.path"):
-        cifar10.units(f"s3://{BUCKET}/empty")
+        partitions(cifar10, f"s3://{BUCKET}/empty")
     with pytest.raises(DataError, match=r"none\*\.bin: no such file, directory or glob match; correct data\.path"):
-        cifar10.units(f"s3://{BUCKET}/empty/none*.bin")
+        partitions(cifar10, f"s3://{BUCKET}/empty/none*.bin")

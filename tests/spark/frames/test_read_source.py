@@ -1,35 +1,25 @@
 """Every source as a DataFrame: what `spark.read.format` and `read_source` give, and what they refuse."""
 
-import io
 import os
 import re
 import sys
-import tarfile
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from formats import cifar_directory, random_rows, write_mnist
+from image_files import jpeg, write_folder, write_tar
+from opened import checked_rows_at, rows_at
 from places import REFERENCE
 from s3_server import CREDENTIALS, s3_server
 from sparknet.config import Data
-from sparknet.data.rows.columns import MOST_CLASSES
-from sparknet.data.sources.registry import FORMATS
 from sparknet.errors import DataError
-from sparknet.spark.frames.read_source import (
-    check_source,
-    expected_rows,
-    locate,
-    read_source,
-    register,
-    source_files,
-)
+from sparknet.spark.frames.column_kinds import FAULT
+from sparknet.spark.frames.data_sources import register
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.jobs.error_translation import spark_errors
 
@@ -67,31 +57,6 @@ def spark():
 def at(path, source="cifar10", **settings):
     """A configuration with the same path for training and validation."""
     return Data(source=source, path=str(path), **{"validation_path": str(path), **settings})
-
-
-def jpeg(number):
-    file = io.BytesIO()
-    Image.new("RGB", (6, 4), (number, 2 * number, 0)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
-def write_folder(directory, classes):
-    made = {}
-    for number, name in enumerate(f"{kind}/{file}" for kind, files in classes.items() for file in files):
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        made[name] = jpeg(number)
-        (directory / name).write_bytes(made[name])
-    return made
 
 
 def pairs(images, labels):
@@ -186,24 +151,24 @@ def test_what_is_wrong_on_a_worker_comes_back_in_words(spark, tmp_path):
 
 def test_every_source_reads_training_and_validation_rows(spark, tmp_path):
     train, test = cifar_directory(tmp_path, rows=4)
-    frames = [read_source(spark, at(tmp_path), validation=side) for side in (False, True)]
+    frames = [rows_at(spark, at(tmp_path), validation=side) for side in (False, True)]
     assert [frame.count() for frame in frames] == [len(train[0]), len(test[0])]
 
 
 def test_relative_paths_are_of_this_process(spark, tmp_path, monkeypatch):
     write_folder(tmp_path / "images", {"a": ["1.jpg"], "b": ["1.jpg"]})
     monkeypatch.chdir(tmp_path)
-    assert read_source(spark, at("images", "image_folder"), validation=False).count() == 2
+    assert rows_at(spark, at("images", "image_folder"), validation=False).count() == 2
 
 
 def test_classes_of_test_images_are_the_training_images(spark, tmp_path):
     write_folder(tmp_path / "train", {"a": ["1.jpg"], "b": ["1.jpg"], "c": ["1.jpg"]})
     write_folder(tmp_path / "val", {"b": ["1.jpg"], "c": ["1.jpg"]})
     data = at(tmp_path / "train", "image_folder", validation_path=str(tmp_path / "val"))
-    rows = sorted(read_source(spark, data, validation=True).collect())
+    rows = sorted(rows_at(spark, data, validation=True).collect())
     assert [(row.name, row.label) for row in rows] == [("b/1.jpg", 1), ("c/1.jpg", 2)]
     selected = select_columns(
-        read_source(spark, data, validation=False), data, validation=read_source(spark, data, validation=True)
+        rows_at(spark, data, validation=False), data, validation=rows_at(spark, data, validation=True)
     )
     assert selected.columns == ["input", "label", "validation", "error", "name"]
     assert sorted((row.label, row.validation) for row in selected.collect()) == [
@@ -215,24 +180,12 @@ def test_classes_of_test_images_are_the_training_images(spark, tmp_path):
     ]
 
 
-def test_the_first_whole_image_tells_the_size_of_all(tmp_path):
-    write_folder(tmp_path / "images", {"a": ["1.jpg", "2.jpg"]})
-    (tmp_path / "images" / "a" / "0.jpg").write_bytes(jpeg(1)[:40])
-    data = at(tmp_path / "images", "image_folder")
-    assert expected_rows(data).input.shape == (3, 4, 6)
-    assert expected_rows(replace(data, resize=(8, 9))).input.shape == (3, 8, 9)
-    write_tar(tmp_path / "tar" / "ILSVRC2012_img_val" / "a.tar", {"x.jpg": jpeg(2)})
-    (tmp_path / "tar" / "val.txt").write_text("x.jpg 1\n")
-    held_out = at(tmp_path / "tar", "image_tar")
-    assert expected_rows(held_out, validation=True).input.shape == (3, 4, 6), "there are no training rows"
-
-
 def test_csv_with_and_without_a_header(spark, tmp_path):
     (tmp_path / "a.csv").write_text("age, work, y\n 39, State-gov , 0\n50, ?, 1\n")
-    frame = read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+    frame = rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
     assert frame.schema.simpleString() == "struct<age:int,work:string,y:int>"
     assert [tuple(row) for row in frame.collect()] == [(39, "State-gov", 0), (50, "?", 1)]
-    bare = read_source(spark, at(tmp_path / "a.csv", "csv", header=False), validation=False)
+    bare = rows_at(spark, at(tmp_path / "a.csv", "csv", header=False), validation=False)
     assert (bare.columns, bare.count()) == (["_c0", "_c1", "_c2"], 3)
     assert bare.select("_metadata.file_path").distinct().count() == 1  # what knows remote files again
 
@@ -240,7 +193,7 @@ def test_csv_with_and_without_a_header(spark, tmp_path):
 def test_csv_as_rfc_4180_has_it(spark, tmp_path):
     text = '"say ""hi"", you",2,1\n"C:\\",,0\n\n ,"3, and 4",1\n'
     (tmp_path / "a.csv").write_text(f"größe,b.c,y\n{text}", "utf-8-sig")
-    frame = read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+    frame = rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
     assert frame.columns == ["größe", "b.c", "y"]
     assert [tuple(row) for row in frame.collect()] == [
         ('say "hi", you', "2", 1),
@@ -251,13 +204,14 @@ def test_csv_as_rfc_4180_has_it(spark, tmp_path):
 
 @pytest.mark.parametrize("line", ["1,2,0,9", "1,2", "a, b,7,0", '"two'])
 @pytest.mark.parametrize("column", ["label", "malformed line"])
-def test_a_line_of_another_width_is_an_error_whatever_is_asked_of_it(spark, tmp_path, line, column):
+def test_a_line_of_another_width_is_told_of_whatever_is_asked_of_it(spark, tmp_path, line, column):
     (tmp_path / "a.csv").write_text(f"{column},x,y\n1,2,1\n{line}\n")
-    frame = read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
-    assert frame.columns == [column, "x", "y"]
+    frame = checked_rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+    assert frame.columns == [column, "x", "y", FAULT]
     words = f"the line '{re.escape(line)}' has not 3 values as the first one has: put values with a comma in quotes"
-    with pytest.raises(DataError, match=rf"{tmp_path}/a\.csv: {words}"), spark_errors("reading"):
-        frame.select(column).collect()
+    faults = [row[FAULT] for row in frame.select(column, f"`{FAULT}`").collect()]
+    assert faults[0] is None
+    assert re.match(rf"{tmp_path}/a\.csv: {words}", faults[1])
 
 
 @pytest.mark.parametrize("other", ["y,x,label", "x, y,label", "x,y"])
@@ -265,46 +219,33 @@ def test_files_with_other_columns_are_not_read_together(spark, tmp_path, other):
     (tmp_path / "1 ü.csv").write_text("x,y,label\n1,2,0\n")
     (tmp_path / "2.csv").write_text("x,y,label\r\n3,4,1\r\n", "utf-8-sig", newline="")
     (tmp_path / "3.csv").touch()
-    frame = read_source(spark, at(tmp_path, "csv"), validation=False)
+    frame = rows_at(spark, at(tmp_path, "csv"), validation=False)
     assert sorted(tuple(row) for row in frame.collect()) == [(1, 2, 0), (3, 4, 1)]
     (tmp_path / "4.csv").write_text(f"{other}\n6,5,1\n")
     words = rf"4\.csv: the first line is '{other}', and that of file:.*1%20.*\.csv is 'x,y,label'; files that"
     with pytest.raises(DataError, match=words):
-        read_source(spark, at(tmp_path, "csv"), validation=False)
+        rows_at(spark, at(tmp_path, "csv"), validation=False)
 
 
 def test_an_empty_csv(spark, tmp_path):
     (tmp_path / "a.csv").touch()
     with pytest.raises(DataError, match=r"a\.csv: the file is empty; training needs rows"):
-        read_source(spark, at(tmp_path / "a.csv", "csv"), validation=False)
+        rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
 
 
 @pytest.mark.parametrize("name", ["a[1]{b}*?", "a b#c%20d", "ä\\b"])
 def test_what_a_file_is_called_is_no_glob_where_it_is_there(spark, tmp_path, name):
     pq.write_table(pa.table({"image": [[1.0, 2.0]], "label": [0]}), tmp_path / name)
     (tmp_path / f"{name}.csv").write_text("x,label\n1,0\n")
-    assert read_source(spark, at(tmp_path / name, "parquet"), validation=False).count() == 1
-    assert read_source(spark, at(tmp_path / f"{name}.csv", "csv"), validation=False).count() == 1
+    assert rows_at(spark, at(tmp_path / name, "parquet"), validation=False).count() == 1
+    assert rows_at(spark, at(tmp_path / f"{name}.csv", "csv"), validation=False).count() == 1
 
 
 def test_parquet_by_home_directory_and_glob(spark, tmp_path, monkeypatch):
     pq.write_table(pa.table({"image": [[1.0, 2.0]], "label": [0]}), tmp_path / "p.parquet")
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in ("~/p.parquet", f"{tmp_path}/*.parquet", f"file:{tmp_path}/p.parquet"):
-        assert read_source(spark, at(path, "parquet"), validation=False).count() == 1
-
-
-@pytest.mark.parametrize("source", [*(name for name in FORMATS if name != "digits"), "csv", "parquet"])
-def test_a_path_that_is_not_there_costs_no_session(source, tmp_path):
-    with pytest.raises(DataError, match="nothing"):
-        check_source(at(tmp_path / "nothing", source), validation=False)
-    with pytest.raises(DataError, match="nothing"):
-        read_source(None, at(tmp_path / "nothing", source), validation=False)
-
-
-@pytest.mark.parametrize("path", ["s3a://bucket/x.csv", "hdfs://host/x.csv", "s3://bucket/*.csv", "/no/such/*.csv"])
-def test_globs_and_remote_files_are_left_to_spark(path):
-    check_source(at(path, "csv"), validation=False)
+        assert rows_at(spark, at(path, "parquet"), validation=False).count() == 1
 
 
 @pytest.mark.parametrize("source", ["csv", "parquet"])
@@ -314,53 +255,7 @@ def test_remote_tables_need_sparks_own_library(spark, source, scheme):
     with pytest.raises(
         DataError, match=rf"this Spark has nothing to read {scheme}:// with; .* s3a:// .*hadoop-aws"
     ):
-        read_source(spark, data, validation=False)
-
-
-def test_a_second_source_needs_a_path():
-    data = Data(source="digits", validation_fraction=0.1)
-    with pytest.raises(DataError, match=r"data\.validation_path is ''; a second source needs one"):
-        locate(data, validation=True)
-
-
-def test_locations(tmp_path):
-    data = at("t", "image_tar", labels="l", validation_path="v", validation_labels="w", s3_endpoint="http://h:1")
-    first, second = (locate(data, validation=side) for side in (False, True))
-    assert (first.path, first.split, first.labels) == ("t", "train", "l")
-    assert (second.path, second.split, second.labels) == ("v", "test", "w")
-    assert first.storage.s3_endpoint == second.storage.s3_endpoint == "http://h:1"
-    folder = at("t", "image_folder", validation_path="v")
-    assert [locate(folder, validation=side).labels for side in (False, True)] == ["", "t"]
-
-
-def test_files_behind_a_source(tmp_path):
-    cifar_directory(tmp_path, rows=4)
-    assert [file.name for file in source_files(at(tmp_path), validation=True)] == ["test_batch.bin"]
-    (only,) = source_files(at(DATABASES / "float", "lmdb"), validation=False)
-    assert (only.name, only.bytes) == ("data.mdb", 32768)
-
-
-def expected(data):
-    rows = expected_rows(data)
-    return rows and (rows.input.name, rows.input.dtype, rows.input.shape, rows.classes)
-
-
-def test_what_will_come_of_a_source(tmp_path):
-    write_folder(tmp_path / "folder", {"a": ["1.jpg"], "b": ["1.jpg"], "c": ["1.jpg"]})
-    write_tar(tmp_path / "a.tar", {"n1.jpg": jpeg(1)})
-    (tmp_path / "train.txt").write_text("n1.jpg 0\n")
-    folder, tar = at(tmp_path / "folder", "image_folder"), at(tmp_path / "a.tar", "image_tar")
-    assert expected(at("cifar", image="pixels")) == ("pixels", "uint8", (3, 32, 32), 10)
-    assert expected(Data(source="digits", validation_fraction=0.1)) == ("image", "uint8", (1, 8, 8), 10)
-    assert expected(at(DATABASES / "uint8", "lmdb")) == ("image", "uint8", (3, 12, 10), MOST_CLASSES)
-    assert expected(at(DATABASES / "float", "lmdb", classes=7)) == ("image", "float32", (2, 6, 7), 7)
-    assert expected(folder) == ("image", "uint8", (3, 4, 6), 3)
-    assert expected(replace(folder, resize=(8, 9))) == ("image", "uint8", (3, 8, 9), 3)
-    assert expected(tar) == ("image", "uint8", (3, 4, 6), MOST_CLASSES)
-    assert expected(replace(tar, resize=(8, 9))) == ("image", "uint8", (3, 8, 9), MOST_CLASSES)
-    assert expected(replace(tar, shape=(1, 8, 9), resize=(8, 9))) == ("image", "uint8", (1, 8, 9), MOST_CLASSES)
-    assert expected(at("x", "csv")) is None
-    assert expected(at("x", "csv", shape=(14,), classes=2)) == ("image", "float32", (14,), 2)
+        rows_at(spark, data, validation=False)
 
 
 # -- an object store --
@@ -378,8 +273,7 @@ def test_sources_on_s3(spark, tmp_path):
 
         def rows(source, key):
             data = at(f"s3://bucket/{key}", source, s3_endpoint=server.endpoint)
-            check_source(data, validation=False)
-            return sorted(read_source(spark, data, validation=False).collect())
+            return sorted(rows_at(spark, data, validation=False).collect())
 
         assert sorted(row.label for row in rows("cifar10", "cifar")) == sorted(train[1].tolist())
         assert sorted(row.label for row in rows("cifar10", "cifar/data_batch_[12].bin")) == sorted(

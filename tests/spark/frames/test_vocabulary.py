@@ -8,15 +8,14 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from opened import rows_at
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import DataError
 from sparknet.spark.frames import vocabulary
-from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.frames.vocabulary import learn
-from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.preparing.prepare import prepare
 
 pytestmark = pytest.mark.spark
@@ -66,13 +65,17 @@ def table(*features, **settings):
 
 
 def rows_of(frame):
-    with spark_errors("reading"):
-        return [(list(row.input), row.label) for row in frame.collect()]
+    rows = frame.collect()
+    if "fault" in frame.columns:
+        for row in rows:
+            if row.fault is not None:
+                raise DataError(row.fault)
+    return [(list(row.input), row.label) for row in rows]
 
 
 def test_adult_as_it_is(spark, adult):
     data = csv(adult, "*")
-    frame = read_source(spark, data, validation=False)
+    frame = rows_at(spark, data, validation=False)
     encoding = learn(frame, data)
     assert encoding is not None
     assert [feature.name for feature in encoding.features] == [f"_c{number}" for number in range(14)]
@@ -100,7 +103,7 @@ def test_adult_becomes_shards(spark, adult, tmp_path):
 
 def test_the_numbers_of_adult_alone(spark, adult):
     data = csv(adult, "_c0", "_c12")
-    frame = read_source(spark, data, validation=False)
+    frame = rows_at(spark, data, validation=False)
     encoding = learn(frame, data)
     assert encoding == TableEncoding(
         features=(Feature(name="_c0"), Feature(name="_c12")), label_words=("<=50K", ">50K")
@@ -112,7 +115,7 @@ def test_the_numbers_of_adult_alone(spark, adult):
 def test_other_rows_are_encoded_as_the_training_rows_were(spark, adult, tmp_path):
     data = csv(adult, "_c1", "_c0", validation_path=str(tmp_path / "test.csv"), validation_fraction=0)
     (tmp_path / "test.csv").write_text(PEOPLE.splitlines()[2] + "\n")  # alone it would be numbered otherwise
-    frames = [read_source(spark, data, validation=side) for side in (False, True)]
+    frames = [rows_at(spark, data, validation=side) for side in (False, True)]
     encoding = learn(frames[0], data)
     both = select_columns(frames[0], data, validation=frames[1], table=encoding)
     alone = select_columns(frames[1], data, validation=None, table=encoding)
@@ -147,7 +150,7 @@ def test_features_of_every_kind_in_the_order_given(mixed):
         label_words=("no", "yes"),
     )
     selected = select_columns(mixed, data, validation=None, table=encoding)
-    assert selected.dtypes == [("input", "array<float>"), ("label", "bigint")]
+    assert selected.dtypes == [("input", "array<float>"), ("label", "bigint"), ("fault", "string")]
     assert rows_of(selected) == [
         ([7, 0, 1, 1, 2, 1.5, 1, 1, 2, 3, 4], 0),
         ([8, 1, 0, 3, 0, 2.5, 0, 5, 6, 7, 8], 1),
@@ -159,7 +162,7 @@ def test_words_of_another_encoding_are_refused(spark, tmp_path):
     (tmp_path / "latin1.csv").write_bytes("café,1\ncafè,0\n".encode("latin1"))
     data = csv(tmp_path / "latin1.csv", "_c0", label="_c1")
     with pytest.raises(DataError, match=r"column _c0 has the word 'caf\ufffd', in which a letter was not UTF-8"):
-        learn(read_source(spark, data, validation=False), data)
+        learn(rows_at(spark, data, validation=False), data)
 
 
 def test_the_star_leaves_out_label_and_mark(mixed):
@@ -168,7 +171,7 @@ def test_the_star_leaves_out_label_and_mark(mixed):
     assert encoding is not None
     assert [feature.name for feature in encoding.features] == ["number", "vector", "nested", "word", "y"]
     selected = select_columns(mixed, data, validation=None, table=encoding)
-    assert selected.columns == ["input", "label", "validation"]
+    assert selected.columns == ["input", "label", "validation", "fault"]
     assert [row.validation for row in selected.collect()] == [True, False, True]
 
 
@@ -258,8 +261,8 @@ def test_a_label_that_training_did_not_have(spark):
     data = Data(source="parquet", path="p", image="x", label="y", validation_path="v")
     selected = select_columns(frame, data, validation=None, table=words)
     message = rf"column y: {AT} says '<=50K\.'; the training rows say <=50K, >50K: correct the label or remove"
-    with pytest.raises(DataError, match=message), spark_errors("reading"):
-        selected.collect()
+    with pytest.raises(DataError, match=message):
+        rows_of(selected)
 
 
 def test_columns_that_changed_their_kind(spark):

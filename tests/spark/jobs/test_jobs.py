@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparknet.errors import ClusterError
-from sparknet.spark.jobs.jobs import run_job
+from sparknet.spark.jobs.jobs import TaggedJob, run_job
 
 pytestmark = pytest.mark.spark
 
@@ -46,6 +46,24 @@ def test_a_job_that_takes_too_long_is_cancelled(spark):
     with pytest.raises(ClusterError, match="waiting took more than 3 s"):
         run_job(spark, job, doing="waiting", limit_seconds=3)
     assert ended.wait(4), "the job itself has ended, not only our waiting for it"
+    assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
+
+
+def test_what_is_submitted_after_the_cancelling_is_cancelled_too(spark):
+    frame = spark.range(0, 2, 1, 2).mapInArrow(waiting(120), "id bigint")
+    may_submit = threading.Event()
+
+    def work():
+        assert may_submit.wait(30)
+        frame.collect()
+
+    job = TaggedJob(spark, work)
+    assert not job.join(0.1)
+    assert not job.cancel(0.0), "there is nothing to cancel yet"
+    may_submit.set()
+    assert job.cancel(30.0)
+    with pytest.raises(Exception, match="cancelled"):
+        job.result()
     assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
 
 

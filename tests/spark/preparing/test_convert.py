@@ -16,11 +16,12 @@ from pyspark.sql import SparkSession
 from sklearn.datasets import load_sample_images
 
 from formats import cifar_directory
+from opened import rows_at
 from s3_server import CREDENTIALS, reach, s3_server
 from sparknet.config import Data
 from sparknet.data.sources.datum import parse
+from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
-from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.preparing import convert
 from sparknet.spark.preparing.convert import to_lmdb, to_parquet
 
@@ -64,6 +65,14 @@ def photographs(tmp_path_factory):
     return directory
 
 
+def lmdb_of(spark, data, target, *, partitions, testing=False):
+    return to_lmdb(spark, open_source(data, validation=testing), data, target, partitions=partitions)
+
+
+def parquet_of(spark, data, target, *, keys):
+    return to_parquet(spark, open_source(data), data, target, keys=keys)
+
+
 def names_in(directory):
     return sorted(path.name for path in directory.iterdir())
 
@@ -80,7 +89,7 @@ def records(directory):
 
 def test_pixels_as_one_database(spark, cifar, tmp_path):
     directory, images, labels, _ = cifar
-    done = to_lmdb(spark, data_of("cifar10", directory), str(tmp_path / "rows"), partitions=1)
+    done = lmdb_of(spark, data_of("cifar10", directory), str(tmp_path / "rows"), partitions=1)
     assert (done.rows, done.parts, done.damage.rows) == (60, 1, 0)
     assert names_in(tmp_path) == ["rows"]
     found = records(tmp_path / "rows")
@@ -92,14 +101,14 @@ def test_pixels_as_one_database(spark, cifar, tmp_path):
 
 def test_more_databases_than_files_hold_every_row_once(spark, cifar, tmp_path):
     directory, images, labels, test = cifar
-    done = to_lmdb(spark, data_of("cifar10", directory), str(tmp_path / "rows"), partitions=5)
+    done = lmdb_of(spark, data_of("cifar10", directory), str(tmp_path / "rows"), partitions=5)
     assert (done.rows, done.parts) == (60, 5)
     assert names_in(tmp_path / "rows") == [f"part-{number:05d}" for number in range(5)]
-    read = read_source(spark, data_of("lmdb", tmp_path / "rows"), validation=False).collect()
+    read = rows_at(spark, data_of("lmdb", tmp_path / "rows"), validation=False).collect()
     assert sorted((bytes(row.image), row.label) for row in read) == sorted(
         (image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)
     )
-    held = to_lmdb(spark, data_of("cifar10", directory), str(tmp_path / "test"), partitions=1, testing=True)
+    held = lmdb_of(spark, data_of("cifar10", directory), str(tmp_path / "test"), partitions=1, testing=True)
     assert held.rows == len(test[1])
 
 
@@ -110,13 +119,13 @@ def test_databases_where_spark_does_not_tell_its_partitions(spark, cifar, tmp_pa
 
     monkeypatch.setattr(type(spark.range(1)), "rdd", property(hidden))
     monkeypatch.setattr(convert, "is_remote", lambda: True)
-    done = to_lmdb(spark, data_of("cifar10", cifar[0]), str(tmp_path / "rows"), partitions=partitions)
+    done = lmdb_of(spark, data_of("cifar10", cifar[0]), str(tmp_path / "rows"), partitions=partitions)
     assert (done.rows, done.parts) == (60, partitions)
 
 
 def test_images_as_pixels_of_one_size_in_the_order_of_caffe(spark, photographs, tmp_path):
     settings = {"resize": (40, 30), "corrupt_share": 0.1}
-    done = to_lmdb(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), partitions=1)
+    done = lmdb_of(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), partitions=1)
     assert (done.rows, done.damage.rows) == (14, 1)
     assert "short.jpg" in done.damage.examples[0]
     found = {key.split(b"_", 1)[1].decode().rsplit("/", 2)[-1]: datum for key, datum in records(tmp_path / "rows")}
@@ -128,7 +137,7 @@ def test_images_as_pixels_of_one_size_in_the_order_of_caffe(spark, photographs, 
 
 def test_images_as_the_files_they_are(spark, photographs, tmp_path):
     settings = {"keep": "encoded", "resize": (40, 30), "corrupt_share": 0.1}
-    to_lmdb(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), partitions=2)
+    lmdb_of(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), partitions=2)
     databases = sorted((tmp_path / "rows").iterdir())
     found = [datum for database in databases for _, datum in records(database)]
     files = [path.read_bytes() for path in photographs.rglob("*.*") if path.name != "short.jpg"]
@@ -141,10 +150,10 @@ def test_images_as_the_files_they_are(spark, photographs, tmp_path):
 def test_files_that_are_kept_need_no_common_size(spark, photographs, tmp_path, write):
     data = data_of("image_folder", photographs, keep="encoded", corrupt_share=0.1, threads=2)
     if write == "lmdb":
-        done = to_lmdb(spark, data, str(tmp_path / "rows"), partitions=1)
+        done = lmdb_of(spark, data, str(tmp_path / "rows"), partitions=1)
         found = [datum.data for _, datum in records(tmp_path / "rows")]
     else:
-        done = to_parquet(spark, data, str(tmp_path / "rows"), keys=1)
+        done = parquet_of(spark, data, str(tmp_path / "rows"), keys=1)
         found = [row.data for row in spark.read.parquet(str(tmp_path / "rows")).collect()]
     assert (done.rows, done.damage.rows) == (14, 1)
     assert "short.jpg" in done.damage.examples[0]
@@ -158,7 +167,7 @@ def test_the_tests_of_archives_without_training_rows(spark, photographs, tmp_pat
             tar.add(photographs / "china" / name, name)
     (tmp_path / "val.txt").write_text("1.jpg 4\n2.jpg 0\n")
     data = data_of("image_tar", tmp_path, resize=(8, 6))
-    done = to_lmdb(spark, data, str(tmp_path / "rows"), partitions=1, testing=True)
+    done = lmdb_of(spark, data, str(tmp_path / "rows"), partitions=1, testing=True)
     assert done.rows == 2
     assert [(key, datum.label, datum.shape) for key, datum in records(tmp_path / "rows")] == [
         (b"00000000_1.jpg", 4, (3, 8, 6)),
@@ -172,7 +181,7 @@ def test_databases_in_an_object_store(spark, cifar, photographs, monkeypatch):
         reach(server, monkeypatch)
         for name, partitions in (("one", 1), ("several", 2)):
             data = data_of("cifar10", directory, s3_endpoint=server.endpoint)
-            assert to_lmdb(spark, data, f"s3://rows/{name}", partitions=partitions).rows == 60
+            assert lmdb_of(spark, data, f"s3://rows/{name}", partitions=partitions).rows == 60
             found = [row for where in databases_in(server, name) for row in where]
             assert sorted(found) == sorted(
                 (image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)
@@ -180,13 +189,13 @@ def test_databases_in_an_object_store(spark, cifar, photographs, monkeypatch):
         keys = ["one/data.mdb", "several/part-00000/data.mdb", "several/part-00001/data.mdb"]
         assert server.keys("rows") == keys
         with pytest.raises(DataError, match="there is something already"):
-            to_lmdb(spark, data, "s3://rows/one", partitions=1)
+            lmdb_of(spark, data, "s3://rows/one", partitions=1)
         strict = data_of("image_folder", photographs, keep="encoded", s3_endpoint=server.endpoint)
         with pytest.raises(DataError, match=r"1 of 15 rows are damaged"):
-            to_lmdb(spark, strict, "s3://rows/none", partitions=2)
+            lmdb_of(spark, strict, "s3://rows/none", partitions=2)
         assert server.keys("rows") == keys, "nothing is left of what failed"
         with pytest.raises(DataError, match=r"nothing to write s3:// with, and it is Spark"):
-            to_parquet(spark, data, "s3://rows/table", keys=2)
+            parquet_of(spark, data, "s3://rows/table", keys=2)
 
 
 def databases_in(server, name):
@@ -201,7 +210,7 @@ def databases_in(server, name):
 def test_numbers_as_float_data(spark, tmp_path):
     rows = [([float(row), row / 2, -1.0], row % 3) for row in range(20)]
     spark.createDataFrame(rows, "image array<float>, label int").write.parquet(str(tmp_path / "rows.parquet"))
-    done = to_lmdb(spark, data_of("parquet", tmp_path / "rows.parquet"), str(tmp_path / "rows"), partitions=1)
+    done = lmdb_of(spark, data_of("parquet", tmp_path / "rows.parquet"), str(tmp_path / "rows"), partitions=1)
     found = [datum for _, datum in records(tmp_path / "rows")]
     assert done.rows == 20
     assert all(datum.shape == (3, 1, 1) for datum in found)
@@ -214,7 +223,7 @@ def test_parquet_by_key(spark, cifar, tmp_path):
     hadoop = spark.sparkContext._jsc.hadoopConfiguration()
     hadoop.set("fs.defaultFS", "hdfs://127.0.0.1:1")  # as on a cluster; nobody is there
     try:
-        done = to_parquet(spark, data_of("cifar10", directory), str(tmp_path / "rows"), keys=4)
+        done = parquet_of(spark, data_of("cifar10", directory), str(tmp_path / "rows"), keys=4)
     finally:
         hadoop.unset("fs.defaultFS")
     assert (done.rows, done.parts) == (60, 4)
@@ -231,16 +240,16 @@ def test_parquet_by_key(spark, cifar, tmp_path):
 
 def test_parquet_of_files_and_of_damaged_ones(spark, photographs, tmp_path):
     settings = {"keep": "encoded", "resize": (8, 8), "corrupt_share": 0.1}
-    done = to_parquet(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), keys=1)
+    done = parquet_of(spark, data_of("image_folder", photographs, **settings), str(tmp_path / "rows"), keys=1)
     assert (done.rows, done.damage.rows) == (14, 1)
     assert "short.jpg" in done.damage.examples[0]
     found = spark.read.parquet(str(tmp_path / "rows")).collect()
     assert all(Image.open(io.BytesIO(row.data)).size[0] > 8 for row in found)
     strict = data_of("image_folder", photographs, resize=(8, 8), corrupt_share=0.01)
     with pytest.raises(DataError, match=r"1 of 15 rows are damaged.*short\.jpg"):
-        to_parquet(spark, strict, str(tmp_path / "none"), keys=1)
+        parquet_of(spark, strict, str(tmp_path / "none"), keys=1)
     with pytest.raises(DataError, match=r"1 of 15 rows are damaged.*short\.jpg"):
-        to_lmdb(spark, strict, str(tmp_path / "none"), partitions=1)
+        lmdb_of(spark, strict, str(tmp_path / "none"), partitions=1)
     assert names_in(tmp_path) == ["rows"], "nothing is left of what failed"
 
 
@@ -248,7 +257,7 @@ def test_numbers_as_parquet(spark, tmp_path):
     rows = [(float(row), row * 2, row % 2) for row in range(9)]
     spark.createDataFrame(rows, "a float, b int, label int").write.parquet(str(tmp_path / "rows.parquet"))
     data = data_of("parquet", tmp_path / "rows.parquet", features=("a", "b"))
-    to_parquet(spark, data, str(tmp_path / "rows"), keys=1)
+    parquet_of(spark, data, str(tmp_path / "rows"), keys=1)
     found = spark.read.parquet(str(tmp_path / "rows")).collect()
     assert sorted((row.data, row.label) for row in found) == sorted(([a, float(b)], label) for a, b, label in rows)
 
@@ -256,8 +265,8 @@ def test_numbers_as_parquet(spark, tmp_path):
 def test_a_place_that_is_taken(spark, cifar, tmp_path):
     (tmp_path / "file").write_text("mine")
     for write in (
-        lambda: to_lmdb(spark, data_of("cifar10", cifar[0]), str(tmp_path), partitions=1),
-        lambda: to_parquet(spark, data_of("cifar10", cifar[0]), str(tmp_path / "file"), keys=1),
+        lambda: lmdb_of(spark, data_of("cifar10", cifar[0]), str(tmp_path), partitions=1),
+        lambda: parquet_of(spark, data_of("cifar10", cifar[0]), str(tmp_path / "file"), keys=1),
     ):
         with pytest.raises(DataError, match="there is something already; remove it, or give another place"):
             write()
@@ -268,5 +277,5 @@ def test_rows_that_are_no_records(spark, tmp_path):
     rows = [([0.5, 1.0], -1)]
     spark.createDataFrame(rows, "image array<float>, label int").write.parquet(str(tmp_path / "rows.parquet"))
     with pytest.raises(DataError, match="row 0 has label -1"):
-        to_lmdb(spark, data_of("parquet", tmp_path / "rows.parquet"), str(tmp_path / "rows"), partitions=1)
+        lmdb_of(spark, data_of("parquet", tmp_path / "rows.parquet"), str(tmp_path / "rows"), partitions=1)
     assert names_in(tmp_path) == ["rows.parquet"]

@@ -1,5 +1,6 @@
 """`sparknet data imagenet` with Spark: exact, repeatable, gone on with after a kill, local and on S3."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -14,14 +15,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
 import s3_server
-from imagenet_archive import Archive, make_train, make_val, work_for
+from imagenet_archive import Archive, flat_tar, make_train, make_val, work_for
 from sparknet.cli.main import main
+from sparknet.data.export.imagenet_job import finished_reports
+from sparknet.data.export.imagenet_pieces import ImageRow
 from sparknet.data.rows.image_codec import decode, encode_jpeg, resize
+from sparknet.data.storage.place import LOCAL
 from sparknet.errors import DataError
+from sparknet.spark.preparing import imagenet
 from sparknet.spark.preparing.imagenet import make_chunks
 
 pytestmark = pytest.mark.spark
@@ -196,13 +202,61 @@ def test_progress_is_told_while_it_is_made(spark, few, tmp_path):
     assert done[-1] > 0
 
 
-def test_an_archive_that_goes_away_is_told_in_words(spark, tmp_path):
+def failed_tasks(spark):
+    """Of all stages that Spark still knows."""
+    tracker = spark.sparkContext.statusTracker()
+    stages = [tracker.getStageInfo(number) for number in range(1000)]
+    return sum(stage.numFailedTasks for stage in stages if stage)
+
+
+def test_an_archive_that_goes_away_is_told_in_words_and_once(spark, tmp_path):
     gone = make_train(tmp_path, classes=2, per_class=3, oddities=False)
     work = work_for(gone, "train", tmp_path / "to", chunks=2)
     gone.tar.unlink()
+    before = failed_tasks(spark)
     with pytest.raises(DataError, match=rf"^{re.escape(str(gone.tar))}: cannot be read: .*check that every worker"):
         make_chunks(spark, work)
-    assert not list((tmp_path / "to").rglob("*"))
+    assert failed_tasks(spark) == before
+    assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
+
+
+def test_no_chunk_lacks_what_a_task_could_not_read(spark, tmp_path):
+    made = make_train(tmp_path, classes=20, per_class=20, oddities=False)
+    work = work_for(made, "train", tmp_path / "to", chunks=3)
+    assert len(work.pieces) > 1
+    # offsets that are no numbers stand for any mistake of ours: it comes up in one task only
+    spoilt = dataclasses.replace(work, pieces=(*work.pieces[:-1], (None, None)))
+    before = failed_tasks(spark)
+    with pytest.raises(DataError, match=r"^TypeError: "):
+        make_chunks(spark, spoilt)
+    assert failed_tasks(spark) == before
+    assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
+    make_chunks(spark, work)
+    assert {name for name, _ in members(tmp_path / "to")} == set(made.images)
+
+
+def test_a_failure_reaches_every_chunk_by_the_shuffle(tmp_path):
+    """And not only by the file, which a shared disk may show too late."""
+    made = make_train(tmp_path, classes=2, per_class=3, oddities=False)
+    work = work_for(made, "train", tmp_path / "to", chunks=3)
+    made.tar.unlink()
+    failure = LOCAL.place(str(tmp_path / "failure"))
+    this = imagenet._Pass(work=work, keys={0: 7, 1: 8, 2: 9}, failure=failure)
+    batches = imagenet._read_pieces(this, iter([pa.record_batch({"id": [0]})]))
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [row["key"] for row in rows] == [7, 8, 9]
+    assert all(row["reason"] == failure.read().decode() for row in rows)
+    with pytest.raises(DataError, match=re.escape(str(made.tar))):
+        list(imagenet._whole([ImageRow(0, row["place"], 0, "", row["reason"], b"") for row in rows]))
+
+
+def test_a_chunk_all_of_whose_images_are_missing_is_there(spark, tmp_path):
+    made = make_val(tmp_path, images=6)
+    made.tar.write_bytes(flat_tar(dict(list(made.images.items())[:2])))
+    work = work_for(made, "val", tmp_path / "to", chunks=6)
+    make_chunks(spark, work)
+    assert len(finished_reports(work.layout)) == 6
+    assert {name for name, _ in members(tmp_path / "to", "val")} == set(list(made.images)[:2])
 
 
 # cut off and gone on with

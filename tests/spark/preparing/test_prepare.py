@@ -17,13 +17,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from formats import cifar_directory, random_rows, write_cifar, write_mnist
+from opened import partitions, pixels_and_labels, rows_at
 from prepared import as_set, open_prepare_session, rows_of, write_parquet
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.sources import digits
 from sparknet.errors import ClusterError, DataError, MissingDependency
-from sparknet.spark.frames.read_source import read_source, register
+from sparknet.spark.frames.data_sources import register
 from sparknet.spark.preparing import prepare as preparation
 from sparknet.spark.preparing.prepare import prepare, prepare_frame
 
@@ -65,8 +66,7 @@ def test_digits(spark, store):
     assert (manifest.input.shape, manifest.input.dtype, manifest.classes) == ((1, 8, 8), "uint8", 10)
     assert manifest.validation_rows == pytest.approx(0.2 * 1797, abs=1)
     train, validation = rows_of(directory, manifest, "train"), rows_of(directory, manifest, "validation")
-    batch = next(digits.read(digits.units()[0]))
-    expected = [column.to_numpy(batch.column(i)) for i, column in enumerate(digits.COLUMNS)]
+    expected = pixels_and_labels(digits, digits.read(partitions(digits)[0]))
     assert sorted(as_set(*train) + as_set(*validation)) == as_set(*expected)
     assert list(manifest.train_label_counts) == np.bincount(train[1]).tolist()
     np.testing.assert_allclose(manifest.channel_mean, [train[0].mean()])
@@ -132,7 +132,7 @@ def test_the_sources_serve_any_spark_user(spark, tmp_path):
 def test_a_large_file_is_read_by_several_tasks(spark, tmp_path):
     write_cifar(tmp_path / "all.bin", *random_rows(5_001, (3, 32, 32)))
     data = Data(source="cifar10", path=str(tmp_path / "all.bin"), validation_fraction=0.1)
-    frame = read_source(spark, data, validation=False)
+    frame = rows_at(spark, data, validation=False)
     assert frame.rdd.getNumPartitions() == 2
     assert frame.count() == 5_001
 

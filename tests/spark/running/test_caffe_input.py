@@ -200,7 +200,7 @@ class Measured:
 
     def run(self, measure: Callable[[], Measurement], *arguments: str) -> int:
         @contextmanager
-        def opened(*_: object, log_path: Path) -> Iterator[None]:
+        def opened(*_: object, log_path: Path, **__: object) -> Iterator[None]:
             log_path.write_text("WARN something")
             yield None
 

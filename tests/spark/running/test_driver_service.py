@@ -21,7 +21,7 @@ from sparknet.errors import ClusterError, Unauthorized
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import FILE_SCHEMA, DriverService
 from sparknet.spark.running.worker_task import WorkerPlan
-from sparknet.training.coordination.coordinator import Coordinator, Progress, Rules
+from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
 from sparknet.training.coordination.messages import (
     Exchange,
     Failed,
@@ -349,7 +349,7 @@ def files(megabytes=9):
 
 
 def test_a_checkpoint_goes_and_comes_back_bit_for_bit(tmp_path):
-    progress = Progress(round=7, samples=99, cursors={0: Cursor(epoch=2, position=5)})
+    progress = RunProgress(round=7, samples=99, cursors={0: Cursor(epoch=2, position=5)})
     stage = Stage(tmp_path, start=progress)
     try:
         client = stage.client()

@@ -15,11 +15,11 @@ from digits import CONFIG, open_test_session, read_events
 from sparknet.config import load_config
 from sparknet.errors import CheckpointError
 from sparknet.spark.running.run import train
+from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.objectives.objective import Objective
-from sparknet.training.open_run import open_run
 from sparknet.training.run_files.checkpoint import Checkpoints, Saved
 from sparknet.training.run_files.run_dir import RunDir
-from sparknet.training.run_hook import SideJob, Tell
+from sparknet.training.run_files.run_hook import SideJob, Tell
 
 pytestmark = pytest.mark.spark
 

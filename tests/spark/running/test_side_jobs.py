@@ -8,7 +8,7 @@ import pytest
 
 from sparknet.errors import CheckpointError
 from sparknet.spark.running.side_jobs import DONE, SideJobs
-from sparknet.training.run_hook import SideJob
+from sparknet.training.run_files.run_hook import SideJob
 
 PATIENCE_SECONDS = 30.0
 

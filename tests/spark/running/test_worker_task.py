@@ -1,99 +1,145 @@
-"""What a worker opens is closed at its end, however it ends: Spark uses its process again."""
+"""What a worker starts is ended with it, however it ends: Spark uses its process again for other tasks."""
 
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from sparknet.config import Data, Net, Run, RunConfig
+from a_manifest import MANIFEST
+from encoded import cells_of, encoded_columns, png
+from formats import random_rows
+from sparknet.config import Cluster, Data, Net, Run, RunConfig, Solver
 from sparknet.data.loading.transform import Normalise
-from sparknet.errors import DataError
-from sparknet.spark.running import worker_task
+from sparknet.data.shards.shard_table import Shard
+from sparknet.data.shards.shard_writer import ShardWriter
+from sparknet.errors import ClusterError
 from sparknet.spark.running.driver_client import DriverAddress
+from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
+from sparknet.training.coordination.coordinator import Coordinator, Rules
 from sparknet.training.coordination.messages import Register
 from sparknet.training.objectives.preprocessing import Preprocessing
+from sparknet.training.run_files.checkpoint import Checkpoints
 
 PLAIN = Normalise(mean=None, scale=1.0)
+SHAPE = (1, 8, 8)
+NEVER = 10**6
 
 
-class Client:
-    """A driver that only listens."""
+@pytest.fixture
+def started(monkeypatch):
+    """The names of all threads that are started from now on."""
+    names, start = [], threading.Thread.start
 
-    def __init__(self, address, **_):
-        self.told = []
+    def noted(thread):
+        names.append(thread.name)
+        start(thread)
 
-    def tell(self, message):
-        self.told.append(message)
-
-    def close(self):
-        pass
-
-
-class Beats:
-    driver_lost = False
-
-    def __init__(self, *_):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    return names
 
 
-class Groups:
-    def __init__(self, *_, **__):
-        pass
-
-    def abort(self, epoch):
-        pass
-
-
-class Tables:
-    """Notes when it is closed."""
-
-    def __init__(self, notes):
-        self.notes = notes
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.notes.append("closed")
+def prepare(directory, *, torn=False):
+    """A store of encoded images, which several threads decode; `torn` damages the last one."""
+    images, _ = random_rows(16, SHAPE, seed=1)
+    labels = np.arange(16) % 3
+    files = [png(image) for image in images]
+    if torn:
+        files[-1] = b"no image"
+    columns = encoded_columns(SHAPE)
+    writer = ShardWriter(directory, prefix="rows", columns=columns, shard_bytes=1 << 20)
+    writer.append(images, labels, encoded=cells_of(files))
+    shards = tuple(Shard(path=done.name, rows=done.statistics.rows) for done in writer.close())
+    image, label = columns
+    told = {"input": image, "label": label, "train": shards, "validation": shards}
+    counts, ones = tuple(np.bincount(labels).tolist()), (1.0,)
+    replace(MANIFEST, **told, train_label_counts=counts, channel_mean=ones, channel_std=ones).save(directory)
 
 
-@pytest.mark.parametrize("error", [None, DataError("a shard is gone"), RuntimeError("out of luck")])
-def test_tables_are_closed_after_the_worker(monkeypatch, error):
-    notes = []
+class Stage:
+    """A driver for one worker, and that worker's plan."""
 
-    class Worker:
-        phase = "training"
+    def __init__(self, directory, *, rounds):
+        rules = Rules(slots=1, rounds=rounds, local_steps=1, checkpoint_every=1, evaluation_parts=1)
+        self.coordinator = Coordinator(rules, now=time.monotonic())
+        checkpoints = Checkpoints(directory, keep=2)
+        self.service = DriverService(self.coordinator, checkpoints, host="127.0.0.1", token="t")
+        config = RunConfig(
+            data=Data(source="digits", validation_fraction=0.2, threads=2),
+            net=Net(name="digits_cnn"),
+            run=Run(rounds=rounds, workers=1),
+            solver=Solver(batch_size=8),
+            cluster=Cluster(heartbeat_timeout_seconds=0.5),
+        )
+        self.plan = WorkerPlan(
+            config=config,
+            driver=DriverAddress(uri=self.service.address, token="t"),
+            data_dir=str(directory),
+            rounds=rounds,
+            preprocessing=Preprocessing(train=PLAIN, test=PLAIN),
+        )
 
-        def run(self):
-            notes.append("ran")
-            if error is not None:
-                raise error
+    def train(self):
+        train_as(self.plan, Register(slot=0, attempt=0, host="here", pid=1))
 
-    def prepare(plan, who, *, tables, **_):
-        tables.enter_context(Tables(notes))
-        return Worker()
 
-    for name, replacement in (("DriverClient", Client), ("Heartbeats", Beats), ("Groups", Groups)):
-        monkeypatch.setattr(worker_task, name, replacement)
-    monkeypatch.setattr(worker_task, "_prepare", prepare)
-    config = RunConfig(
-        data=Data(source="digits", validation_fraction=0.2), net=Net(name="digits_cnn"), run=Run(rounds=1)
-    )
-    plan = WorkerPlan(
-        config=config,
-        driver=DriverAddress(uri="grpc://127.0.0.1:1", token="t"),
-        data_dir="/nowhere",
-        rounds=1,
-        preprocessing=Preprocessing(train=PLAIN, test=PLAIN),
-    )
-    who = Register(slot=0, attempt=0, host="here", pid=1)
-    if isinstance(error, RuntimeError):
-        with pytest.raises(RuntimeError, match="out of luck"):
-            train_as(plan, who)
-    else:
-        train_as(plan, who)
-    assert notes == ["ran", "closed"]
+@pytest.fixture
+def stage_for(tmp_path):
+    stages = []
+
+    def make(*, rounds, torn=False):
+        prepare(tmp_path, torn=torn)
+        stages.append(Stage(tmp_path, rounds=rounds))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.service.close()
+
+
+def own_threads():
+    """Python's threads; those of the service's calls belong to its server, and each has a dummy here."""
+    return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+
+
+def check_ended(before, started):
+    assert any(name.startswith("sparknet-decode") for name in started), "several threads have decoded"
+    assert own_threads() <= before
+
+
+def test_after_a_finished_run(stage_for, started):
+    stage = stage_for(rounds=2)
+    before = own_threads()
+    stage.train()
+    assert stage.coordinator.status == "finished"
+    check_ended(before, started)
+
+
+def test_after_data_at_fault_which_end_the_run_quietly(stage_for, started):
+    stage = stage_for(rounds=2, torn=True)
+    before = own_threads()
+    stage.train()
+    assert stage.coordinator.status == "failed"
+    assert "is damaged now" in stage.coordinator.culprit.cause
+    check_ended(before, started)
+
+
+def test_after_the_driver_is_gone_which_spark_must_hear_of(stage_for, started):
+    stage = stage_for(rounds=NEVER)
+    before = own_threads()
+
+    def leave():
+        give_up = time.monotonic() + 60
+        while stage.coordinator.round < 2 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        stage.service.close()
+
+    gone = threading.Thread(target=leave)
+    gone.start()
+    with pytest.raises(ClusterError, match=r"worker 0 lost the driver while"):
+        stage.train()
+    gone.join()
+    assert stage.coordinator.round >= 2
+    check_ended(before, started)

@@ -9,10 +9,10 @@ from sparknet.caffe import NetSpec
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config import Data, Net, Run, RunConfig, Solver, load_config, override, write_config
 from sparknet.errors import ConfigError, NetError
+from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.caffe_runs.run_config import CaffeFiles, scored_run, solver_run
 from sparknet.training.caffe_runs.run_hooks import rounding_notes
 from sparknet.training.objectives.recipe import Recipe
-from sparknet.training.open_run import open_run
 
 
 @pytest.fixture

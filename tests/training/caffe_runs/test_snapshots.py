@@ -8,13 +8,13 @@ import pytest
 from caffe_example import SOLVER, Example, write_example
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
 from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.data.sources.opening import open_source
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.spark.frames.read_source import expected_rows
+from sparknet.training.caffe_runs.open_run import RunStart
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.caffe_runs.snapshots import make_snapshots
 from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.open_run import RunStart
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run_of(example: Example, solver: str = SOLVER, *settings: str, **files) -> R
 
 
 def objective_of(start: RunStart) -> CaffeObjective:
-    rows = expected_rows(start.config.data)
+    rows = open_source(start.config.data).schema(start.config.data)
     assert rows is not None
     objective = start.objective(rows)
     assert isinstance(objective, CaffeObjective)
@@ -42,7 +42,7 @@ def settings_of(start: RunStart) -> SolverSettings:
 
 
 def check(start: RunStart) -> None:
-    check_caffe(start, expected_rows(start.config.data))
+    check_caffe(start, open_source(start.config.data).schema(start.config.data))
 
 
 def snapshot_of(example: Example, iteration: int, solver: str = SOLVER) -> str:

@@ -54,6 +54,44 @@ def test_a_process_that_was_killed_lets_the_directory_go(tmp_path):
     RunDir.reopen(tmp_path / "run").close()
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints
+from sparknet.training.run_files.run_dir import RunDir
+from sparknet.whole_files import whole_directory
+run_dir = RunDir.reopen(Path(sys.argv[1]))
+with Checkpoints(run_dir.path, 2).writing(RunProgress(round=1)) as draft, whole_directory(run_dir.path / "model"):
+    draft.write(WEIGHTS, b"half")
+    (run_dir.path / "model").rename(run_dir.path / ".model.0123456789abcdef.old")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_driver_left_is_put_right(tmp_path):
+    path = tmp_path / "run"
+    RunDir.create(path, CONFIG).close()
+    (path / "model").mkdir()
+    (path / "model" / "model.json").write_text("old")
+    (path / "store" / ".preparing-x").mkdir(parents=True)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert killed.returncode == -9
+    assert len(list((path / "checkpoints").iterdir())) == 1
+    assert not (path / "model").exists()
+    RunDir.reopen(path).close()
+    assert list((path / "checkpoints").iterdir()) == []
+    assert list((path / "store").iterdir()) == []
+    assert sorted(found.name for found in path.iterdir()) == [
+        ".lock",
+        "checkpoints",
+        "config.toml",
+        "model",
+        "store",
+    ]
+    assert (path / "model" / "model.json").read_text() == "old"
+
+
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,25 @@ def test_a_model_that_cannot_be_written_leaves_the_older_one(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot be written to .*make room there"):
         save_model(saved, tmp_path / "no such weights", description(), NORMALISE)
     load_model(saved)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "weights"]
+
+
+def test_a_model_that_does_not_get_its_place_leaves_the_older_one(saved, tmp_path, monkeypatch):
+    rename, refused = Path.rename, []
+
+    def broken(path, target):
+        if target == saved and "part" in path.suffix:
+            refused.append(path)
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    before = load_model(saved)
+    (tmp_path / "weights").write_bytes(dump_weights(build_other()))
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(CheckpointError, match=r"cannot be written to .*Input/output error"):
+        save_model(saved, tmp_path / "weights", description(), NORMALISE)
+    assert len(refused) == 1, "the failure was injected"
+    assert torch.equal(load_model(saved).module.ip1.weight, before.module.ip1.weight)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "weights"]
 
 

@@ -38,6 +38,7 @@ def _exists(layer: LayerParameter, index: int, *, phase: Phase, level: int, stag
             f"layer {layer.name!r} (number {index}) has include and exclude rules; "
             f"Caffe takes one kind or the other: remove one of them"
         )
+    # Without any rule a layer is in every state: no exclude rule is met.
     rules = layer.include or layer.exclude
     met = any(_meets(rule, phase=phase, level=level, stages=stages) for rule in rules)
     return met if layer.include else not met
@@ -49,6 +50,7 @@ def _meets(rule: NetStateRule, *, phase: Phase, level: int, stages: Collection[s
         (not rule.HasField("phase") or rule.phase == phase)
         and (not rule.HasField("min_level") or level >= rule.min_level)
         and (not rule.HasField("max_level") or level <= rule.max_level)
+        # Every stage named must hold, and none of not_stage; the rules of one layer are alternatives.
         and all(stage in stages for stage in rule.stage)
         and not any(stage in stages for stage in rule.not_stage)
     )

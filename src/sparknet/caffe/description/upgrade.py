@@ -52,6 +52,7 @@ def upgrade_net(
         NetError: the file mixes generations, a legacy layer has a type or field that Caffe did not know, or a
             binary file holds a name that is no UTF-8 or lacks a required field.
     """
+    # First: protobuf raises ValueError, without a place, when a damaged string is copied.
     _check_damage(net, f"{source}: " if source else "")
     modern = NetParameter()
     modern.CopyFrom(net)
@@ -61,6 +62,7 @@ def upgrade_net(
         kept = _modern_layers(net, source, lines or {})
         modern.layer.extend(layer for _, layer in kept)
         origins = [("layers", index) for index, _ in kept]
+    # In front of all others, as Caffe's: an Input layer that stood last would come too late for its readers.
     if net.input and (net.input_shape or net.input_dim):
         layers = [_input_layer(net, f"{source}: " if source else ""), *modern.layer]
         modern.ClearField("layer")
@@ -68,6 +70,7 @@ def upgrade_net(
         origins.insert(0, None)
     for name in ("input", "input_shape", "input_dim"):
         modern.ClearField(name)
+    # Last: it looks at `param`, which the step from V1 makes of four lists.
     for layer in modern.layer:
         _freeze_statistics(layer)
     return Upgrade(net=modern, origins=tuple(origins))
@@ -83,6 +86,7 @@ def upgrade_solver(solver: SolverParameter) -> SolverParameter:
     modern.CopyFrom(solver)
     if solver.HasField("solver_type"):
         name = _SOLVER_TYPES[solver.solver_type]
+        # UpgradeSolverType refuses both at once too.
         if solver.HasField("type"):
             raise NetError(
                 f"the solver has type {solver.type!r} and solver_type {name.upper()}; "
@@ -123,11 +127,14 @@ def _modern_layers(
         old = net.layers[index]
         return f"{file}layers number {index}, {old.layer.name or old.name!r},"
 
+    # Caffe logs an error and goes on without the `layer` ones: another net than the file says.
     if net.layer:
         raise NetError(
             f"{place(0)} is in the old notation and {len(net.layer)} `layer` are in the new one; "
             f"Caffe takes one or the other: write all of them as `layer`"
         )
+    # One layer of V0 makes a net of V0, as in Caffe (NetNeedsV0ToV1Upgrade); `upgrade_v0` then refuses the
+    # others.
     if any(layer.HasField("layer") for layer in net.layers):
         older = upgrade_v0(net, place)
     else:
@@ -196,6 +203,7 @@ _V1_TYPES = {
 def _from_v1(old: V1LayerParameter) -> LayerParameter:
     """Return a V1 layer as a modern one."""
     layer = LayerParameter()
+    # By name: a test holds that every other field of V1 has a place of the same name and type.
     for field, value in old.ListFields():
         if field.name not in ("type", "param", "blob_share_mode", "blobs_lr", "weight_decay"):
             put(layer, field.name, value)
@@ -224,6 +232,7 @@ _WITH_TRANSFORMATION = {
 
 def _move_transformation(layer: V1LayerParameter) -> None:
     """Move what a data layer said of its images into `transform_param`."""
+    # By type, as UpgradeNetDataTransformation: a data_param in any other layer is dead text and stays so.
     holder = _WITH_TRANSFORMATION.get(layer.type)
     if holder is None or not layer.HasField(holder):
         return
@@ -252,6 +261,7 @@ def _input_layer(net: NetParameter, file: str) -> LayerParameter:
             f"{file}the net has {count} input and {len(net.input_dim)} input_dim; each input takes four "
             f"(batch, channels, height, width): give {4 * count}, or an input_shape for each input"
         )
+    # UpgradeNetInput: four numbers each, in the order of the inputs.
     for first in range(0, 4 * count, 4):
         layer.input_param.shape.add(dim=net.input_dim[first : first + 4])
     return layer
@@ -259,6 +269,8 @@ def _input_layer(net: NetParameter, file: str) -> LayerParameter:
 
 def _freeze_statistics(layer: LayerParameter) -> None:
     """Keep the solver from a BatchNorm layer's mean, variance and factor."""
+    # UpgradeNetBatchNorm: older files had to declare all three. With another number of them Caffe leaves the
+    # layer as it is, and the layer's own set-up looks at them.
     if layer.type == "BatchNorm" and len(layer.param) == 3:
         for spec in layer.param:
             spec.lr_mult = 0.0

@@ -98,6 +98,8 @@ def upgrade_v0(net: NetParameter, place: Callable[[int], str]) -> list[tuple[int
     Raises:
         NetError: a V1 layer among them, a type or field that V0 did not know, or padding that no layer can take.
     """
+    # UpgradeV0LayerParameter takes bottom, top and what is in `layer`; what stands beside them would be lost
+    # unseen.
     for index, layer in enumerate(net.layers):
         outside = [field.name for field, _ in layer.ListFields() if field.name not in ("layer", "bottom", "top")]
         if outside or not layer.HasField("layer"):
@@ -116,6 +118,8 @@ def _fold_padding(net: NetParameter, place: Callable[[int], str]) -> list[tuple[
         layer = V1LayerParameter()
         layer.CopyFrom(old)
         for position, bottom in enumerate(old.bottom):
+            # UpgradeV0PaddingLayers ends here too ("Unknown blob input"), since the maker may have been a padding
+            # layer.
             if bottom not in makers:
                 raise NetError(
                     f"{place(index)} reads {bottom!r}, which no input and no layer before it makes: "
@@ -126,8 +130,10 @@ def _fold_padding(net: NetParameter, place: Callable[[int], str]) -> list[tuple[
                 _check_padding(old, maker, place(index))
                 layer.layer.pad = maker.layer.pad
                 layer.bottom[position] = maker.bottom[0]
+        # Its readers have its pad and read its bottom now.
         if old.layer.type != "padding":
             layers.append((index, layer))
+        # Behind the layer itself: one that works in place reads what was there before it.
         makers.update(dict.fromkeys(old.top, old))
     return layers
 
@@ -160,6 +166,7 @@ def _from_v0(old: V1LayerParameter, where: str) -> V1LayerParameter:
     for field, value in settings.ListFields():
         if field.name == "hdf5_output_param" and settings.type != "hdf5_output":
             raise NetError(f"{where} sets {field.name}; only hdf5_output layers have it: remove it")
+        # UpgradeV0LayerParameter: in a layer of any type.
         if field.name in _V0_TRANSFORMATION:
             setattr(layer.transform_param, _V0_TRANSFORMATION[field.name], value)
         elif field.name in _V0_FIELDS:
@@ -176,6 +183,7 @@ def _put_v0(layer: V1LayerParameter, kind: str, name: str, value: Any, where: st
         rule = f"only {' and '.join(holders)} layers have it" if holders else "Caffe never read it"
         raise NetError(f"{where} sets {name}; {rule}: remove it")
     holder = getattr(layer, holders[kind])
+    # Kernel, stride and pad have become lists in a Convolution since, one number for each axis.
     put(holder, modern_name, [value] if holder.DESCRIPTOR.fields_by_name[modern_name].is_repeated else value)
 
 

@@ -8,15 +8,11 @@ from sparknet.caffe.schema import LayerParameter
 
 __all__ = [
     "AccuracyLayer",
-    "ArgMaxLayer",
-    "ContrastiveLoss",
     "EuclideanLoss",
-    "HingeLoss",
     "InputLayer",
     "Normalization",
     "RDDLayer",
     "SigmoidCrossEntropyLoss",
-    "SilenceLayer",
     "SoftmaxLayer",
     "SoftmaxWithLoss",
 ]
@@ -56,6 +52,7 @@ def SoftmaxWithLoss(
     **options: Unpack[Options],
 ) -> LayerParameter:
     """Mean of -ln of the true class's probability; bottoms: scores, labels."""
+    # axis is of softmax_param, the others of loss_param: `make` finds the message of each.
     return make(
         "SoftmaxWithLoss",
         name,
@@ -91,25 +88,6 @@ def EuclideanLoss(name: str, bottoms: Blobs, **options: Unpack[Options]) -> Laye
     return make("EuclideanLoss", name, bottoms, options)
 
 
-def HingeLoss(
-    name: str, bottoms: Blobs, *, norm: Literal["L1", "L2"] = "L1", **options: Unpack[Options]
-) -> LayerParameter:
-    """One-against-all hinge; bottoms: scores, labels."""
-    return make("HingeLoss", name, bottoms, options, norm=norm)
-
-
-def ContrastiveLoss(
-    name: str,
-    bottoms: Blobs,
-    *,
-    margin: float = 1.0,
-    legacy_version: bool = False,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """Pulls pairs that belong together, pushes others apart to `margin`; bottoms: two rows each, 1 or 0."""
-    return make("ContrastiveLoss", name, bottoms, options, margin=margin, legacy_version=legacy_version)
-
-
 def AccuracyLayer(
     name: str,
     bottoms: Blobs,
@@ -121,21 +99,3 @@ def AccuracyLayer(
 ) -> LayerParameter:
     """Share of rows whose true class is among the `top_k` best scores; bottoms: scores, labels."""
     return make("Accuracy", name, bottoms, options, top_k=top_k, axis=axis, ignore_label=ignore_label)
-
-
-def ArgMaxLayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    top_k: int = 1,
-    out_max_val: bool = False,
-    axis: int | None = None,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """Which scores are the `top_k` best."""
-    return make("ArgMax", name, bottoms, options, top_k=top_k, out_max_val=out_max_val, axis=axis)
-
-
-def SilenceLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
-    """Read blobs that nobody needs, so that they are no outputs of the net."""
-    return make("Silence", name, bottoms, {"tops": (), **options})

@@ -7,17 +7,15 @@ from sparknet.caffe.schema import FillerParameter, LayerParameter
 
 __all__ = [
     "BatchNormLayer",
-    "BiasLayer",
     "ConvolutionLayer",
     "ConvolutionOptions",
     "DeconvolutionLayer",
-    "EmbedLayer",
     "InnerProductLayer",
-    "PReLULayer",
     "ScaleLayer",
 ]
 
 
+# A TypedDict, so that both functions check these by name without a list of ten parameters each.
 class ConvolutionOptions(Options, total=False):
     """What convolutions take besides."""
 
@@ -41,38 +39,32 @@ def ConvolutionLayer(
     name: str, bottoms: Blobs, kernel: Size, num_output: int, **options: Unpack[ConvolutionOptions]
 ) -> LayerParameter:
     """Convolution; blobs: weights [num_output, channels / group, *kernel], biases [num_output]."""
-    return _convolution("Convolution", name, bottoms, {"kernel": kernel, "num_output": num_output}, options)
+    return _convolution("Convolution", name, bottoms, (kernel, num_output), options)
 
 
 def DeconvolutionLayer(
     name: str, bottoms: Blobs, kernel: Size, num_output: int, **options: Unpack[ConvolutionOptions]
 ) -> LayerParameter:
     """Transposed convolution; blobs: weights [channels, num_output / group, *kernel], biases [num_output]."""
-    return _convolution("Deconvolution", name, bottoms, {"kernel": kernel, "num_output": num_output}, options)
+    return _convolution("Deconvolution", name, bottoms, (kernel, num_output), options)
 
 
 def _convolution(
-    kind: str, name: str, bottoms: Blobs, size: dict[str, Any], options: ConvolutionOptions
+    kind: str, name: str, bottoms: Blobs, size: tuple[Size, int], options: ConvolutionOptions
 ) -> LayerParameter:
-    given: dict[str, Any] = {**options, **size}
-    own = ConvolutionOptions.__annotations__.keys() - Options.__annotations__.keys() | size.keys()
-    mine = {key: given.pop(key) for key in own if key in given}
-    dilation = mine.get("dilation", 1)
-    return make(
-        kind,
-        name,
-        bottoms,
-        cast("Options", given),
-        num_output=mine["num_output"],
-        **along_axes("kernel", mine["kernel"]),
-        **along_axes("stride", mine.get("stride", 1), default=1),
-        **along_axes("pad", mine.get("pad", 0), default=0),
-        dilation=None if dilation == 1 else dilation,
-        group=mine.get("group"),
-        bias_term=mine.get("bias"),
-        weight_filler=mine.get("weight_filler"),
-        bias_filler=mine.get("bias_filler"),
-    )
+    given: dict[str, Any] = {**options}
+    kernel, num_output = size
+    dilation = given.pop("dilation", 1)
+    fields = {
+        **along_axes("kernel", kernel),
+        **along_axes("stride", given.pop("stride", 1), default=1),
+        **along_axes("pad", given.pop("pad", 0), default=0),
+        # a repeated field, which has no default that `make` could leave out
+        "dilation": None if dilation == 1 else dilation,
+        "bias_term": given.pop("bias", None),
+        **{key: given.pop(key, None) for key in ("group", "weight_filler", "bias_filler")},
+    }
+    return make(kind, name, bottoms, cast("Options", given), num_output=num_output, **fields)
 
 
 def InnerProductLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
@@ -99,31 +91,6 @@ def InnerProductLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
         bias_filler=bias_filler,
         axis=axis,
         transpose=transpose,
-    )
-
-
-def EmbedLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
-    name: str,
-    bottoms: Blobs,
-    input_dim: int,
-    num_output: int,
-    *,
-    bias: bool = True,
-    weight_filler: FillerParameter | None = None,
-    bias_filler: FillerParameter | None = None,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """A row of a table for each whole number 0..input_dim-1; blobs: [input_dim, num_output], biases."""
-    return make(
-        "Embed",
-        name,
-        bottoms,
-        options,
-        num_output=num_output,
-        input_dim=input_dim,
-        bias_term=bias,
-        weight_filler=weight_filler,
-        bias_filler=bias_filler,
     )
 
 
@@ -180,28 +147,3 @@ def ScaleLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
         bias_term=bias,
         bias_filler=bias_filler,
     )
-
-
-def BiasLayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    axis: int = 1,
-    num_axes: int = 1,
-    filler: FillerParameter | None = None,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """Add a learned number for each channel, or a second bottom."""
-    return make("Bias", name, bottoms, options, axis=axis, num_axes=num_axes, filler=filler)
-
-
-def PReLULayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    filler: FillerParameter | None = None,
-    channel_shared: bool = False,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """ReLU with a learned slope below 0 for each channel, or one for all."""
-    return make("PReLU", name, bottoms, options, filler=filler, channel_shared=channel_shared)

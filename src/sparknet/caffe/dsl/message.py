@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     """Whether each bottom gets a gradient."""
 
 
+# caffe.proto gives these types another type's message.
 _ALIASES = {
     "deconvolution": "convolution",
     "im2col": "convolution",
@@ -68,6 +69,7 @@ def NetParam(name: str, *layers: LayerParameter) -> NetSpec:
     """
     net = NetParameter(name=name)
     for place, layer in enumerate(cast("tuple[object, ...]", layers)):
+        # A list in place of layers is the commonest slip; protobuf would speak of its own types.
         if not isinstance(layer, LayerParameter):
             raise NetError(
                 f"net {name!r}: argument {place + 1} is a {type(layer).__name__}; it must be a layer: "
@@ -75,6 +77,7 @@ def NetParam(name: str, *layers: LayerParameter) -> NetSpec:
             )
         net.layer.append(layer)
     spec = NetSpec.from_message(net, f"net {name!r}")
+    # Caffe lets two layers have one name; their weights would then go to the first of them.
     _check_names(spec)
     return spec
 
@@ -115,12 +118,14 @@ def make(kind: str, name: str, bottoms: Blobs, options: Options, **fields: Any) 
     where = f"layer {name!r} ({kind})"
     for key in options:
         if key not in Options.__annotations__:
+            # For its error, where the type does not know the name either.
             _home(LayerParameter(type=kind), key, where)
             raise NetError(f"{where}: {key} is no argument here; Layer({kind!r}, ...) takes all fields of a type")
     read = _names(bottoms, f"{where}: bottoms")
     layer = LayerParameter(name=name, type=kind, bottom=read, top=_tops(name, read, options, where))
     for key, value in fields.items():
         home = _home(layer, key, where)  # also where there is nothing to write: a misspelt name is one all the same
+        # Nor is a default written: the text is what a person would write, and equals the published file.
         if value is not None:
             _write(home, _fields(home.DESCRIPTOR)[key], value, where)
     _apply(layer, options, where)
@@ -144,6 +149,7 @@ def _check_names(spec: NetSpec) -> None:
     """Refuse a name that two layers of one state have; TRAIN and TEST may well have one each."""
     rules = [rule for layer in spec.parameters.layer for rule in (*layer.include, *layer.exclude)]
     stages = {stage for rule in rules for stage in (*rule.stage, *rule.not_stage)}
+    # Every stage alone, and none: states of two stages at once are left to whoever builds them.
     for state in [(), *((stage,) for stage in sorted(stages))]:
         for phase in ("TRAIN", "TEST"):
             names = Counter(layer.name for layer in spec.select(phase, stages=state).parameters.layer)
@@ -183,6 +189,7 @@ def _apply(layer: LayerParameter, options: Options, where: str) -> None:
 
 def _home(layer: LayerParameter, key: str, where: str) -> Message:
     """The message that has the field: the type's own, that of losses or of data, or the layer itself."""
+    # Caffe names the field after the type: InnerProduct has inner_product_param, LRN lrn_param.
     lower = layer.type.lower()
     homes = [
         # the data layers' own fields of the same names are legacy, and Caffe does not heed them
@@ -243,6 +250,7 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
         return values[value.upper()].number
     if field.type == FieldDescriptor.TYPE_FLOAT:
         return float(np.float32(value))  # so that a default is known as one: 0.1 is not Caffe's 0.1
+    # True is 1 in Python, and protobuf would take it for num_output; it would take 1 for a flag, too.
     if isinstance(value, bool) != (field.type == FieldDescriptor.TYPE_BOOL):
         raise TypeError("true and false are no numbers" if isinstance(value, bool) else "give True or False")
     return value

@@ -33,6 +33,8 @@ def Param(lr_mult: float | None = None, decay_mult: float | None = None, *, name
         name: blobs with the same name are one blob.
     """
     spec = ParamSpec()
+    # What is not given is not written: two layers that share a blob may not contradict each other, and silence
+    # does not.
     if name:
         spec.name = name
     if lr_mult is not None:
@@ -55,6 +57,7 @@ def Rule(
     Raises:
         NetError: `phase` is no phase.
     """
+    # None where not given, since 0 is a level like any other.
     rule = NetStateRule(stage=stages, not_stage=not_stages, min_level=min_level, max_level=max_level)
     if phase is not None:
         if phase not in ("TRAIN", "TEST"):

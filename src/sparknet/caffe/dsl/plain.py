@@ -9,46 +9,27 @@ from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import PoolingParameter
 
 __all__ = [
-    "AbsValLayer",
-    "BNLLLayer",
     "ConcatLayer",
-    "CropLayer",
     "DropoutLayer",
-    "ELULayer",
-    "Eltwise",
     "EltwiseLayer",
-    "ExpLayer",
     "FlattenLayer",
     "LRNLayer",
-    "LogLayer",
-    "MVNLayer",
     "Pooling",
     "PoolingLayer",
-    "PowerLayer",
     "ReLULayer",
-    "ReductionLayer",
     "ReshapeLayer",
     "SigmoidLayer",
     "SliceLayer",
-    "SplitLayer",
     "TanHLayer",
-    "TileLayer",
 ]
 
 
+# An enumeration and no Literal, as other choices are: users of the original wrote Pooling.Max.
 class Pooling(StrEnum):
     """What is taken of a window."""
 
     Max = "MAX"
     Ave = "AVE"
-
-
-class Eltwise(StrEnum):
-    """What is done with the same cell of every bottom."""
-
-    Prod = "PROD"
-    Sum = "SUM"
-    Max = "MAX"
 
 
 def PoolingLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
@@ -105,6 +86,7 @@ def LRNLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
     **options: Unpack[Options],
 ) -> LayerParameter:
     """Divide by (k + alpha / n · Σ x²)^beta over n neighbours, channels or cells."""
+    # The defaults are caffe.proto's; published nets give alpha, 1e-4 as a rule.
     return make(
         "LRN",
         name,
@@ -118,37 +100,11 @@ def LRNLayer(  # noqa: PLR0913 - as many as Caffe's message has fields
     )
 
 
-def MVNLayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    normalize_variance: bool = True,
-    across_channels: bool = False,
-    eps: float = 1e-9,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """Each image to mean 0 and variance 1."""
-    return make(
-        "MVN",
-        name,
-        bottoms,
-        options,
-        normalize_variance=normalize_variance,
-        across_channels=across_channels,
-        eps=eps,
-    )
-
-
 def ReLULayer(
     name: str, bottoms: Blobs, *, negative_slope: float = 0.0, **options: Unpack[Options]
 ) -> LayerParameter:
     """max(x, 0), or negative_slope · x below 0."""
     return make("ReLU", name, bottoms, options, negative_slope=negative_slope)
-
-
-def ELULayer(name: str, bottoms: Blobs, *, alpha: float = 1.0, **options: Unpack[Options]) -> LayerParameter:
-    """The number itself, or alpha · (e^x - 1) below 0."""
-    return make("ELU", name, bottoms, options, alpha=alpha)
 
 
 def SigmoidLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
@@ -161,55 +117,6 @@ def TanHLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerPar
     return make("TanH", name, bottoms, options)
 
 
-def AbsValLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
-    """The number without its sign."""
-    return make("AbsVal", name, bottoms, options)
-
-
-def BNLLLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
-    """ln(1 + e^x)."""
-    return make("BNLL", name, bottoms, options)
-
-
-def PowerLayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    power: float = 1.0,
-    scale: float = 1.0,
-    shift: float = 0.0,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """(shift + scale · x)^power."""
-    return make("Power", name, bottoms, options, power=power, scale=scale, shift=shift)
-
-
-def ExpLayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    base: float = -1.0,
-    scale: float = 1.0,
-    shift: float = 0.0,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """base^(shift + scale · x); base -1 is e."""
-    return make("Exp", name, bottoms, options, base=base, scale=scale, shift=shift)
-
-
-def LogLayer(
-    name: str,
-    bottoms: Blobs,
-    *,
-    base: float = -1.0,
-    scale: float = 1.0,
-    shift: float = 0.0,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """Logarithm of shift + scale · x to a base; base -1 is e."""
-    return make("Log", name, bottoms, options, base=base, scale=scale, shift=shift)
-
-
 def DropoutLayer(name: str, bottoms: Blobs, ratio: float = 0.5, **options: Unpack[Options]) -> LayerParameter:
     """In TRAIN, `ratio` of the numbers become 0 and the others grow by 1 / (1 - ratio)."""
     return make("Dropout", name, bottoms, options, dropout_ratio=ratio)
@@ -218,7 +125,7 @@ def DropoutLayer(name: str, bottoms: Blobs, ratio: float = 0.5, **options: Unpac
 def EltwiseLayer(
     name: str,
     bottoms: Blobs,
-    operation: Eltwise = Eltwise.Sum,
+    operation: Literal["PROD", "SUM", "MAX"] = "SUM",
     *,
     coeff: Sequence[float] = (),
     **options: Unpack[Options],
@@ -244,11 +151,6 @@ def SliceLayer(
     return make("Slice", name, bottoms, options, axis=axis, slice_point=slice_point)
 
 
-def SplitLayer(name: str, bottoms: Blobs, **options: Unpack[Options]) -> LayerParameter:
-    """The same blob under several names, given in `tops`."""
-    return make("Split", name, bottoms, options)
-
-
 def FlattenLayer(
     name: str, bottoms: Blobs, *, axis: int = 1, end_axis: int = -1, **options: Unpack[Options]
 ) -> LayerParameter:
@@ -267,30 +169,3 @@ def ReshapeLayer(
 ) -> LayerParameter:
     """Another shape for `num_axes` axes from `axis` on; 0 keeps a size, one -1 takes what is left."""
     return make("Reshape", name, bottoms, options, shape={"dim": shape}, axis=axis, num_axes=num_axes)
-
-
-def CropLayer(
-    name: str, bottoms: Blobs, *, axis: int = 2, offset: int | Sequence[int] = (), **options: Unpack[Options]
-) -> LayerParameter:
-    """Cut the first bottom to the size of the second, from `axis` on."""
-    return make("Crop", name, bottoms, options, axis=axis, offset=offset)
-
-
-def TileLayer(
-    name: str, bottoms: Blobs, tiles: int, *, axis: int = 1, **options: Unpack[Options]
-) -> LayerParameter:
-    """The blob `tiles` times along an axis."""
-    return make("Tile", name, bottoms, options, axis=axis, tiles=tiles)
-
-
-def ReductionLayer(
-    name: str,
-    bottoms: Blobs,
-    operation: Literal["SUM", "ASUM", "SUMSQ", "MEAN"] = "SUM",
-    *,
-    axis: int = 0,
-    coeff: float = 1.0,
-    **options: Unpack[Options],
-) -> LayerParameter:
-    """One number of all axes from `axis` on, times `coeff`."""
-    return make("Reduction", name, bottoms, options, operation=operation, axis=axis, coeff=coeff)

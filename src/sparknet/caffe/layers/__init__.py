@@ -30,7 +30,7 @@ from sparknet.caffe.layers.losses import (
 )
 from sparknet.caffe.layers.metrics import Accuracy, ArgMax
 from sparknet.caffe.layers.normalise import LRN, MVN, BatchNorm, Bias, Scale
-from sparknet.caffe.layers.pooling import SPP, Pooling
+from sparknet.caffe.layers.pooling import SPP, WindowPooling
 from sparknet.caffe.layers.shape import BatchReindex, Crop, Flatten, Reduction, Reshape, Silence, Tile
 from sparknet.caffe.layers.softmax import InfogainLoss, Softmax, SoftmaxWithLoss
 from sparknet.caffe.layers.sources import DummyData, Parameter
@@ -80,7 +80,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Bias": Bias,
     "MVN": MVN,
     # pooling
-    "Pooling": Pooling,
+    "Pooling": WindowPooling,
     "SPP": SPP,
     # shape
     "Flatten": Flatten,

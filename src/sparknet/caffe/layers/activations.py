@@ -56,8 +56,10 @@ class PReLU(Layer):
         super().__init__(parameters, bottoms)
         given = parameters.prelu_param
         (shape,) = bottoms
+        # prelu_layer.cpp: the slopes go by axis 1, also for a bottom of two axes.
         if len(shape) < 2:
             raise NetError(f"the bottom has shape {shape}; it must have at least two axes: batch and channels")
+        # prelu_layer.cpp: 0.25 where the file gives no filler, as in the paper.
         filler = given.filler if given.HasField("filler") else FillerParameter(type="constant", value=0.25)
         self.weight = nn.Parameter(new_blob(() if given.channel_shared else (shape[1],), filler))
         self.blob_names = ("weight",)
@@ -83,6 +85,8 @@ class ELU(Layer):
 
 class Sigmoid(Layer):
     """1 / (1 + e^-x)."""
+
+    # `needs_output` stays true, here and in TanH and Exp: torch takes the gradient from the result, y (1 - y).
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to the same."""
@@ -137,6 +141,8 @@ class Exp(Layer):
         super().__init__(parameters, bottoms)
         given = parameters.exp_param
         log = _log_of_base(given.base)
+        # exp_layer.cpp multiplies by base^shift behind the exponential: one exponent spares that pass over
+        # memory.
         self.scale, self.shift = given.scale * log, given.shift * log
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,6 +191,7 @@ class Clip(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to the same."""
+        # clip_layer.cpp lets the gradient through at min and max themselves, and so does this kernel.
         return x.clamp(self.low, self.high)
 
 
@@ -197,6 +204,7 @@ class Swish(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to the same."""
+        # silu is one pass over memory, but knows no beta.
         return functional.silu(x) if self.beta == 1 else x * (x * self.beta).sigmoid()
 
 
@@ -207,6 +215,7 @@ class Dropout(Layer):
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
+        # dropout_layer.cpp checks this in debug builds alone; in others a ratio of 1 divides by 0.
         self.ratio = parameters.dropout_param.dropout_ratio
         if not 0 <= self.ratio < 1:
             raise NetError(f"dropout_ratio is {self.ratio:g}; it must be at least 0 and below 1")

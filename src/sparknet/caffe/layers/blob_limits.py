@@ -8,6 +8,7 @@ from sparknet.errors import NetError
 __all__ = ["INT_MAX", "MOST_AXES", "check_blob_shape", "check_int"]
 
 INT_MAX = 2**31 - 1
+# blob.hpp: kMaxBlobAxes.
 MOST_AXES = 32
 
 
@@ -19,6 +20,7 @@ def check_blob_shape(shape: Sequence[int]) -> None:
     """
     if len(shape) > MOST_AXES:
         raise NetError(f"a blob would have {len(shape)} axes; it may have at most {MOST_AXES}: join some of them")
+    # blob.cpp: "blob size exceeds INT_MAX". A net beyond it could not be given back to Caffe.
     count = math.prod(shape)
     if count > INT_MAX:
         raise NetError(

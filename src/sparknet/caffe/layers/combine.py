@@ -39,11 +39,9 @@ class Concat(Layer):
 
 
 class Slice(Layer):
-    """The parts of a blob along `axis` (once called `slice_dim`): cut at `slice_point`, or into equal ones.
+    """The parts of a blob along `axis` (once called `slice_dim`): cut at `slice_point`, or into equal ones."""
 
-    The tops are views of the bottom, so nothing may overwrite them: `needs_output` stays true.
-    """
-
+    # `needs_output` stays true: the tops are views of the bottom, which whoever overwrote them would overwrite.
     top_count = (1, None)
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -83,11 +81,9 @@ class Slice(Layer):
 
 
 class Split(Layer):
-    """The same blob under several names; their gradients add up.
+    """The same blob under several names; their gradients add up."""
 
-    The tops are views of the bottom, so nothing may overwrite them: `needs_output` stays true.
-    """
-
+    # `needs_output` stays true: one reader that worked in place would change what the other readers see.
     top_count = (1, None)
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -103,9 +99,7 @@ class Eltwise(Layer):
     """Number by number over blobs of one shape: product, sum weighted by `coeff`, or maximum.
 
     The gradient of a maximum goes to one bottom: of equal numbers the second bottom comes before the first, and
-    both before all later ones (caffe `eltwise_layer.cpp`). That of a product is always the product of the others,
-    which `stable_prod_grad` asks for; without it Caffe divides the top by the bottom, which is the same but for
-    rounding and the NaN at 0.
+    both before all later ones.
     """
 
     bottom_count = (2, None)
@@ -139,15 +133,20 @@ class Eltwise(Layer):
                 )
         first, second, *others = bottoms
         if self.operation == EltwiseParameter.PROD:
+            # The gradient is the product of the others, which `stable_prod_grad` asks for. Without that flag
+            # Caffe divides the top by the bottom: the same but for rounding, and for the NaN at 0.
             top = first * second
             for x in others:
                 top = top * x
             return top
         if self.operation == EltwiseParameter.MAX:
+            # eltwise_layer.cpp: the first must be greater to win, and so must each later one. torch.maximum would
+            # give half of the gradient to either of two equal numbers.
             top = torch.where(first > second, first, second)
             for x in others:
                 top = torch.where(x > top, x, top)
             return top
+        # Nearly every Eltwise is a residual sum: no pass for coefficients of 1.
         top = first if self.factors[0] == 1 else first * self.factors[0]
         for x, factor in zip(bottoms[1:], self.factors[1:], strict=True):
             top = torch.add(top, x, alpha=factor)

@@ -42,11 +42,13 @@ class _Filters(Layer):
         given, shape = parameters.convolution_param, bottoms[0]
         if len(parameters.top) != len(bottoms):
             raise NetError(f"it has {len(bottoms)} bottoms and {len(parameters.top)} tops; there must be as many")
+        # base_conv_layer.cpp: one geometry is worked out, for all bottoms.
         for other in bottoms[1:]:
             if other != shape:
                 raise NetError(f"its bottoms have shapes {shape} and {other}; they must have one shape")
         self.axis = canonical_axis(given.axis, shape)
         self.spatial = len(shape) - self.axis - 1
+        # Caffe has a general kernel for any number of axes (im2col_nd); torch has kernels for three.
         if self.spatial > 3:
             raise NetError(
                 f"{self.spatial} spatial axes follow axis {given.axis} of {shape}; at most 3 are supported"
@@ -71,6 +73,8 @@ class _Filters(Layer):
             raise NetError(
                 f"group is {group}; it must divide the bottom's {channels} channels and num_output {outputs}"
             )
+        # base_conv_layer.cpp: a Deconvolution runs the convolution backwards (reverse_dimensions), so that the
+        # two numbers of channels change places in the blob, while the bias stays one number for each output.
         inner = (channels, outputs // group) if self.deconvolves else (outputs, channels // group)
         self.weight = nn.Parameter(new_blob((*inner, *self.kernel), given.weight_filler))
         self.bias = nn.Parameter(new_blob((outputs,), given.bias_filler)) if given.bias_term else None
@@ -78,7 +82,7 @@ class _Filters(Layer):
 
     def _check_room(self, shape: Shape) -> None:
         if self.deconvolves:
-            return
+            return  # which makes its bottom larger: any size has room
         for size, kernel, pad, dilation in zip(
             shape[self.axis + 1 :], self.kernel, self.pad, self.dilation, strict=True
         ):
@@ -91,6 +95,7 @@ class _Filters(Layer):
                 )
 
     def _filter(self, x: Tensor) -> Tensor:
+        # Caffe counts all axes before the channels as one batch: num_ = count(0, channel_axis_).
         outer, rest = x.shape[: self.axis], x.shape[self.axis :]
         weight = self.weight
         if self.axis != 1:
@@ -98,6 +103,7 @@ class _Filters(Layer):
         if not self.spatial:  # an axis of 1 stands in
             x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
         kernels = _DECONVOLUTIONS if self.deconvolves else _CONVOLUTIONS
+        # Without a spatial axis the tuples are empty, and the axis of 1 that stands in has the defaults.
         y = kernels[max(self.spatial, 1)](
             x,
             weight,
@@ -113,6 +119,7 @@ class _Filters(Layer):
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Positions of the filters times weights."""
+        # A Deconvolution lays its filters over each place of the bottom, a Convolution over each of the top.
         places = bottoms if self.deconvolves else tops
         return sum(
             math.prod(shape[: self.axis]) * math.prod(shape[self.axis + 1 :]) * self.weight.numel()
@@ -150,6 +157,7 @@ def _sizes(
     """One number for each spatial axis, from the repeated field or from the pair with `_h` and `_w`."""
     field = "kernel_size" if what == "kernel" else what
     listed: tuple[int, ...] = tuple(getattr(given, field))
+    # caffe.proto has no dilation_h and dilation_w.
     pair = what != "dilation" and (given.HasField(f"{what}_h") or given.HasField(f"{what}_w"))
     if pair:
         if listed:

@@ -51,10 +51,12 @@ def fill(tensor: Tensor, filler: FillerParameter) -> Tensor:
         raise NetError(
             f"sparse is {filler.sparse} with filler {filler.type}; only gaussian can be sparse: leave it out"
         )
+    # The text format has nan and inf; a weight that is one of them spoils everything, and much later.
     for field in ("value", "min", "max", "mean", "std"):
         number: float = getattr(filler, field)
         if not math.isfinite(number):
             raise NetError(f"{filler.type} filler: {field} is {number:g}; it must be a finite number")
+    # The distributions are Caffe's; the numbers of a seed are torch's.
     with torch.no_grad():
         _FILLERS[filler.type](tensor, filler)
     return tensor
@@ -67,6 +69,7 @@ def _constant(tensor: Tensor, filler: FillerParameter) -> None:
 def _uniform(tensor: Tensor, filler: FillerParameter) -> None:
     if filler.min > filler.max:
         raise NetError(f"uniform filler: min is {filler.min:g} and max {filler.max:g}; min must not be above max")
+    # Beyond it the distance overflows, and torch raises without a word of fillers.
     widest = torch.finfo(tensor.dtype).max
     if filler.max - filler.min > widest:
         raise NetError(
@@ -78,6 +81,7 @@ def _uniform(tensor: Tensor, filler: FillerParameter) -> None:
 
 def _gaussian(tensor: Tensor, filler: FillerParameter) -> None:
     """N(mean, std²); with `sparse`, each value stays with probability sparse/shape[0]."""
+    # math_functions.cpp, caffe_rng_gaussian: CHECK_GT(sigma, 0).
     if filler.std <= 0:
         raise NetError(f"gaussian filler: std is {filler.std:g}; it must be above 0 (or use a constant filler)")
     tensor.normal_(filler.mean, filler.std)
@@ -88,6 +92,7 @@ def _gaussian(tensor: Tensor, filler: FillerParameter) -> None:
         raise NetError(
             f"gaussian filler: sparse is {filler.sparse}; for a blob of {rows} rows it must be 0 to {rows}"
         )
+    # filler.hpp: each number by itself, so that an output has `sparse` of them on average only.
     tensor.mul_(torch.empty_like(tensor).bernoulli_(filler.sparse / rows))
 
 
@@ -114,6 +119,8 @@ def _bilinear(tensor: Tensor, filler: FillerParameter) -> None:
     if len(shape) != 4 or shape[2] != shape[3]:
         raise NetError(f"bilinear filler: the blob has shape {shape}; it must have four axes, the last two equal")
     side = shape[3]
+    # filler.hpp: f = ceil(side / 2) and c = (side - 1) / (2 f). The filter interpolates where the stride is f: a
+    # kernel of 2 f - f % 2, as its comment there says.
     half = math.ceil(side / 2)
     tent = torch.tensor([1 - abs(x / half - (side - 1) / (2 * half)) for x in range(side)], dtype=torch.float64)
     tensor.copy_(torch.outer(tent, tent))
@@ -126,6 +133,8 @@ def _rows(tensor: Tensor, filler: FillerParameter) -> int:
 
 
 def _fan(tensor: Tensor, filler: FillerParameter) -> float:
+    # filler.hpp: count / num and count / channels. Of a Deconvolution, whose blob begins with its inputs, they
+    # are the wrong way round; a net is what its fillers made of it in Caffe.
     fan_in = tensor.numel() / _rows(tensor, filler)
     fan_out = tensor.numel() / (tensor.shape[1] if tensor.dim() > 1 else 1)
     match filler.variance_norm:

@@ -84,6 +84,8 @@ def _image_data(layer: LayerParameter) -> list[Shape | None]:
 
 def _window_data(layer: LayerParameter) -> list[Shape | None]:
     batch = _batch(layer.window_data_param.batch_size, "window_data_param")
+    # window_data_layer.cpp: every window is warped to this side, so without it there is no size
+    # (CHECK_GT(crop_size, 0)).
     if not layer.transform_param.crop_size:
         raise NetError("transform_param has no crop_size; give the side to which windows are brought")
     return [_cropped(layer, batch, 3), *_labels(layer, batch)]
@@ -102,6 +104,7 @@ def _memory_data(layer: LayerParameter) -> list[Shape | None]:
 
 def _hdf5_data(layer: LayerParameter) -> list[Shape | None]:
     batch = _batch(layer.hdf5_data_param.batch_size, "hdf5_data_param")
+    # hdf5_data_layer.cpp refuses it too, HDF5 being of any kind of numbers.
     if layer.HasField("transform_param"):
         raise NetError("it has a transform_param; HDF5Data gives numbers as they are: leave it out")
     first = _first_of_list(layer.hdf5_data_param.source)
@@ -159,6 +162,7 @@ def _channels(layer: LayerParameter) -> int:
     transform = layer.transform_param
     if transform.force_gray or transform.force_color:
         return 1 if transform.force_gray else 3
+    # A single mean value serves any number of channels, so only several of them tell it.
     return len(transform.mean_value) if len(transform.mean_value) > 1 else 0
 
 
@@ -168,6 +172,7 @@ def _cropped(layer: LayerParameter, batch: int, channels: int) -> Shape | None:
 
 
 def _labels(layer: LayerParameter, batch: int) -> list[Shape | None]:
+    # data_layer.cpp: labels are a vector; losses take any shape of so many.
     return [(batch,)] * (len(layer.top) - 1)
 
 
@@ -191,6 +196,7 @@ _SOURCES = {
 }
 
 
+# As the layers' headers say (MinTopBlobs, MaxTopBlobs, ExactNumTopBlobs): only Data may do without labels.
 _TOP_COUNTS: dict[str, tuple[int, int | None]] = {
     "Data": (1, 2),
     "ImageData": (2, 2),
@@ -222,6 +228,7 @@ def input_blobs(layer: LayerParameter) -> list[InputBlob]:
             kind=layer.type,
             place=place,
             shape=shape,
+            # Labels are never transformed.
             transform=transform if place == 0 else Transform(),
             source=source,
         )
@@ -231,6 +238,7 @@ def input_blobs(layer: LayerParameter) -> list[InputBlob]:
 
 def _transform(layer: LayerParameter, shape: Shape | None) -> Transform:
     given = layer.transform_param
+    # data_transformer.cpp refuses these three as well.
     if given.mean_file and given.mean_value:
         raise NetError(
             f"transform_param has mean_file {given.mean_file!r} and mean_value "

@@ -47,6 +47,8 @@ def in_range(labels: Tensor, count: int, what: str = "label", *, ignored: int | 
     Raises:
         NetError: one is out of range.
     """
+    # The kernels check the range anyway. A look beforehand would be one more pass over the labels, and on a GPU a
+    # wait for it.
     try:
         yield
     except (IndexError, RuntimeError) as error:
@@ -83,6 +85,7 @@ class Normalizer:
     def __init__(self, mode: Mode, ignore_label: int | None) -> None:
         self.mode: Mode = mode
         self.ignore_label = ignore_label
+        # Told once: such a loss is a mean, which is one kernel.
         self.is_mean = mode == "FULL" or (mode == "VALID" and ignore_label is None)
         """Whether the divisor is the number of positions."""
 
@@ -114,6 +117,7 @@ def normalizer_of(given: LossParameter, default: Mode = "VALID") -> Normalizer:
         given: the layer's `loss_param`.
         default: what counts where the file gives neither.
     """
+    # softmax_loss_layer.cpp: the newer field wins, and `normalize: false` once meant the batch size.
     mode: Mode = default
     if given.HasField("normalization"):
         mode = _MODES[given.normalization]

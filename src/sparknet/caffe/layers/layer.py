@@ -70,7 +70,9 @@ class Layer(nn.Module):
             del self._parameters[attribute]
         self.views[attribute] = owner, owned, shape
 
+    # Called only for what is not found otherwise, so that layers without views pay nothing.
     def __getattr__(self, name: str) -> Any:
+        # By way of __dict__: where `views` is not set yet, `self.views` would come back here for ever.
         views: dict[str, tuple[Layer, str, Shape]] = self.__dict__.get("views", {})
         if name in views:
             owner, owned, shape = views[name]

@@ -36,7 +36,9 @@ class InnerProduct(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*outer, *inner] to [*outer, num_output]."""
+        # `transpose` says how the blob lies in a file; t() is a view, so the product is the same kernel.
         weight = self.weight.t() if self.transpose else self.weight
+        # The axes in front stay: a bottom of [time, batch, features] with axis 2 is multiplied row by row.
         return functional.linear(x.flatten(self.axis), weight, self.bias)
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
@@ -63,6 +65,7 @@ class Embed(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to [*any, num_output]."""
+        # embed_layer.cpp casts likewise: indices come as floats, as everything in a blob does.
         places = x.long()
         with in_range(places, self.weight.shape[0], "index"):
             rows = functional.embedding(places, self.weight)

@@ -34,6 +34,7 @@ class EuclideanLoss(Layer):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Two blobs of as many numbers to a scalar."""
+        # euclidean_loss_layer.cpp subtracts number by number: the shapes need only hold as many.
         return functional.mse_loss(a, b.reshape(a.shape), reduction="sum") / (2 * a.shape[0])
 
 
@@ -60,6 +61,8 @@ class SigmoidCrossEntropyLoss(Layer):
         counts = self.normalizer.counts(targets.trunc())
         weight = None if counts is None else counts.to(x.dtype)
         kept = targets if counts is None else targets.where(counts, 0)
+        # The kernel takes the logarithm of the sigmoid in one step, as Caffe's `x - log(1 + e^x)` by the sign of
+        # x: neither overflows where the sigmoid is 0 or 1.
         total = functional.binary_cross_entropy_with_logits(x, kept, weight, reduction="sum")
         return total / self.normalizer.divisor(x.shape[0], math.prod(x.shape[1:]), counts)
 
@@ -85,6 +88,7 @@ class HingeLoss(Layer):
         targets = labels.reshape(x.shape[0], 1).long()
         with in_range(targets, scores.shape[1]):
             signs = torch.ones_like(scores).scatter(1, targets, -1)
+        # `signs` is -d: so 1 - d x.
         margins = functional.relu(1 + signs * scores)
         return (margins.square() if self.squared else margins).sum() / x.shape[0]
 
@@ -105,6 +109,7 @@ class ContrastiveLoss(Layer):
         a, b, labels = bottoms
         _check_counts(a, b)
         _check_one_label_each(a, labels)
+        # contrastive_loss_layer.cpp: CHECK_EQ(height, 1) and CHECK_EQ(width, 1), of both.
         if math.prod(a[2:]) != 1 or math.prod(b[2:]) != 1:
             raise NetError(
                 f"the bottoms have shapes {a} and {b}; expected [batch, features] with only axes of 1 behind: "
@@ -125,6 +130,7 @@ class ContrastiveLoss(Layer):
             slope = -torch.ones_like(known)
             pushed = known < self.margin
         else:
+            # Not left to autograd: the slope of the root is infinite at distance 0, where two equal rows stand.
             distance = known.sqrt()
             missing = self.margin - distance
             apart = missing.clamp(min=0).square()
@@ -157,6 +163,8 @@ class MultinomialLogisticLoss(Layer):
         rows, targets = p.reshape(batch, -1), labels.reshape(batch, 1).long()
         with in_range(targets, rows.shape[1]):
             chosen = rows.gather(1, targets)
+        # The floor is for the number; Caffe's gradient divides by the held probability and is not 0 there, as
+        # that of a clamp would be.
         held = chosen.detach().clamp(min=_LEAST_PROBABILITY)
         return with_gradient_of(-held.log().sum(), -(chosen / held).sum()) / batch
 

@@ -46,11 +46,13 @@ class Accuracy(Layer):
         targets = labels.reshape(one_each).long()
         counts = None
         if self.ignore_label is not None:
+            # An ignored label is often 255, beyond the classes, which gather would refuse.
             counts = targets != self.ignore_label
             targets = targets.where(counts, 0)
         with in_range(targets, scores.shape[self.axis]):
             own = scores.gather(self.axis, targets)
-        # the label's own score is among those that reach it: fewer than top_k others may
+        # accuracy_layer.cpp counts equal scores against the label, where topk would pick any. The label's own
+        # score is among those that reach it: fewer than top_k others may.
         hits = (scores >= own).sum(self.axis, keepdim=True) <= self.top_k
         weights = torch.ones_like(hits) if counts is None else counts
         hits = hits & weights
@@ -104,6 +106,7 @@ def _counting(dtype: torch.dtype) -> torch.dtype:
 
 def _best(x: Tensor, axis: int, count: int) -> tuple[Tensor, Tensor]:
     """The greatest numbers along an axis and where they stand, as Caffe orders them: by value, then by index."""
+    # argmax_layer.cpp sorts pairs of value and index downwards, so that of equal values the later one wins.
     # the first among the reversed is the last: both kernels promise to keep the order of equal numbers
     mirrored = x.flip(axis)
     if count == 1:

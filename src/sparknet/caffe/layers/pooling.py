@@ -14,7 +14,7 @@ from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import PoolingParameter, SPPParameter
 from sparknet.errors import NetError
 
-__all__ = ["SPP", "Pooling"]
+__all__ = ["SPP", "WindowPooling"]
 
 _LOWEST = -3.4028234663852886e38
 """-FLT_MAX: what MAX starts from, and so what a window outside the image gives."""
@@ -54,6 +54,9 @@ def _windows(shape: Shape, kernel: Shape, stride: Shape, pad: Shape, *, floor: b
     for at, size in enumerate(shape[2:]):
         span = size + 2 * pad[at] - kernel[at]
         count = (span // stride[at] if floor else -(-span // stride[at])) + 1
+        # pooling_layer.cpp clips both axes as soon as either is padded (if (pad_h_ || pad_w_)). Without any
+        # padding a window may begin behind the image, where stride is larger than kernel: torch never makes that
+        # one.
         if any(pad) and (count - 1) * stride[at] >= size + pad[at]:
             count -= 1
         sides.append(_Side(size, kernel[at], stride[at], pad[at], count))
@@ -72,6 +75,7 @@ def _max_pool_with_places(x: Tensor, windows: Windows, *, places: bool = True) -
     pad = (height.pad, width.pad)
     native = height.native and width.native
     if not native:
+        # Half precision has no -FLT_MAX; its own lowest number loses against all others as well.
         lowest = max(_LOWEST, torch.finfo(x.dtype).min)
         padded, pad = functional.pad(x, (*width.padding, *height.padding), value=lowest), (0, 0)
     kernel, stride = (height.kernel, width.kernel), (height.stride, width.stride)
@@ -79,6 +83,7 @@ def _max_pool_with_places(x: Tensor, windows: Windows, *, places: bool = True) -
     if not places:
         return functional.max_pool2d(padded, kernel, stride, pad, ceil_mode=ceil_mode), None
     top, at = functional.max_pool2d_with_indices(padded, kernel, stride, pad, ceil_mode=ceil_mode)
+    # Places are counted in the plane that was padded; Caffe counts them in the bottom.
     if not native:
         columns = padded.shape[3]
         row = at.div(columns, rounding_mode="floor") - height.pad
@@ -94,6 +99,7 @@ def _average_pool(x: Tensor, windows: Windows) -> Tensor:
     kernel, stride = (height.kernel, width.kernel), (height.stride, width.stride)
     if height.native and width.native:
         return functional.avg_pool2d(x, kernel, stride, (height.pad, width.pad), ceil_mode=_rounds_up(windows))
+    # torch divides by the whole kernel: multiplied back, and divided by what Caffe counts.
     padded = functional.pad(x, (*width.padding, *height.padding))
     areas = _lengths(height, x).unsqueeze(1) * _lengths(width, x)
     return functional.avg_pool2d(padded, kernel, stride) * (height.kernel * width.kernel / areas)
@@ -118,13 +124,15 @@ def _stochastic_pool(x: Tensor, windows: Windows, *, training: bool) -> Tensor:
     values = unfolded.flatten(4)  # [batch, channels, *counts, kernel]
     if not training:
         return values.square().sum(-1) / (values.sum(-1) + torch.finfo(torch.float32).tiny)
+    # pooling_layer.cu, which alone has this method: the first value at which the running sum reaches a share of
+    # it.
     running = values.detach().cumsum(-1)
     threshold = torch.rand_like(running[..., :1]) * running[..., -1:]
     place = (running < threshold).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
     return values.gather(-1, place).squeeze(-1)
 
 
-class Pooling(Layer):
+class WindowPooling(Layer):
     """Largest, average or stochastically chosen value of each window of each image plane.
 
     Sizes become ⌈(size + 2 pad - kernel) / stride⌉ + 1 (`round_mode: FLOOR`: rounded down); with padding on either
@@ -223,6 +231,7 @@ def _level_geometry(shape: Shape, level: int) -> tuple[Shape, Shape]:
     """Kernel (and stride) and pad of a level: the smallest kernel with which 2^level windows cover each side."""
     bins = 2**level
     kernel = tuple(math.ceil(size / bins) for size in shape[2:])
+    # spp_layer.cpp: what the windows reach too far is halved, and rounded up.
     pad = tuple((side * bins - size + 1) // 2 for side, size in zip(kernel, shape[2:], strict=True))
     return kernel, pad
 
@@ -233,6 +242,7 @@ def _check_image(shape: Shape) -> None:
 
 
 def _check_pad(pad: Shape, kernel: Shape, *, stochastic: bool) -> None:
+    # pooling_layer.cpp looks at both rules only where there is padding.
     if any(pad) and stochastic:
         raise NetError(f"pad is {pad[0]}, {pad[1]} with pool STOCHASTIC; only MAX and AVE can pad: leave it out")
     if any(pad) and any(padding >= side for padding, side in zip(pad, kernel, strict=True)):
@@ -263,6 +273,8 @@ def _is_global(given: PoolingParameter) -> bool:
             raise NetError(
                 f"{field} is {getattr(given, field)} with global_pooling; the kernel is the plane: leave it out"
             )
+    # pooling_layer.cpp: with global_pooling only pad = 0 and stride = 1 are allowed, so that nobody thinks they
+    # count.
     strides, pads = _pair(given, "stride", "stride", least=1), _pair(given, "pad", "pad", least=0)
     if strides != (1, 1) or pads != (0, 0):
         raise NetError(

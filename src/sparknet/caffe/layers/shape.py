@@ -16,11 +16,10 @@ __all__ = ["BatchReindex", "Crop", "Flatten", "Reduction", "Reshape", "Silence",
 
 
 class Flatten(Layer):
-    """The axes from `axis` to `end_axis` made one.
+    """The axes from `axis` to `end_axis` made one."""
 
-    The top may be a view of the bottom, so nothing may overwrite it: `needs_output` stays true.
-    """
-
+    # `needs_output` stays true, as in Reshape and Crop: the top may be a view of the bottom, and whoever
+    # overwrote it would overwrite the bottom too.
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
         given = parameters.flatten_param
@@ -34,6 +33,8 @@ class Flatten(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[*outer, *middle, *inner] to [*outer, product of middle, *inner]."""
+        # flatten_layer.cpp lets end_axis be axis - 1: of no axes it makes one of size 1, where torch's flatten
+        # raises.
         size = math.prod(x.shape[self.start : self.stop])
         return x.reshape(*x.shape[: self.start], size, *x.shape[self.stop :])
 
@@ -41,9 +42,7 @@ class Flatten(Layer):
 class Reshape(Layer):
     """The axes from `axis` on, `num_axes` of them, replaced by those of `shape`.
 
-    In `shape` 0 copies the bottom's size at that place and one -1 takes what is left. A negative `axis` counts
-    from behind the last: -1 appends (caffe `reshape_layer.cpp`). The top may be a view of the bottom, so nothing
-    may overwrite it: `needs_output` stays true.
+    In `shape` 0 copies the bottom's size at that place and one -1 takes what is left.
     """
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -53,6 +52,8 @@ class Reshape(Layer):
         self.sizes = tuple(given.shape.dim)
         if any(size < -1 for size in self.sizes) or self.sizes.count(-1) > 1:
             raise NetError(f"shape is {self.sizes}; expected sizes, 0 to copy one, and at most one -1 to infer")
+        # reshape_layer.cpp: unlike in all other layers, -1 stands behind the last axis, so that axes can be
+        # appended.
         self.start = given.axis if given.axis >= 0 else given.axis + len(shape) + 1
         if not 0 <= self.start <= len(shape):
             raise NetError(
@@ -71,6 +72,7 @@ class Reshape(Layer):
                 f"shape is {self.sizes}: its 0 at place {copied[-1]} copies axis {self.start + copied[-1]}, which "
                 f"a bottom of shape {shape} does not have"
             )
+        # Here and not in `forward`, so that the fault has a layer and a line.
         self._check_count(shape)
 
     def _check_count(self, shape: Shape) -> None:
@@ -95,8 +97,7 @@ class Reshape(Layer):
 class Crop(Layer):
     """The part of the first bottom that is as large as the second along all axes from `axis` on.
 
-    It begins at `offset`: one for all these axes, or one for each. The second bottom gives its sizes alone. The top
-    is a view of the bottom, so nothing may overwrite it: `needs_output` stays true.
+    It begins at `offset`: one for all these axes, or one for each. The second bottom gives its sizes alone.
     """
 
     bottom_count = (2, 2)
@@ -113,6 +114,7 @@ class Crop(Layer):
                 f"{shape} needs none, 1 or {cut}"
             )
         self.offsets = tuple(given.offset) if len(given.offset) > 1 else (*given.offset, 0)[:1] * cut
+        # crop_layer.cpp takes the second bottom's size at the same axis number, whatever the sizes in front are.
         if len(reference) < len(shape):
             raise NetError(
                 f"the second bottom has shape {reference}; expected as many axes as the first, of shape {shape}"
@@ -175,6 +177,7 @@ class Reduction(Layer):
 class Silence(Layer):
     """Takes its bottoms out of the net's outputs; their gradient is 0."""
 
+    # silence_layer.cpp sets the gradient to 0; here none flows from it at all, which comes to the same.
     bottom_count = (1, None)
     top_count = (0, 0)
 

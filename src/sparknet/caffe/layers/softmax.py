@@ -62,6 +62,7 @@ class SoftmaxWithLoss(Layer):
         """Scores [*outer, classes, *inner] and labels, in any shape of so many, to a scalar."""
         shape, axis = scores.shape, self.axis
         outer, inner = shape[:axis], shape[axis + 1 :]
+        # The kernel has the classes along axis 1, as nearly every net has them: no other shape is needed then.
         if axis == 1:
             table, targets = scores, labels.long().reshape(outer + inner)
         else:
@@ -74,11 +75,13 @@ class SoftmaxWithLoss(Layer):
         # Behind autograd's back: the number is held at the floor, the gradient is not. The backward pass does not
         # read `each`.
         each.detach().clamp_(max=_GREATEST_SOFTMAX_LOSS)
+        # The commonest case in one kernel; the divisor is never below 1, as no axis of a blob is empty.
         if normalizer.is_mean:
             loss = each.mean()
         else:
             counts = normalizer.counts(targets)
             loss = each.sum() / normalizer.divisor(math.prod(outer), math.prod(inner), counts)
+        # Worked out again only where a second top asks for them; the kernel of the loss keeps logarithms.
         if not self.gives_probabilities:
             return loss
         return loss, functional.softmax(scores.detach(), self.axis)
@@ -127,6 +130,7 @@ class InfogainLoss(Layer):
         table = logs.reshape(outer, classes, inner).transpose(1, 2)
         targets = labels.reshape(outer, inner).long()
         counts = self.normalizer.counts(targets)
+        # An ignored label is often 255, beyond the classes: it is looked up as 0, and counts nothing.
         places = targets if counts is None else targets.where(counts, 0)
         with in_range(places, classes):
             rows = functional.embedding(places, gains)

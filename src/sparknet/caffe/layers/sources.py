@@ -17,10 +17,10 @@ __all__ = ["DummyData", "Parameter"]
 class DummyData(Layer):
     """Blobs of given shapes from fillers: constant ones stay, all others are drawn anew in each pass.
 
-    They draw from torch's default generator. Constant tops are the layer's own memory, so nothing may overwrite
-    them: `needs_output` stays true.
+    They draw from torch's default generator.
     """
 
+    # `needs_output` stays true: constant tops are the layer's own memory, which must last for the next pass.
     bottom_count = (0, 0)
     top_count = (1, None)
 
@@ -51,17 +51,16 @@ class DummyData(Layer):
     def _top(self, place: int) -> Tensor:
         kept: Tensor = getattr(self, f"top{place}")
         filler = self.fillers[place]
+        # dummy_data_layer.cpp fills these once (refill_).
         if filler.type == "constant":
             return kept.view_as(kept)
         return fill(kept.new_empty(self.shapes[place]), filler)
 
 
 class Parameter(Layer):
-    """One learned blob as a top, zero to begin with (caffe `parameter_layer.hpp`).
+    """One learned blob as a top, zero to begin with (caffe `parameter_layer.hpp`)."""
 
-    The top is the blob itself, so nothing may overwrite it: `needs_output` stays true.
-    """
-
+    # `needs_output` stays true: the top is the blob itself, and overwriting it would be training.
     bottom_count = (0, 0)
     blob_names = ("weight",)
 

@@ -15,14 +15,14 @@ from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blobs
 from sparknet.caffe.layers.blob_limits import check_blob_shape
 from sparknet.caffe.module.fusion import take_shortcuts
-from sparknet.caffe.module.net_plan import Learnable, NetParts, Step
+from sparknet.caffe.module.net_plan import BuildPlan, Learnable, Step
 from sparknet.caffe.schema import TRAIN, LayerParameter, ParamSpec
 from sparknet.errors import NetError
 
 __all__ = ["build"]
 
 
-def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> NetParts:
+def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> BuildPlan:
     """Build the layers of one state of a net, filled from torch's default generator.
 
     Args:
@@ -40,6 +40,7 @@ def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> Net
 
 
 def _check_types(spec: NetSpec) -> None:
+    # All of them in one error: who brings a net from elsewhere wants the whole list before deciding anything.
     known = [*LAYERS, *INPUT_LAYERS]
     faults: list[str] = []
     for index, layer in enumerate(spec.parameters.layer):
@@ -60,7 +61,7 @@ class _Builder:
     def __init__(self, spec: NetSpec, input_shapes: dict[str, Shape]) -> None:
         self._spec = spec
         self._input_shapes = input_shapes
-        self._plan = NetParts()
+        self._plan = BuildPlan()
         self._unread: set[str] = set()
         self._shared: dict[str, tuple[int, ParamSpec]] = {}
         """Blobs with a name of their own: their place in `learnable`, and what the layers so far say of them."""
@@ -78,7 +79,7 @@ class _Builder:
         except NetError as error:
             raise NetError(f"{self._spec.place(index)}: {error}") from error
 
-    def finish(self) -> NetParts:
+    def finish(self) -> BuildPlan:
         """Close the net."""
         unknown = [name for name in self._input_shapes if name not in self._plan.inputs]
         if unknown:
@@ -125,10 +126,13 @@ class _Builder:
             self._check_bottom(name, index)
         shapes = tuple(self._plan.shapes[name] for name in bottoms)
         layer = _make_layer(kind, description, shapes, training=self._is_training(description))
+        # Before blobs are shared: a view of another layer's blob is not among those that this pass replaces.
         top_shapes = _top_shapes(layer, shapes, len(tops))
         self._share_blobs(description, layer)
         self._unread.difference_update(bottoms)
         for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
+            # net.cpp, AppendTop: a top may have the name of a blob that exists if the bottom at the same place is
+            # that blob. Anything else would be a blob of two makers.
             in_place = bottoms[place : place + 1] == (name,) and name not in tops[:place]
             self._make(name, shape, in_place=in_place, is_output=bool(description.top))
         self._plan.steps.append(
@@ -149,6 +153,7 @@ class _Builder:
     def _check_bottom(self, name: str, index: int) -> None:
         if name in self._plan.shapes:
             return
+        # Caffe says "Unknown bottom blob" of all three: a cycle, a wrong order, a misspelt name.
         later = [
             self._spec.place(at)
             for at, layer in enumerate(self._spec.parameters.layer)
@@ -184,6 +189,8 @@ class _Builder:
         names = layer.blob_names
         if len(description.param) > len(names):
             raise NetError(f"it has {len(description.param)} param entries and {len(names)} blobs")
+        # Caffe lets it pass, and later loads the weights of both into the first (CopyTrainedLayersFrom looks for
+        # a name from the front).
         if names and description.name in self._owners:
             raise NetError(
                 "a layer before it has the same name, and both have blobs, which go by layer name: rename one"
@@ -206,6 +213,7 @@ class _Builder:
         # BatchNorm's blobs are buffers: the layer moves them itself, the solver never does
         rate = given.lr_mult if isinstance(tensor, nn.Parameter) else 0.0
         if isinstance(tensor, nn.Parameter):
+            # net.cpp: lr_mult 0 spares the gradient (param_need_backward), unless all of them are wanted.
             tensor.requires_grad_(rate != 0 or self._spec.parameters.force_backward)
         return Learnable(name=name, layer=layer, attribute=attribute, lr_mult=rate, decay_mult=given.decay_mult)
 
@@ -214,6 +222,7 @@ class _Builder:
         place, merged = self._shared[given.name]
         owner = self._plan.learnable[place]
         own = getattr(layer, attribute)
+        # net.cpp, AppendParam: it is the later layer whose share_mode counts.
         permissive = given.share_mode == ParamSpec.PERMISSIVE
         if owner.tensor.numel() != own.numel() or (owner.tensor.shape != own.shape and not permissive):
             raise NetError(
@@ -231,6 +240,7 @@ def _merge(merged: ParamSpec, given: ParamSpec, owner: str) -> None:
     for key in ("lr_mult", "decay_mult"):
         if not given.HasField(key):
             continue
+        # net.cpp, AppendParam: silence agrees with anything, so a later layer may be the first to speak.
         known, value = getattr(merged, key), getattr(given, key)
         if merged.HasField(key) and known != value:
             raise NetError(
@@ -270,12 +280,16 @@ def _loss_weights(description: LayerParameter, kind: type[Layer], tops: int) -> 
     given = tuple(description.loss_weight)
     if len(given) not in (0, tops):
         raise NetError(f"loss_weight has {len(given)} entries for {tops} tops; give none or one for each")
+    # layer.hpp, SetLossWeights, and loss_layer.cpp: the first top of a loss counts unless the file says
+    # otherwise.
     default = (1.0 if kind.is_loss else 0.0,) + (0.0,) * (tops - 1)
     return given or default[:tops]
 
 
 def _top_shapes(layer: Layer, bottoms: Sequence[Shape], tops: int) -> tuple[Shape, ...]:
     """Shapes of the tops, by a pass over tensors without memory."""
+    # The layer keeps its blobs; functional_call lends it these for one pass. Nothing is computed, so a net of any
+    # size is planned at once, and `forward` must never look at values, which torch.export wants anyway.
     ghosts = {
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
@@ -288,5 +302,6 @@ def _top_shapes(layer: Layer, bottoms: Sequence[Shape], tops: int) -> tuple[Shap
         reason = " ".join(str(error).split())
         shapes = ", ".join(str(shape) for shape in bottoms)
         raise NetError(f"bottoms of shapes {shapes} do not fit it: {reason}") from error
+    # A layer may give more tops than the file names.
     results = found if isinstance(found, tuple) else (found,)
     return tuple(tuple(result.shape) for result in results)[:tops]

@@ -84,6 +84,7 @@ class CaffeNet(nn.Module):
         self.register_buffer("_like", torch.empty(0), persistent=False)
         for step in plan.steps:
             self.add_module(self._free_name(step.name), step.layer)
+        # The phase says how it begins; then `train` and `eval` rule, as in any module.
         self.train(phase == "TRAIN")
 
     @classmethod
@@ -125,7 +126,9 @@ class CaffeNet(nn.Module):
             ]
             # a layer may make more tops than the file asks for
             for name, weight, top in zip(step.tops, step.weights, _run(step, bottoms), strict=False):
+                # A layer in place gives its blob a new value: whoever reads the name later sees that one.
                 values[name] = top
+                # Given back although a later layer may read it, or overwrite it: `loss` needs it as it was.
                 if weight:
                     kept[_result_name(step, name, self._results)] = top
         if blobs is not None:
@@ -166,6 +169,7 @@ class CaffeNet(nn.Module):
         Raises:
             NetError: the number of blobs or a shape differs.
         """
+        # Everything is checked before anything is copied: a net that took half of a file would be of no use.
         own = {name: blobs for name, blobs in self.weights().items() if name in weights}
         for name, blobs in own.items():
             if len(weights[name]) != len(blobs):
@@ -215,6 +219,7 @@ class CaffeNet(nn.Module):
         theirs = {step.name: step.layer for step in other.steps}
         for step in self.steps:
             owner = theirs.get(step.name)
+            # net.cpp, ShareTrainedLayersWith: by name, and what only one of the nets has is passed over.
             if owner is None or not step.layer.blob_names:
                 continue
             if step.layer.blob_names != owner.blob_names:
@@ -232,6 +237,7 @@ class CaffeNet(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all layers but those whose description gives them a phase of their own."""
+        # As in Caffe, where a layer with a phase of its own keeps it in a net of the other phase.
         super().train(mode)
         for step in self.steps:
             if step.description.HasField("phase"):
@@ -247,12 +253,14 @@ class CaffeNet(nn.Module):
                 done[id(tensor)] = tensor, fn(tensor)  # with the tensor itself, or its id may come again
             return done[id(tensor)][1]
 
+        # torch goes from module to module, and would make two of one buffer that two layers share.
         return super()._apply(once, recurse)
 
     def _free_name(self, name: str) -> str:
         """A name for a layer among this module's attributes: its own, where that is free and torch allows it."""
         key = plain = (name or "layer").replace(".", "_")
         number = 2
+        # Nets have layers named `loss`, which is a method here, and torch allows no dot in a name.
         while hasattr(self, key):
             key, number = f"{plain}_{number}", number + 1
         return key
@@ -264,6 +272,7 @@ class CaffeNet(nn.Module):
                 f"{self.spec.source}: inputs {', '.join(missing)} are missing; "
                 f"the net needs {', '.join(self.inputs)}"
             )
+        # Looked at in each pass, for `other` does not know who shares with it.
         for layer, name, owner in self._ties:
             if getattr(layer, name) is not getattr(owner, name):
                 setattr(layer, name, getattr(owner, name))
@@ -271,6 +280,8 @@ class CaffeNet(nn.Module):
 
     def _checked(self, name: str, value: Tensor) -> Tensor:
         try:
+            # Labels too: Caffe's blobs hold everything as floats, and the layers that look labels up cast them
+            # back.
             tensor = torch.as_tensor(value).to(self._like)
         except (TypeError, ValueError, RuntimeError) as error:
             raise NetError(
@@ -298,6 +309,7 @@ def _run(step: Step, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tops if isinstance(tops, tuple) else (tops,)
     except NetError as error:
         raise NetError(f"layer {step.name!r} ({step.description.type}): {error}") from error
+    # torch speaks of its kernels; who wrote the net knows layers and shapes.
     except (RuntimeError, IndexError, ValueError, ArithmeticError) as error:
         place = f"layer {step.name!r} ({step.description.type})"
         reason = " ".join(str(error).split())
@@ -340,6 +352,7 @@ def _copy(value: Tensor | np.ndarray, blob: Tensor) -> None:
 
 def _check_shape(where: str, expected: Shape, found: Shape) -> None:
     """Whether shapes agree, legacy ones of four numbers but for leading ones."""
+    # blob.cpp, ShapeEquals: files before 2015 give every blob four axes, the missing ones in front as 1.
     if found != expected and not (
         len(found) == 4 and len(expected) < 4 and found == (1,) * (4 - len(expected)) + expected
     ):

@@ -8,9 +8,11 @@ from torch import Tensor
 from sparknet.caffe.layers import InputBlob, Layer, Shape
 from sparknet.caffe.schema import LayerParameter
 
-__all__ = ["Learnable", "NetParts", "Step"]
+__all__ = ["BuildPlan", "Learnable", "Step"]
 
 
+# Compared as the objects that they are (eq=False): tensors have no one truth value, and two layers of equal text
+# are two.
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
     """One layer at work: what it reads and what it writes."""
@@ -46,17 +48,19 @@ class Learnable:
     @property
     def tensor(self) -> Tensor:
         """The parameter, or the buffer where the layer itself keeps the blob (BatchNorm), as it is now."""
+        # Looked up each time: a change of dtype or device gives the layer another buffer.
         return getattr(self.layer, self.attribute)
 
 
 @dataclass(eq=False, slots=True)
-class NetParts:
+class BuildPlan:
     """All that a description comes to."""
 
     inputs: dict[str, InputBlob] = field(default_factory=dict[str, InputBlob])
     steps: list[Step] = field(default_factory=list[Step])
     shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
     """Of every blob, as it stands after the whole pass."""
+    # Caffe keeps them in a set of strings, and its logs and its test results come in that order.
     outputs: tuple[str, ...] = ()
     """Blobs that no layer reads, sorted by name."""
     learnable: list[Learnable] = field(default_factory=list[Learnable])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 __all__ = ["ENGINES", "HARMLESS", "REFUSED", "Refusal"]
 
+# Which library computes is no part of a net: DEFAULT leaves the choice open.
 ENGINES = ("MKL2017", "MKLDNN")
 """Values that Intel Caffe adds to every `engine`; they are read as DEFAULT."""
 
@@ -64,6 +65,7 @@ HARMLESS: dict[str, dict[str, str]] = {
 """By message and field: who writes it, and what it decides."""
 
 
+# Files of forks set these even where they do nothing (`min_lr: 0`), so their neutral values must pass.
 class Refusal(NamedTuple):
     """A field that changes numbers."""
 
@@ -73,6 +75,7 @@ class Refusal(NamedTuple):
     """Spellings of the value that does nothing; with it, the field is passed over."""
 
 
+# As they may be written: such a field has no type here, so its value is compared as text.
 _FALSE = ("false", "False", "f", "0")
 _ZERO = ("0", "0.", "0.0", "0f")
 _RATE = "choose an lr_policy of Caffe 1.0"

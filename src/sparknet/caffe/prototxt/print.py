@@ -6,7 +6,7 @@ import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from sparknet.caffe.prototxt.fields import PACKED
+from sparknet.caffe.schema import PACKED
 from sparknet.errors import NetError
 
 __all__ = ["format_text"]
@@ -33,8 +33,9 @@ def format_text(message: Message) -> str:
 def _print(message: Message, indent: str, lines: list[str]) -> None:
     """Append the lines of a message's fields."""
     for field, value in message.ListFields():
-        code = PACKED.get((message.DESCRIPTOR.name, field.name))
+        code = PACKED.get(f"{message.DESCRIPTOR.name}.{field.name}")
         if code is not None:
+            # protobuf's own printer would write such bytes as one string, which Caffe cannot read as numbers.
             for text in _numbers(b"".join(value), code, field.name):
                 lines.append(f"{indent}{field.name}: {text}\n")
             continue

@@ -62,6 +62,7 @@ class Tokens:
         Raises:
             NetError: what follows is no token: an unexpected character or a string without its end.
         """
+        # One match a token, with the space before it: this is where a large file's time goes.
         found = _TOKEN.match(self._text, self._end)
         if found is None:
             raise self._no_token()
@@ -94,6 +95,7 @@ class Tokens:
     def fault(self, message: str, start: int | None = None) -> NetError:
         """Return the error that begins with file, line and column of `start`, or of the current token."""
         at = self.start if start is None else start
+        # Counted only for an error: a file without one never asks for a line.
         column = at - self._text.rfind("\n", 0, at)
         return NetError(f"{self.source}:{self.line_of(at)}:{column}: {message}")
 
@@ -107,6 +109,8 @@ class Tokens:
         """Return the error for a text that goes on with no token."""
         start = _gap_end(self._text, self._end)
         character = self._text[start]
+        # A string without its end is looked into for a NUL: then the file is no text, and quotes are not its
+        # trouble.
         if character in "\"'":
             line = self._text[start : start + _SHOWN].partition("\n")[0]
             where = self._text.find("\0", start)
@@ -157,6 +161,7 @@ def _unescaped(found: re.Match[str]) -> bytes | None:
         return bytes([_LETTERS[letter]])
     if found["bad"] is not None:
         return None
+    # Two escapes that are one character beyond the 16 bits of the first; alone, either is refused.
     if found["high"] is not None:
         return bytes.fromhex(found["high"] + found["low"]).decode("utf-16-be").encode()
     digits = found["short"] or found["long"]

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.schema import SolverState
 from sparknet.caffe.weights.blobs import Array, array_of, blob_of
 from sparknet.errors import CheckpointError, NetError
-from sparknet.whole_files import written_whole
 
 __all__ = ["SavedState", "read_state", "write_state"]
 

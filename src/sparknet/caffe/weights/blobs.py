@@ -30,6 +30,7 @@ def array_of(blob: BlobProto, pieces: Sequence[memoryview] | None = None) -> Arr
     Raises:
         NetError: there are not as many numbers as its shape says.
     """
+    # blob.cpp, FromProto: double precision first, where a file has both.
     shape = _shape(blob)
     chunks: Sequence[bytes | memoryview] = blob.double_data or blob.data
     if chunks and pieces is not None:
@@ -67,6 +68,7 @@ def blob_of(array: Array) -> BlobProto:
 
 
 def _shape(blob: BlobProto) -> tuple[int, ...]:
+    # blob.cpp, FromProto: one of the four is enough to make it a blob of the old form.
     if any(blob.HasField(axis) for axis in _LEGACY_AXES):
         return blob.num, blob.channels, blob.height, blob.width
     return tuple(blob.shape.dim)

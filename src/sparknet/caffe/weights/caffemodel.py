@@ -13,12 +13,12 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from sparknet.caffe.description.upgrade import upgrade_net
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.schema import BlobProto, NetParameter
 from sparknet.caffe.weights import hdf5
 from sparknet.caffe.weights.blobs import Array, array_of
 from sparknet.caffe.weights.wire import cut_numbers, layer_bytes
 from sparknet.errors import NetError
-from sparknet.whole_files import written_whole
 
 __all__ = ["LIMIT_BYTES", "Weights", "is_text", "read_weights", "upgrade_binary", "write_binary"]
 
@@ -52,6 +52,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     if data is None:
         return Weights(source=source, blobs=hdf5.read_hdf5(source), description=None)
     net, pieces = _parsed(data, source)
+    # V0 keeps name and blobs one message further in than V1.
     older = [(layer.layer if layer.HasField("layer") else layer) for layer in net.layers]
     is_modern = not older and all(_is_modern(blob) for layer in net.layer for blob in layer.blobs)
     blobs = _taken([*net.layer, *older], pieces, source)
@@ -68,6 +69,7 @@ def upgrade_binary(path: str | os.PathLike[str], target: str | os.PathLike[str])
     data = _content(source)
     if data is None:
         raise NetError(f"{source} is HDF5, which has no older form; there is nothing to upgrade")
+    # Read once more below, with the blobs in it: they are moved by protobuf and never looked at.
     _parsed(data, source)  # for its errors
     modern = upgrade_net(NetParameter.FromString(data)).net
     with written_whole(target) as draft:
@@ -113,6 +115,7 @@ def _parsed(data: bytes, source: str) -> tuple[NetParameter, list[memoryview]]:
 
 def is_text(data: bytes) -> bool:
     """Whether bytes begin as a prototxt would, and a binary file would not."""
+    # A binary file begins with the net's name, which is text; tags and lengths show soon after it.
     return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in data[:4096]) and b"\x7f" not in data[:4096]
 
 
@@ -140,6 +143,7 @@ def _taken(layers: Iterable[_WithBlobs], pieces: Sequence[memoryview], source: s
                 arrays[place] = array_of(blob, pieces)
             except NetError as error:
                 raise NetError(f"{source}: layer {layer.name!r}, blob {place}: {error}") from error
+        # net.cpp copies layer after layer, so the last one stays. Split layers of Caffe's making have no blobs.
         if arrays or layer.name not in found:
             found[layer.name] = arrays
         layer.ClearField("blobs")
@@ -149,6 +153,7 @@ def _taken(layers: Iterable[_WithBlobs], pieces: Sequence[memoryview], source: s
 def _is_modern(blob: BlobProto) -> bool:
     """Whether writing the blob's array again gives the same bytes."""
     fields = {field.name for field, _ in blob.ListFields()}
+    # Legacy axes, double precision, gradients and numbers in several pieces are read, but written otherwise.
     return fields <= {"shape", "data"} and len(blob.data) == 1
 
 
@@ -160,6 +165,7 @@ def write_binary(
     Raises:
         NetError: it cannot be written, or would be larger than protobuf allows.
     """
+    # Before anything is written: protobuf would find out behind 2 GiB.
     size = description.ByteSize() + sum(array.nbytes for arrays in blobs.values() for array in arrays)
     if size > LIMIT_BYTES:
         raise NetError(

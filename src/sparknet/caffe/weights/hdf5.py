@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.weights.blobs import Array
 from sparknet.errors import NetError
-from sparknet.whole_files import written_whole
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -37,6 +37,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, dict[int, Array]]:
 
     def take(name: str, entry: object) -> None:
         if isinstance(entry, h5py.Dataset):
+            # From the right: a layer named `inception_3a/1x1` is a group in a group.
             layer, _, place = name.rpartition("/")
             if not place.isdecimal():
                 raise NetError(f"{source}: data/{name} is no blob; those are named 0, 1, ...")
@@ -64,6 +65,7 @@ def _array(dataset: h5py.Dataset, where: str) -> Array:
     if kind.kind != "f" or kind.itemsize not in (4, 8):
         raise NetError(f"{where} holds {kind}; a blob is float32 or float64")
     stored = dataset.id.get_storage_size()
+    # Before anything is allocated: a few damaged bytes can claim any size.
     if dataset.nbytes > _DEFLATE_BOUND * stored:
         raise NetError(f"{where} claims {dataset.nbytes} bytes and {stored} are there: the file is damaged")
     return np.asarray(dataset[()], np.float64 if kind.itemsize == 8 else np.float32)

@@ -1,13 +1,15 @@
 """A net's weights, to and from files."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.weights.blobs import Array
 from sparknet.caffe.weights.caffemodel import Weights, read_weights, write_binary
@@ -15,10 +17,7 @@ from sparknet.caffe.weights.hdf5 import write_hdf5
 from sparknet.caffe.weights.written_form import describes, written_form
 from sparknet.errors import NetError
 
-if TYPE_CHECKING:
-    from sparknet.caffe.module.caffe_net import CaffeNet
-
-__all__ = ["Frame", "Loaded", "load_listed", "load_weights", "write_weights"]
+__all__ = ["Frame", "Loaded", "WeightHolder", "load_listed", "load_weights", "write_weights"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +47,27 @@ class Frame:
     """Blobs of the layers that the net does not have in its state."""
 
 
-def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
+class WeightHolder(Protocol):
+    """What files need of a net: `CaffeNet`, which stands a floor above this one."""
+
+    description: NetSpec
+    """Of all states."""
+    spec: NetSpec
+    """Of the net's own state."""
+    phase: PhaseName
+    frame: Frame | None
+    """What the file said that is wholly of this net and was loaded last."""
+
+    def weights(self) -> dict[str, list[Tensor]]:
+        """The learned tensors by layer name, live; a shared one appears in each layer."""
+        ...
+
+    def set_weights(self, weights: Mapping[str, Sequence[Tensor | Array]], /) -> None:
+        """Copy values into the layers of the same names; a NetError changes none."""
+        ...
+
+
+def load_weights(net: WeightHolder, path: str | os.PathLike[str], *, whole: bool = False) -> Loaded:
     """Copy a file's blobs into the layers of the same names; see `CaffeNet.load_weights`.
 
     Args:
@@ -65,6 +84,7 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool =
         found = weights.blobs.get(name)
         if found is None:
             continue
+        # By layer name alone, as net.cpp does (CopyTrainedLayersFrom); order and type do not count.
         # An HDF5 file leaves a shared blob to the first layer that has it: set it to what it is.
         fill = shared.get(name, set[int]()) if weights.description is None else set[int]()
         if set(found) | fill != set(range(len(tensors))):
@@ -73,6 +93,7 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool =
                 "the net must be that of the weights, or the layer have another name"
             )
         chosen[name] = [found.get(place, tensor) for place, tensor in enumerate(tensors)]
+        # By memory: a layer that the file lacks is not missing if another one shares its blobs.
         taken.update(tensors[place].data_ptr() for place in found)
     missing = tuple(
         name for name, tensors in own.items() if any(tensor.data_ptr() not in taken for tensor in tensors)
@@ -86,6 +107,7 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool =
         net.set_weights(chosen)
     except NetError as error:
         raise NetError(f"{weights.source}: {error}") from error
+    # Only after the weights are in: a file that did not fit must leave no trace.
     net.frame = _frame(net, weights)
     return Loaded(
         layers=tuple(chosen),
@@ -94,7 +116,7 @@ def load_weights(net: "CaffeNet", path: str | os.PathLike[str], *, whole: bool =
     )
 
 
-def load_listed(net: "CaffeNet", paths: str) -> tuple[str, ...]:
+def load_listed(net: WeightHolder, paths: str) -> tuple[str, ...]:
     """Copy the blobs of files, their paths separated by commas, into a net, one file after the other.
 
     Returns:
@@ -103,11 +125,12 @@ def load_listed(net: "CaffeNet", paths: str) -> tuple[str, ...]:
     Raises:
         NetError: a file is missing or damaged, or does not fit.
     """
-    missing = [set(net.load_weights(path).missing) for path in map(str.strip, paths.split(",")) if path]
+    # As `caffe train --weights a,b` (caffe.cpp, CopyLayers): of a layer in several files the last one counts.
+    missing = [set(load_weights(net, path).missing) for path in map(str.strip, paths.split(",")) if path]
     return tuple(name for name in net.weights() if all(name in lacking for lacking in missing))
 
 
-def write_weights(net: "CaffeNet", path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
+def write_weights(net: WeightHolder, path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
     """Write the net's weights; see `CaffeNet.save_weights`."""
     own = net.weights()
     blobs: dict[str, list[Array]] = {name: [_array(tensor) for tensor in own[name]] for name in own}
@@ -125,7 +148,7 @@ def write_weights(net: "CaffeNet", path: str | os.PathLike[str], *, as_loaded: b
         write_binary(written_form(net.spec, net.phase), blobs, path)
 
 
-def _frame(net: "CaffeNet", weights: Weights) -> Frame | None:
+def _frame(net: WeightHolder, weights: Weights) -> Frame | None:
     own = net.weights()
     if weights.description is None or not weights.is_modern or not all(weights.blobs.get(name) for name in own):
         return None
@@ -155,6 +178,7 @@ def _shared_places(weights: dict[str, list[Tensor]]) -> dict[str, set[int]]:
 
 def _array(tensor: Tensor) -> Array:
     """On the CPU, float64 if it is so and else float32; the tensor's own memory where that can be."""
+    # Caffe knows these two; half precision is widened, which loses nothing.
     plain = tensor.detach().cpu()
     array: Array = plain.to(torch.float64 if plain.dtype == torch.float64 else torch.float32).numpy()
     return np.asarray(array)

@@ -48,6 +48,7 @@ def describes(written: NetParameter, spec: NetSpec) -> bool:
     names = [layer.name for layer in written.layer]
     if written.name != spec.parameters.name or len(set(names)) < len(names):
         return False
+    # Layer by layer and not as a whole: the file has one state, and the description all of them.
     own = [_essence(layer, {}) for layer in spec.parameters.layer]
     readers: dict[str, str] = {}
     for layer in written.layer:
@@ -63,6 +64,7 @@ def _complete(layer: LayerParameter) -> None:
     if layer.type.endswith("Loss") and not layer.loss_weight:  # LossLayer; all that descend from it are named so
         layer.loss_weight.append(1)
     if layer.type == "BatchNorm":
+        # batch_norm_layer.cpp adds them itself in LayerSetUp, and Net::ToProto writes what the layer then has.
         while len(layer.param) < 3:
             layer.param.add(lr_mult=0)
 

@@ -81,6 +81,8 @@ def _upper_half(bottom: str, classes: int, *, start: float) -> list[LayerParamet
     """What follows the second pooling, the same in both."""
     return [
         *_convolution(3, bottom, kernel=3, num_output=384, pad=1),
+        # Two groups: on the paper's two GPUs each half of the channels saw only itself. Biases above 0 give these
+        # ReLUs something to pass on from the first step (section 5 of the paper).
         *_convolution(4, "conv3", kernel=3, num_output=384, pad=1, group=2, start=start),
         *_convolution(5, "conv4", kernel=3, num_output=256, pad=1, group=2, start=start),
         _pool(5, "conv5"),
@@ -113,6 +115,8 @@ def _pool(number: int, bottom: str) -> LayerParameter:
 
 
 def _norm(number: int, bottom: str) -> LayerParameter:
+    # The paper's alpha of 1e-4 is not divided by the 5 channels; Caffe's is, and its published nets keep the
+    # number.
     return LRNLayer(f"norm{number}", [bottom], local_size=5, alpha=1e-4, beta=0.75)
 
 

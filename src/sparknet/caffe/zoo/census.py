@@ -39,6 +39,7 @@ def adult(
         *inputs(input_shape, batch_size),
         InnerProductLayer("ip1", ["data"], num_output=hidden, weight_filler=msra(), **learned),
         ReLULayer("relu1", ["ip1"], in_place=True),
+        # Scores see no ReLU behind them: Glorot's filler, not He's.
         InnerProductLayer("ip2", ["ip1"], num_output=classes, weight_filler=xavier(), **learned),
         *outputs("ip2"),
     )

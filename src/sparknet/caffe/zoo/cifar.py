@@ -41,6 +41,7 @@ def cifar10_quick(
         "CIFAR10_quick",
         *inputs(input_shape, batch_size),
         ConvolutionLayer("conv1", ["data"], kernel=5, num_output=32, pad=2, **_learned(0.0001)),
+        # As published: behind the maximum, where ReLU gives the same and has a quarter of the numbers.
         PoolingLayer("pool1", ["conv1"], Pooling.Max, kernel=3, stride=2),
         ReLULayer("relu1", ["pool1"], in_place=True),
         ConvolutionLayer("conv2", ["pool1"], kernel=5, num_output=32, pad=2, **_learned(0.01)),

@@ -31,6 +31,7 @@ def outputs(scores: str, *, top5: bool = False) -> list[LayerParameter]:
         top5: whether a hit among the five best is counted too.
     """
     bottoms = [scores, "label"]
+    # In TEST only, as in the published files: in training it would cost time at each step.
     layers = [AccuracyLayer("accuracy", bottoms, include=LABELLED_TEST)]
     if top5:
         layers.append(AccuracyLayer("accuracy_top5", bottoms, top_k=5, include=LABELLED_TEST))

@@ -68,6 +68,7 @@ def googlenet(
             bottom = pool
         layers += _inception(module, bottom)
         bottom = f"inception_{module}/output"
+        # Where the auxiliary heads branch off (figure 3 of the paper).
         if module in ("4a", "4d"):
             layers += _auxiliary(1 if module == "4a" else 2, bottom, classes)
     return NetParam(
@@ -115,6 +116,7 @@ def _auxiliary(number: int, bottom: str, classes: int) -> list[LayerParameter]:
     """A classifier halfway up, which brings the gradient to the lower layers."""
     head = f"loss{number}"
     scores = f"{head}/classifier"
+    # Without labels there is no loss, and a head without one would only cost time.
     only: dict[str, Any] = {"include": LABELLED}
     return [
         PoolingLayer(f"{head}/ave_pool", [bottom], Pooling.Ave, kernel=5, stride=3, **only),

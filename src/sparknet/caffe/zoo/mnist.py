@@ -36,6 +36,7 @@ def lenet(*, input_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, batc
     return NetParam(
         "LeNet",
         *inputs(input_shape, batch_size),
+        # As published: only ip1 has a ReLU.
         ConvolutionLayer("conv1", ["data"], kernel=5, num_output=20, **learned),
         PoolingLayer("pool1", ["conv1"], Pooling.Max, kernel=2, stride=2),
         ConvolutionLayer("conv2", ["pool1"], kernel=5, num_output=50, **learned),

@@ -107,6 +107,7 @@ def _block(
     """
     layers: list[LayerParameter] = []
     came_in, stride = bottom, branches[0][3]
+    # Shortcuts B of the paper: a projection only where the size changes.
     if shortcut:
         came_in = f"res{name}_branch1"
         layers += _convolution(name, "1", bottom, (1, branches[-1][2], stride))
@@ -128,7 +129,15 @@ def _convolution(name: str, suffix: str, bottom: str, size: tuple[int, int, int]
     made = f"res{name}_branch{suffix}"
     return [
         ConvolutionLayer(
-            made, [bottom], kernel, channels, pad=kernel // 2, stride=stride, bias=False, weight_filler=msra()
+            # No bias: BatchNorm would take it off again, and Scale brings its own.
+            made,
+            [bottom],
+            kernel,
+            channels,
+            pad=kernel // 2,
+            stride=stride,
+            bias=False,
+            weight_filler=msra(),
         ),
         *_normalised(made, f"{name}_branch{suffix}"),
     ]
@@ -136,6 +145,7 @@ def _convolution(name: str, suffix: str, bottom: str, size: tuple[int, int, int]
 
 def _normalised(blob: str, suffix: str) -> list[LayerParameter]:
     return [
+        # Two layers, since Caffe's BatchNorm learns nothing; they run as one kernel (module/fusion.py).
         BatchNormLayer(f"bn{suffix}", [blob], in_place=True),
         ScaleLayer(f"scale{suffix}", [blob], bias=True, in_place=True),
     ]

@@ -48,6 +48,7 @@ def vgg16(*, input_shape: tuple[int, ...] = (3, 224, 224), classes: int = 1000, 
                 ReLULayer(f"relu{stage}_{number}", [name], in_place=True),
             ]
             bottom = name
+        # Caffe rounds up, so that even one row and column are left after five halvings.
         layers.append(PoolingLayer(f"pool{stage}", [bottom], Pooling.Max, kernel=2, stride=2))
         bottom = f"pool{stage}"
     for number in (6, 7):

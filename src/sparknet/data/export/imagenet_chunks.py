@@ -1,109 +1,69 @@
-"""Tar chunks out of rows that come sorted, with a report for each, and what the label file of them all says."""
+"""One tar chunk out of rows that come sorted, with a report beside it."""
 
-import hashlib
 import io
-import itertools
 import tarfile
-from collections.abc import Iterable, Iterator
-from operator import attrgetter
-from typing import IO
+from collections.abc import Iterable
 
-from sparknet.data.export.imagenet_pieces import Row
-from sparknet.data.export.imagenet_plan import Damage, Layout, Report, dump
+from sparknet.data.export.imagenet_pieces import ImageRow
+from sparknet.data.export.imagenet_plan import LeftOut, TarReport, Work, dump
 
-__all__ = ["labelled", "write_chunks"]
+__all__ = ["write_chunk"]
 
 EXAMPLES = 10
 """So many names of files without a label are kept of each chunk."""
 
 
-def write_chunks(layout: Layout, rows: Iterable[Row]) -> Iterator[Report]:
-    """Write tar files, each followed by its report: both appear whole or not at all.
+def write_chunk(work: Work, number: int, rows: Iterable[ImageRow]) -> TarReport:
+    """Write a tar file and then its report: both appear whole or not at all.
 
     The bytes depend on the rows alone. One image is in memory at a time.
 
     Args:
-        layout: where they go.
-        rows: sorted by chunk and place, and all of a chunk's.
-
-    Yields:
-        A report when a chunk and its report are written.
+        work: says where they go, and which images belong there.
+        number: the chunk.
+        rows: all of the chunk's, sorted by place and offset.
 
     Raises:
         DataError: the destination cannot be written.
     """
-    for number, group in itertools.groupby(rows, key=attrgetter("chunk")):
-        report = _write_chunk(layout, number, group)
-        layout.report(number).write(dump(report))
-        yield report
-
-
-def _write_chunk(layout: Layout, number: int, rows: Iterable[Row]) -> Report:
-    images, unlabelled = 0, 0
-    corrupt, missing, examples = list[Damage](), list[str](), list[str]()
-    with layout.chunk(number).writing() as file:
-        counted = _Counted(file)
-        with tarfile.open(fileobj=counted, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+    left = dict.fromkeys(work.plan.places_in(number))
+    corrupt, unlabelled, stretches = list[LeftOut](), list[str](), list[str]()
+    images = others = 0
+    with work.layout.chunk(number).writing() as file:
+        # Said, and not left to Python, whose default changed once (3.8): the same rows must be the same bytes.
+        with tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT) as tar:
             for row in rows:
-                if row.kind == "image":
-                    tar.addfile(_header(row), io.BytesIO(row.image))
-                    images += 1
-                elif row.kind == "corrupt":
-                    corrupt.append(Damage(name=row.name, reason=row.reason))
-                elif row.kind == "missing":
-                    missing.append(row.name)
+                if not row.name:
+                    stretches.append(row.reason)
+                elif row.place not in left:  # without a label, or the second file of a name
+                    others += 1
+                    unlabelled.extend([row.name] * (len(unlabelled) < EXAMPLES))
                 else:
-                    unlabelled += 1
-                    examples.extend([row.name] * (len(examples) < EXAMPLES))
-    return Report(
+                    del left[row.place]
+                    if row.reason:
+                        corrupt.append(LeftOut(name=row.name, reason=row.reason))
+                    else:
+                        tar.addfile(_header(row), io.BytesIO(row.image))
+                        images += 1
+        size = file.tell()
+    report = TarReport(
         chunk=number,
         images=images,
-        bytes=counted.bytes,
-        sha256=counted.digest.hexdigest(),
+        bytes=size,
         corrupt=tuple(corrupt),
-        missing=tuple(missing),
-        unlabelled=unlabelled,
-        unlabelled_examples=tuple(examples),
+        missing=tuple(work.name_at(place) for place in left),
+        unlabelled=others,
+        unlabelled_examples=tuple(unlabelled),
+        stretches=tuple(stretches),
     )
+    # Behind the tar file: a report says that its chunk is whole, whatever moment the task was killed at.
+    work.layout.report(number).write(dump(report))
+    return report
 
 
-def _header(row: Row) -> tarfile.TarInfo:
+def _header(row: ImageRow) -> tarfile.TarInfo:
     """Nothing in it tells who made the file, or when: the same images are the same bytes."""
     header = tarfile.TarInfo(row.name)
     header.size = len(row.image)
     header.mode = 0o644
     return header
-
-
-class _Counted(io.RawIOBase):
-    """Passes bytes on to a file, counts them and takes their SHA-256."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__()
-        self._file = file
-        self.bytes = 0
-        self.digest = hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] - tarfile has bytes
-        self._file.write(data)
-        self.bytes += len(data)
-        self.digest.update(data)
-        return len(data)
-
-
-def labelled(names: Iterable[str], labels: Iterable[int], reports: Iterable[Report]) -> Iterator[tuple[str, int]]:
-    """Name and label of each image in the chunks, in their order.
-
-    Args:
-        names: all entries in the drawn order.
-        labels: theirs.
-        reports: of all chunks; they say which images are not there.
-    """
-    left_out = set[str]()
-    for report in reports:
-        left_out.update(damage.name for damage in report.corrupt)
-        left_out.update(report.missing)
-    return ((name, label) for name, label in zip(names, labels, strict=True) if name not in left_out)

@@ -4,21 +4,21 @@ Which image goes into which chunk is a pure function of the label file's entries
 has a report beside it; a run that was cut off at any moment is gone on with by asking for the same again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from sparknet.data.export.imagenet_chunks import labelled
-from sparknet.data.export.imagenet_pieces import Piece, cut_pieces
+from sparknet.data.export.imagenet_pieces import cut_pieces
 from sparknet.data.export.imagenet_plan import (
-    Damage,
+    ChunkPlan,
     Layout,
-    Plan,
-    Report,
+    LeftOut,
     Settings,
     Split,
+    TarReport,
+    Work,
     draw_places,
     dump,
     load,
@@ -28,57 +28,14 @@ from sparknet.data.storage.fingerprint import fingerprint
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError
 
-__all__ = ["Result", "Source", "Work", "begin", "complete", "finished_reports", "plan_work"]
+__all__ = ["Outcome", "begin", "complete", "finished_reports", "plan_work"]
 
 _REQUESTS_AT_ONCE = 16
 _NAMES_TOLD = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """Where one split comes from."""
-
-    split: Split
-    archive: Place
-    labels: Place
-    """The label file: lines `NAME LABEL`, for train `SYNSET/NAME LABEL`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """One split, ready to be made or gone on with."""
-
-    archive: Place
-    layout: Layout
-    names: tuple[str, ...]
-    """Base names of the label file's entries, in the drawn order."""
-    labels: tuple[int, ...]
-    """Theirs."""
-    pieces: tuple[Piece, ...]
-    kept: dict[int, Report]
-    """Chunks that are there, by number: they need no making."""
-
-    @property
-    def plan(self) -> Plan:
-        """What decides every byte."""
-        return self.layout.plan
-
-    @property
-    def open_chunks(self) -> tuple[int, ...]:
-        """The chunks still to be made."""
-        return tuple(number for number in range(self.plan.settings.chunks) if number not in self.kept)
-
-    def pieces_for(self, chunks: frozenset[int]) -> list[Piece]:
-        """The pieces that must be read to make these chunks."""
-        return [
-            piece
-            for piece in self.pieces
-            if piece.home in chunks or any(self.plan.chunk_of(place) in chunks for place in piece.places)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Outcome:
     """What one split has come to."""
 
     split: Split
@@ -86,7 +43,7 @@ class Result:
     """Lines of the label file."""
     images: int
     """In the chunks."""
-    corrupt: tuple[Damage, ...]
+    corrupt: tuple[LeftOut, ...]
     missing: tuple[str, ...]
     unlabelled: int
     unlabelled_examples: tuple[str, ...]
@@ -99,56 +56,46 @@ class Result:
     """Of all chunks."""
 
 
-def plan_work(source: Source, destination: Place, settings: Settings) -> Work:
+def plan_work(split: Split, settings: Settings, *, tar: Place, labels: Place, destination: Place) -> Work:
     """Find out what is to be done; nothing is written.
+
+    Args:
+        split: which of the two.
+        settings: what the user chose.
+        tar: the archive as it was published.
+        labels: lines `NAME LABEL`; directories in names do not matter.
+        destination: directory of chunks, records and label file.
 
     Raises:
         ConfigError: more chunks than images, or the destination holds chunks of another plan.
         DataError: archive or label file is missing, damaged, or of another kind.
     """
-    facts = source.archive.facts()
+    facts = tar.facts()
     if facts is None or facts.is_directory:
         what = "it is a directory" if facts else "there is no such file"
-        raise DataError(
-            f"{source.archive}: {what}; the {source.split} archive is a tar file: set --{source.split}-tar"
-        )
-    entries = _entries(source)
-    plan = Plan(
-        split=source.split,
+        raise DataError(f"{tar}: {what}; the {split} archive is a tar file: set --{split}-tar")
+    entries = Labels.read(labels)
+    plan = ChunkPlan(
+        split=split,
         settings=settings,
         images=len(entries),
-        labels=fingerprint({"entries": entries}),
-        source=source.archive.name,
+        labels=fingerprint({"entries": list(entries.items())}),
+        source=tar.name,
         source_bytes=facts.bytes,
     )
+    # Before the archive is walked, which costs a request for each class.
     layout = Layout(destination=destination, plan=plan)
     _check_destination(layout)
-    names, places = [name for name, _ in entries], draw_places(plan)
-    order = np.argsort(places)
+    places = draw_places(plan)
     return Work(
-        archive=source.archive,
+        archive=tar,
         layout=layout,
-        names=tuple(_base(names[entry]) for entry in order),
-        labels=tuple(entries[entry][1] for entry in order),
-        pieces=tuple(cut_pieces(source.archive, plan, names, places.tolist())),
+        labels=entries,
+        places=places,
+        entries=np.argsort(places),
+        pieces=tuple(cut_pieces(tar, plan)),
         kept=finished_reports(layout),
     )
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _entries(source: Source) -> list[tuple[str, int]]:
-    """The label file's lines, sorted by base name, of which there is each but once."""
-    entries = list(Labels.read(source.labels).items())
-    bare = next((name for name, _ in entries if "/" not in name), None)
-    if source.split == "train" and bare is not None:
-        raise DataError(
-            f"{source.labels} has the name {bare}; the inner tar of a training image is found by the directory in "
-            "its name, as in n01440764/n01440764_10026.JPEG: give Caffe's train.txt"
-        )
-    return entries
 
 
 def _check_destination(layout: Layout) -> None:
@@ -161,7 +108,7 @@ def _check_destination(layout: Layout) -> None:
                 "say how they were made, is not there; chunks are not mixed: delete them, or give another --to"
             )
         return
-    differences = layout.plan.differences(load(layout.plan_file, Plan))
+    differences = layout.plan.differences(load(layout.plan_file, ChunkPlan))
     if differences:
         raise ConfigError(
             f"{layout.destination} has {layout.plan.split} chunks with {', '.join(differences)}; who goes on must "
@@ -170,16 +117,18 @@ def _check_destination(layout: Layout) -> None:
         )
 
 
-def finished_reports(layout: Layout) -> dict[int, Report]:
+def finished_reports(layout: Layout) -> dict[int, TarReport]:
     """The reports of the chunks whose tar file is there in the size reported, by chunk.
 
     Raises:
         DataError: the destination cannot be read.
     """
+    # One listing and not a look-up for each chunk; the size finds files that somebody cut or replaced.
     sizes = {file.name: file.bytes for file in layout.chunk_directory.files("*.tar")}
     places = layout.record_directory.children(f"{layout.plan.split}.[0-9]*.json")
+    # A thousand small files: one after the other they would take a minute from an object store.
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        reports = list(pool.map(lambda place: load(place, Report), places))
+        reports = list(pool.map(lambda place: load(place, TarReport), places))
     return {
         report.chunk: report for report in reports if sizes.get(layout.chunk(report.chunk).name) == report.bytes
     }
@@ -198,7 +147,7 @@ def begin(work: Work) -> None:
         work.layout.plan_file.write(dump(work.plan))
 
 
-def complete(work: Work, *, corrupt_share: float) -> Result:
+def complete(work: Work, *, corrupt_share: float) -> Outcome:
     """Verify that every chunk is there and write the label file.
 
     Args:
@@ -208,6 +157,7 @@ def complete(work: Work, *, corrupt_share: float) -> Result:
     Raises:
         DataError: a chunk is not seen from here, or too many images are corrupt.
     """
+    # Looked up and not taken from the tasks: what they wrote into a directory that is not shared is not seen here.
     reports = finished_reports(work.layout)
     lacking = [number for number in range(work.plan.settings.chunks) if number not in reports]
     if lacking:
@@ -216,22 +166,30 @@ def complete(work: Work, *, corrupt_share: float) -> Result:
             "that the driver and every worker reach: give another one"
         )
     ordered = [reports[number] for number in range(work.plan.settings.chunks)]
-    result = _result(work, ordered)
+    result = _outcome(work, ordered)
     _check_corrupt(result, corrupt_share)
-    write_labels(work.layout.label_file, labelled(work.names, work.labels, ordered))
+    # Last of all: who finds a label file finds all of its images.
+    write_labels(work.layout.label_file, _labelled(work, result))
     for directory in (work.layout.chunk_directory, work.layout.record_directory):
         for left in directory.children(f".{work.plan.split}.*.part"):  # by tasks that were killed
             left.delete()
     return result
 
 
-def _result(work: Work, reports: Sequence[Report]) -> Result:
-    return Result(
+def _outcome(work: Work, reports: Sequence[TarReport]) -> Outcome:
+    corrupt = [image for report in reports for image in report.corrupt]
+    missing = [name for report in reports for name in report.missing]
+    damage = next((stretch for report in reports for stretch in report.stretches), None)
+    if damage:
+        # Nobody can say what was in a damaged stretch: an image that was not found may have been, so it counts.
+        corrupt.extend(LeftOut(name=name, reason=damage) for name in missing)
+        missing = []
+    return Outcome(
         split=work.plan.split,
         entries=work.plan.images,
         images=sum(report.images for report in reports),
-        corrupt=tuple(damage for report in reports for damage in report.corrupt),
-        missing=tuple(name for report in reports for name in report.missing),
+        corrupt=tuple(corrupt),
+        missing=tuple(missing),
         unlabelled=sum(report.unlabelled for report in reports),
         unlabelled_examples=tuple(name for report in reports for name in report.unlabelled_examples),
         chunks=len(reports),
@@ -241,7 +199,16 @@ def _result(work: Work, reports: Sequence[Report]) -> Result:
     )
 
 
-def _check_corrupt(result: Result, corrupt_share: float) -> None:
+def _labelled(work: Work, result: Outcome) -> Iterator[tuple[str, int]]:
+    """Base name and label of each image in the chunks, in their order."""
+    left_out = {*(image.name for image in result.corrupt), *result.missing}
+    for place in range(work.plan.images):
+        name = work.name_at(place)
+        if name not in left_out:
+            yield name, int(work.labels.values[work.entries[place]])
+
+
+def _check_corrupt(result: Outcome, corrupt_share: float) -> None:
     """Refuse more corrupt images than a share of all.
 
     Raises:
@@ -249,7 +216,7 @@ def _check_corrupt(result: Result, corrupt_share: float) -> None:
     """
     count = len(result.corrupt)
     if count > corrupt_share * result.entries:
-        told = "; ".join(f"{damage.name}: {damage.reason}" for damage in result.corrupt[:_NAMES_TOLD])
+        told = "; ".join(f"{image.name}: {image.reason}" for image in result.corrupt[:_NAMES_TOLD])
         more = f"; and {count - _NAMES_TOLD} more" if count > _NAMES_TOLD else ""
         raise DataError(
             f"{count} of {result.entries} {result.split} images are corrupt, more than {corrupt_share:g} of them; "

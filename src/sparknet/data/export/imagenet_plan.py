@@ -7,10 +7,22 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from sparknet.config import decode, encode
+from sparknet.data.sources.label_file import Labels
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError
 
-__all__ = ["Damage", "Layout", "Plan", "Report", "Settings", "Split", "draw_places", "dump", "load"]
+__all__ = [
+    "ChunkPlan",
+    "Layout",
+    "LeftOut",
+    "Settings",
+    "Split",
+    "TarReport",
+    "Work",
+    "draw_places",
+    "dump",
+    "load",
+]
 
 Split = Literal["train", "val"]
 T = TypeVar("T")
@@ -50,7 +62,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ChunkPlan:
     """One split's settings and sources; it is kept beside the chunks, and whoever goes on must have the same."""
 
     split: Split
@@ -76,15 +88,22 @@ class Plan:
         """The chunk of the image at `place` of the drawn order; chunks differ by one image at most."""
         return place * self.settings.chunks // self.images
 
-    def differences(self, other: "Plan") -> list[str]:
+    def places_in(self, chunk: int) -> range:
+        """The places of the drawn order that `chunk_of` gives to a chunk."""
+        # The inverse of `chunk_of`. Rounded up: the first place whose share reaches the chunk's number.
+        first, stop = (-(-number * self.images // self.settings.chunks) for number in (chunk, chunk + 1))
+        return range(first, stop)
+
+    def differences(self, other: "ChunkPlan") -> list[str]:
         """What another plan has in place of this one's values, in words."""
         mine, others = ({**encode(plan), **encode(plan.settings)} for plan in (self, other))
+        # The archive by name and size, not by its content: a checksum would read 138 GB.
         names = [name for name in mine if name != "settings" and mine[name] != others[name]]
         return [f"{name} {others[name]} in place of {mine[name]}" for name in names]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
+class LeftOut:
     """A file under an image's name that is no image."""
 
     name: str
@@ -92,23 +111,23 @@ class Damage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class TarReport:
     """One finished chunk."""
 
     chunk: int
     images: int
     bytes: int
     """Size of the tar file."""
-    sha256: str
-    """Of the tar file."""
-    corrupt: tuple[Damage, ...] = ()
+    corrupt: tuple[LeftOut, ...] = ()
     """Images of this chunk that cannot be decoded: they are left out."""
     missing: tuple[str, ...] = ()
-    """Entries of the label file that the archive has no image for."""
+    """Entries of the label file that no image was found for."""
     unlabelled: int = 0
     """Files of the archive without an entry in the label file; each is counted in one chunk, no matter which."""
     unlabelled_examples: tuple[str, ...] = ()
     """Some names of these."""
+    stretches: tuple[str, ...] = ()
+    """Parts of the archive that no header was found in; each is told in one chunk, no matter which."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +135,7 @@ class Layout:
     """Where the parts of one split lie in the destination."""
 
     destination: Place
-    plan: Plan
+    plan: ChunkPlan
 
     @property
     def chunk_directory(self) -> Place:
@@ -147,24 +166,62 @@ class Layout:
         return self.record_directory / f"{self._stem(number)}.json"
 
     def _stem(self, number: int) -> str:
+        # As the original named them, and wider where that is too short: names must sort like numbers.
         digits = max({"train": 5, "val": 3}[self.plan.split], len(str(self.plan.settings.chunks - 1)))
         return f"{self.plan.split}.{number:0{digits}}"
 
 
-def draw_places(plan: Plan) -> np.ndarray:
-    """A permutation of 0 to `images` - 1, int64 [images]: element i is the place of entry i in the drawn order.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Work:
+    """One split, ready to be made or gone on with.
 
-    It is made from the raw numbers of a bit generator, which numpy promises never to change, unlike its
-    `permutation`: a restart under another numpy must draw the same.
+    It travels to every task: for ImageNet 78 MB, which a task unpickles in 0.07 s.
     """
+
+    archive: Place
+    layout: Layout
+    labels: Labels
+    places: np.ndarray
+    """int64 [images]: of each entry of `labels` in the drawn order."""
+    entries: np.ndarray
+    """int64 [images]: the entry of `labels` at each place."""
+    pieces: tuple[tuple[int, int], ...]
+    """First byte of each stretch of the archive that a task can read by itself, and the byte after its last."""
+    kept: dict[int, TarReport]
+    """Chunks that are there, by number: they need no making."""
+
+    @property
+    def plan(self) -> ChunkPlan:
+        """What decides every byte."""
+        return self.layout.plan
+
+    @property
+    def open_chunks(self) -> tuple[int, ...]:
+        """The chunks still to be made."""
+        return tuple(number for number in range(self.plan.settings.chunks) if number not in self.kept)
+
+    def place_of(self, name: str) -> int | None:
+        """The place of an image in the drawn order; None if the label file does not name it."""
+        entry = self.labels.find(name)
+        return None if entry is None else int(self.places[entry])
+
+    def name_at(self, place: int) -> str:
+        """Base name of the image at a place of the drawn order."""
+        return self.labels.base_name(int(self.entries[place]))
+
+
+def draw_places(plan: ChunkPlan) -> np.ndarray:
+    """A permutation of 0 to `images` - 1, int64 [images]: element i is the place of entry i in the drawn order."""
     split = ("train", "val").index(plan.split)
+    # Raw numbers of a bit generator, which numpy promises never to change, unlike its `permutation`: a restart
+    # under another numpy must draw the same. The sort is stable for the same reason.
     draws = np.random.Philox(np.random.SeedSequence(plan.settings.seed, spawn_key=(split,))).random_raw(plan.images)
     places = np.empty(plan.images, np.int64)
     places[np.argsort(draws, kind="stable")] = np.arange(plan.images)
     return places
 
 
-def dump(record: Plan | Report) -> bytes:
+def dump(record: ChunkPlan | TarReport) -> bytes:
     """A record as it stands in its file."""
     return json.dumps(encode(record), indent=1).encode() + b"\n"
 
@@ -178,4 +235,4 @@ def load(place: Place, kind: type[T]) -> T:
     try:
         return decode(kind, json.loads(place.read()))
     except (ValueError, ConfigError) as error:
-        raise DataError(f"{place} is no record of a {kind.__name__.lower()}: {error}; delete it") from error
+        raise DataError(f"{place} is no record ({kind.__name__}): {error}; delete it") from error

@@ -1,8 +1,6 @@
 """Writes LMDB databases of Caffe's Datum records, as Caffe's convert_imageset does."""
 
-import os
-import shutil
-import uuid
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +8,7 @@ from typing import Any, Self
 import lmdb
 
 from sparknet.errors import DataError
+from sparknet.whole_files import whole_directory
 
 __all__ = ["DatabaseWriter"]
 
@@ -33,10 +32,11 @@ class DatabaseWriter:
         Raises:
             DataError: there is something already.
         """
+        # Told now, and not by the rename at the end, hours later.
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise DataError(f"{directory}: there is something already; remove it, or write to another place")
         self._directory = directory
-        self._draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.part")
+        self._stack = ExitStack()
         self._environment: Any = None
         self._map_bytes = 1 << 20
         self._waiting: list[tuple[bytes, bytes]] = []
@@ -45,10 +45,12 @@ class DatabaseWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._draft.mkdir(parents=True)
-            self._environment = self._open()
+            self._directory.parent.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                draft = stack.enter_context(whole_directory(self._directory, replace=False))
+                self._environment = stack.enter_context(closing(self._environment_in(draft)))
+                self._stack = stack.pop_all()
         except (OSError, lmdb.Error) as error:
-            self._discard()
             raise self._unwritable(error) from error
         return self
 
@@ -73,6 +75,7 @@ class DatabaseWriter:
                 f"{self._directory}: key {key[:40]!r}… has {len(key)} bytes; LMDB takes at most "
                 f"{_LONGEST_KEY}: shorten the name"
             )
+        # Held until a commit, since the map can be enlarged between transactions only, by what the next one needs.
         self._waiting.append((key, value))
         self._waiting_bytes += _stored_bytes(key, value)
         self._rows += 1
@@ -82,50 +85,40 @@ class DatabaseWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
         try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._discard()
-
-    def _finish(self) -> None:
-        if not self._rows:
-            raise DataError(f"{self._directory}: no records were written; a database must hold at least one")
-        self._commit()
-        try:
-            self._environment.sync(True)
-            self._environment.close()
-            _flush(self._draft)
-            self._draft.rename(self._directory)
-            _flush(self._directory.parent)
-        except (OSError, lmdb.Error) as error:
-            raise self._unwritable(error) from error
+            with self._stack:
+                if not self._rows:
+                    raise DataError(
+                        f"{self._directory}: no records were written; a database must hold at least one"
+                    )
+                self._commit()
+        except (OSError, lmdb.Error) as failed:
+            raise self._unwritable(failed) from failed
 
     def _commit(self) -> None:
-        """Write what waits. The map is enlarged before, since within a transaction it cannot be."""
+        """Write what waits."""
         try:
             used = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
             # leaf and branch pages that a transaction copies come on top of the records
             needed = used + self._waiting_bytes + self._waiting_bytes // 8 + (1 << 20)
             if needed > self._map_bytes:
+                # Doubled, so that it seldom happens; by 1 GiB at most, for readers map as much as the header tells.
                 self._map_bytes = max(needed, min(2 * self._map_bytes, needed + (1 << 30)))
                 self._environment.set_mapsize(self._map_bytes)
             with self._environment.begin(write=True) as transaction:
                 for key, value in self._waiting:
+                    # Keys only grow, so pages fill up one after the other and lie as they will be read.
                     transaction.put(key, value, append=True)
         except (OSError, lmdb.Error) as error:
             raise self._unwritable(error) from error
         self._waiting, self._waiting_bytes = [], 0
 
-    def _open(self) -> Any:
+    def _environment_in(self, draft: Path) -> Any:
         # No lock file: nobody else knows the draft. No sync before the end: it is whole or not there at all.
-        return lmdb.open(str(self._draft), map_size=self._map_bytes, lock=False, sync=False, metasync=False)
-
-    def _discard(self) -> None:
-        if self._environment is not None:
-            self._environment.close()
-        if self._draft.exists():
-            shutil.rmtree(self._draft)
+        return lmdb.open(str(draft), map_size=self._map_bytes, lock=False, sync=False, metasync=False)
 
     def _unwritable(self, error: Exception) -> DataError:
         return DataError(f"{self._directory}: cannot be written: {error}; free space or choose another place")
@@ -134,11 +127,3 @@ class DatabaseWriter:
 def _stored_bytes(key: bytes, value: bytes) -> int:
     """At most what a record takes in the file: large values lie in whole pages."""
     return len(key) + len(value) + _PAGE_ROOM
-
-
-def _flush(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -108,7 +108,7 @@ class Loader(Iterator[Batch]):
         self._closed = False
         self._changed = Condition()  # guards the four above
         self._thread = Thread(target=self._work, args=(cursor,), name="sparknet-loader", daemon=True)
-        self._thread.start()
+        self._thread.start()  # last: it reads what stands above
 
     def __next__(self) -> Batch:
         """The next batch.
@@ -122,12 +122,12 @@ class Loader(Iterator[Batch]):
             self._changed.wait_for(lambda: self._ready or self._failure or self._closed)
             if self._closed:
                 raise ValueError("next batch of a closed loader; make another one from the last cursor")
-            if self._ready:
+            if self._ready:  # what was made before a failure is delivered before it
                 batch = self._ready.popleft()
                 self._changed.notify_all()
                 return batch
             assert self._failure is not None
-            raise self._failure from self._failure.__cause__
+            raise self._failure
 
     def __enter__(self) -> Loader:
         return self
@@ -161,10 +161,8 @@ class Loader(Iterator[Batch]):
                 self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        """Wait until another batch may be made; False: no more are wanted.
-
-        Before it is made and not after, so that no batch is held while it waits for room.
-        """
+        """Wait until another batch may be made; False: no more are wanted."""
+        # Before it is made and not after, so that no batch is held while it waits for room.
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._ready) < self._ahead)
             return not self._closed
@@ -179,7 +177,8 @@ class Loader(Iterator[Batch]):
 
     def _make(self, cursor: Cursor) -> Batch:
         rows, draws = self._rows(cursor)
-        columns = self._table.take(rows)
+        columns = self._table.take(rows)  # decodes images, by the table's threads
+        # Popped, so that the stored rows are free as soon as the preprocessed ones are there.
         images, labels = (columns.pop(name) for name in self._columns)
         after = cursor.advance(self._batch_size, rows_per_epoch=len(self._order))
         if self._preprocess is None:
@@ -192,6 +191,7 @@ class Loader(Iterator[Batch]):
         epoch, at, missing = cursor.epoch, cursor.position, self._batch_size
         rows: list[np.ndarray] = []
         draws: list[np.ndarray] = []
+        # Around the end of an epoch, and more than once where a batch is larger than a worker's share.
         while missing:
             stop = min(at + missing, len(self._order))
             rows.append(self._order.rows(epoch, at, stop))

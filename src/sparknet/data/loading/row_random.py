@@ -9,9 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["DRAWS_PER_ROW", "Stream", "places", "row_draws", "tosses"]
-
-DRAWS_PER_ROW = 4
+__all__ = ["Stream", "places", "row_draws", "tosses"]
 
 Stream = Literal["training", "evaluation"]
 _STREAMS: dict[Stream, int] = {"training": 0, "evaluation": 1}
@@ -36,8 +34,10 @@ def row_draws(seed: int, epoch: int, rows: np.ndarray, *, stream: Stream = "trai
         uint32 [n, 4], each uniform over all 32 bits.
     """
     rows = np.asarray(rows, np.int64).astype(np.uint64)
+    # A seed of any size in 64 bits: SeedSequence mixes it, so that neighbouring seeds give unlike keys.
     key = np.random.SeedSequence(seed).generate_state(2, np.uint32)
     counter = np.empty((4, len(rows)), np.uint64)
+    # The row and not its place in a batch: workers, threads and batch size do not change what becomes of it.
     counter[0] = rows & _LOW
     counter[1] = rows >> _HALF
     counter[2] = epoch & 0xFFFFFFFF
@@ -47,6 +47,7 @@ def row_draws(seed: int, epoch: int, rows: np.ndarray, *, stream: Stream = "trai
 
 def places(draws: np.ndarray, count: int) -> np.ndarray:
     """Turn random numbers, uint32 [n], into places 0..count-1, int64 [n], alike to within count / 2**32."""
+    # Multiply and shift (Lemire 2019) without rejection: no division, and one draw for each place.
     return ((draws.astype(np.uint64) * np.uint64(count)) >> _HALF).astype(np.int64)
 
 
@@ -66,6 +67,7 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
         32-bit numbers in uint64 [4, n].
     """
     first, second, third, fourth = counter
+    # In uint64 arrays, whose product of two 32-bit numbers keeps the high half.
     for step in range(_ROUNDS):
         keys = [np.uint64((part + step * weyl) & 0xFFFFFFFF) for part, weyl in zip(key, _WEYL, strict=True)]
         left, right = first * _MULTIPLIERS[0], third * _MULTIPLIERS[1]

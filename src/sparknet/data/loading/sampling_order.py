@@ -48,8 +48,7 @@ class Cursor:
 class Order:
     """The rows of one slot, epoch by epoch. Immutable, and safe for use by several threads.
 
-    Small tables get smaller blocks, so that each slot's epoch still draws on at least 64 places of the
-    table: rows sorted by class reach every slot mixed.
+    Each slot's epoch draws on at least 64 places of the table.
 
     Args:
         seed: at least 0; another seed is another order.
@@ -74,10 +73,13 @@ class Order:
         total = int(rows.sum())
         self._seed = seed
         self._slot = slot
+        # Rounded by the same formula at both ends: slots meet without gap or overlap, whatever their number.
         self._low, self._high = (total * edge // slots for edge in (slot, slot + 1))
+        # Small tables get smaller blocks: rows sorted by class must reach every slot mixed.
         self._block_rows = max(1, min(block_rows, total // (_WINDOW_BLOCKS * slots)))
         self._window_rows = _WINDOW_BLOCKS * block_rows
         self._starts, self._sizes = _blocks(rows, self._block_rows)
+        # Two of each: a batch may reach from one into the next.
         self._sequences: _Recent[int, _Sequence] = _Recent(2)
         self._windows: _Recent[tuple[int, int], np.ndarray] = _Recent(2)
 
@@ -113,18 +115,21 @@ class Order:
         def shuffled() -> np.ndarray:
             low = self._low + window * self._window_rows
             rows = self._sequence(epoch).rows(low, min(low + self._window_rows, self._high))
+            # The slot is part of the key: else all slots would shuffle their windows alike.
             return self._random(_WINDOW, epoch, self._slot, window).permutation(rows)
 
         return self._windows.get((epoch, window), shuffled)
 
     def _sequence(self, epoch: int) -> "_Sequence":
         def permuted() -> _Sequence:
+            # Of all shards together, and the same for every slot: that is how the slots divide the epoch.
             blocks = self._random(_BLOCKS, epoch).permutation(len(self._starts))
             return _Sequence(starts=self._starts[blocks], ends=np.cumsum(self._sizes[blocks]))
 
         return self._sequences.get(epoch, permuted)
 
     def _random(self, *key: int) -> np.random.Generator:
+        # A generator for each use, none that is passed on: any epoch and window is made without those before.
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self._seed, spawn_key=key)))
 
 
@@ -155,6 +160,7 @@ class _Sequence:
     def rows(self, low: int, high: int) -> np.ndarray:
         """Row numbers at the places `low` to `high` (exclusive) of the sequence, int64."""
         places = np.arange(low, high)
+        # Only the blocks that these rows touch: an epoch may have millions.
         first, last = np.searchsorted(self.ends, [low, high - 1], side="right")
         ends = self.ends[first : last + 1]
         begins = np.concatenate([self.ends[first - 1 : first] if first else np.zeros(1, np.int64), ends[:-1]])
@@ -174,7 +180,7 @@ class _Recent(Generic[K, T]):
         self._lock = Lock()
 
     def get(self, key: K, make: Callable[[], T]) -> T:
-        with self._lock:
+        with self._lock:  # held while it is made: two threads would make the same
             if key not in self._kept:
                 self._kept[key] = make()
             self._kept.move_to_end(key)

@@ -1,6 +1,6 @@
 """Arrow columns as Spark sends them, checked and turned into numpy arrays as the shards hold them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -14,8 +14,8 @@ from sparknet.data.rows.image_cells import ImageCells, holds_pixels, is_binary
 from sparknet.errors import BadImage, DataError
 
 __all__ = [
-    "Images",
     "Rows",
+    "check_images",
     "encoded_cells",
     "image_values",
     "input_column",
@@ -41,18 +41,6 @@ class Rows:
         own = self.names[index].as_py() if self.names is not None else None
         number = f"row {self.first + index} of partition {self.partition}"
         return f"{number} ({own})" if own else number
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Images:
-    """A batch's images as pixels."""
-
-    pixels: np.ndarray
-    """uint8 [n, *shape]; 0 where a row is not good."""
-    good: np.ndarray
-    """bool [n]: the row holds a whole image."""
-    complaints: list[str]
-    """What is wrong with each other row, by name and in order."""
 
 
 def input_column(
@@ -118,7 +106,9 @@ def input_values(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
     return values
 
 
-def image_values(array: Any, *, column: Column, rows: Rows, resizes: bool, threads: int = 1) -> Images:
+def image_values(
+    array: Any, *, column: Column, rows: Rows, resizes: bool, threads: int = 1
+) -> tuple[np.ndarray, dict[int, str]]:
     """Decode an Arrow array of images; null and damaged ones are left out and complained about.
 
     Args:
@@ -128,25 +118,34 @@ def image_values(array: Any, *, column: Column, rows: Rows, resizes: bool, threa
         resizes: images of other sizes are scaled; False: they are an error.
         threads: that decode at the same time; the decoders let go of Python's lock.
 
+    Returns:
+        Pixels, uint8 [n, *shape], 0 where a row is damaged, and by row what is wrong with it.
+
     Raises:
         DataError: an image of another size than the column's, and not `resizes`.
     """
     cells = ImageCells(array)
     if not resizes:
         _check_sizes(cells, column=column, rows=rows)
+    form = column.image
+    assert form is not None, "the caller decodes images"
     pixels = np.empty((len(array), *column.shape), np.uint8)
-    # Interleaved, so that no thread has all the large images of a sorted source.
-    parts = [range(first, len(array), threads) for first in range(min(threads, len(array)))]
-    if len(parts) > 1:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            found = list(pool.map(lambda part: _decode_part(cells, pixels, part, column), parts))
-    else:
-        found = [_decode_part(cells, pixels, part, column) for part in parts]
-    bad = dict(sorted(pair for part in found for pair in part))
-    good = np.ones(len(array), bool)
-    good[list(bad)] = False
-    complaints = [f"column {column.name}: {rows.name(at)}: {why}" for at, why in bad.items()]
-    return Images(pixels=pixels, good=good, complaints=complaints)
+    bad = _for_each(len(array), lambda at: cells.write(at, pixels[at], form=form), threads=threads)
+    pixels[list(bad)] = 0
+    return pixels, _complaints(bad, name=column.name, rows=rows)
+
+
+def check_images(array: Any, *, name: str, rows: Rows, threads: int = 1) -> dict[int, str]:
+    """Decode an Arrow array of images to find which are not whole: by row what is wrong with it.
+
+    Args:
+        array: binary, or the struct of Spark's `image` source.
+        name: the column's.
+        rows: what the array holds.
+        threads: as for `image_values`.
+    """
+    cells = ImageCells(array)
+    return _complaints(_for_each(len(array), cells.decode, threads=threads), name=name, rows=rows)
 
 
 def encoded_cells(array: Any, *, name: str) -> Any:
@@ -246,19 +245,28 @@ def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows) -> None:
             )
 
 
-def _decode_part(
-    cells: ImageCells, pixels: np.ndarray, part: Iterable[int], column: Column
-) -> list[tuple[int, str]]:
-    """Decode some cells into their rows of `pixels`; give the bad ones with what is wrong."""
-    assert column.image is not None, "the caller decodes images"
-    bad: list[tuple[int, str]] = []
-    for index in part:
-        try:
-            cells.write(index, pixels[index], form=column.image)
-        except BadImage as error:
-            pixels[index] = 0
-            bad.append((index, str(error)))
-    return bad
+def _for_each(count: int, decode: Callable[[int], object], *, threads: int) -> dict[int, str]:
+    """Decode cells by number; by number what is wrong with the bad ones, in order."""
+
+    def work(part: range) -> list[tuple[int, str]]:
+        bad: list[tuple[int, str]] = []
+        for index in part:
+            try:
+                decode(index)
+            except BadImage as error:
+                bad.append((index, str(error)))
+        return bad
+
+    # Interleaved, so that no thread has all the large images of a sorted source.
+    parts = [range(first, count, threads) for first in range(min(threads, count))]
+    if len(parts) < 2:
+        return dict(pair for part in parts for pair in work(part))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return dict(sorted(pair for found in pool.map(work, parts) for pair in found))
+
+
+def _complaints(bad: dict[int, str], *, name: str, rows: Rows) -> dict[int, str]:
+    return {at: f"column {name}: {rows.name(at)}: {why}" for at, why in bad.items()}
 
 
 def _first_shape(array: Any, *, name: str, rows: Rows) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sparknet.data.rows.ragged import Cells
 from sparknet.errors import DataError
 
-__all__ = ["MOST_CLASSES", "Column", "ImageForm", "batch_of", "check_labels", "schema_of"]
+__all__ = ["ENCODED_IMAGE", "LABEL", "MOST_CLASSES", "Column", "ImageForm", "batch_of", "check_labels", "schema_of"]
 
 MOST_CLASSES = 1 << 20
 """Labels must be below this: label counts are kept for every class, and a net has an output for each."""
@@ -72,6 +72,12 @@ class Column:
         if not self.shape:
             return array.to_numpy(zero_copy_only=True)
         return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), *self.shape)
+
+
+ENCODED_IMAGE = Column(name="image", dtype="uint8", shape=(), image=ImageForm())
+"""Images as files, each of its own size, until somebody says what they become."""
+LABEL = Column(name="label", dtype="int64", shape=())
+"""The label of every format that is read here."""
 
 
 def schema_of(columns: Iterable[Column]) -> pa.Schema:

@@ -7,54 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sparknet.data.rows.arrow_values import Rows, image_values, input_column, input_values
+from sparknet.data.rows.arrow_values import Rows, check_images, image_values, input_column, input_values
 from sparknet.data.rows.columns import Column, ImageForm
-from sparknet.errors import DataError
+from sparknet.data.rows.damage import Damage
 
-__all__ = ["Damage", "InputPlan", "Inputs", "next_piece", "read_inputs"]
+__all__ = ["InputPlan", "Inputs", "next_piece", "read_inputs"]
 
-_MOST_EXAMPLES = 10
-_NAMED_IN_ERRORS = 3
 _PIECE_BYTES = 64 << 20  # of decoded images: a batch of Spark's is 10,000 rows, or 2 GB of 3x256x256
 _PIECE_ROWS = 16  # before it is known what a row is
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
-    """Rows that were left out."""
-
-    rows: int = 0
-    """How many."""
-    examples: tuple[str, ...] = ()
-    """What is wrong with the first ten of them."""
-
-    @classmethod
-    def of(cls, complaints: Iterable[str]) -> "Damage":
-        """Count complaints, one for each damaged row."""
-        every = tuple(complaints)
-        return cls(rows=len(every), examples=every[:_MOST_EXAMPLES])
-
-    def __add__(self, other: "Damage") -> "Damage":
-        examples = (self.examples + other.examples)[:_MOST_EXAMPLES]
-        return Damage(rows=self.rows + other.rows, examples=examples)
-
-    def check(self, rows: int, *, share: float) -> None:
-        """Hold the damaged rows against what the user allows.
-
-        Args:
-            rows: all rows, the damaged ones among them.
-            share: `data.corrupt_share`.
-
-        Raises:
-            DataError: more than that share of the rows are damaged.
-        """
-        # a quotient is rounded as the share itself was; 0.29 * 100 is less than 29
-        if self.rows and self.rows / rows > share:
-            first = "; ".join(self.examples[:_NAMED_IN_ERRORS])
-            raise DataError(
-                f"{self.rows} of {rows} rows are damaged, a share of {self.rows / rows:.2g}; at most {share:g} may "
-                f"be. The first: {first}: repair or remove them, or set data.corrupt_share"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +29,8 @@ class InputPlan:
     """How images become pixels; None: the source's bytes are pixels."""
     resize: tuple[int, ...] = ()
     """Height and width that images are brought to; (): all must be of one size."""
+    keep_files: bool = False
+    """Images stay files of whatever size: they are decoded to see that they are whole, and the pixels let go."""
     threads: int = 1
     """Decode a task's images."""
 
@@ -80,7 +42,7 @@ class Inputs:
     column: Column | None
     """What they are; None where no row so far was whole."""
     values: np.ndarray
-    """Of the good rows, `column.dtype` [good rows, *shape]."""
+    """Of the good rows, `column.dtype` [good rows, *shape]; of images that stay files nothing, [0]."""
     good: np.ndarray
     """Which rows are whole, bool [n]."""
     damage: Damage
@@ -101,7 +63,7 @@ def next_piece(plan: InputPlan, batch: pa.RecordBatch, start: int, *, column: Co
     """
     if column is None and plan.form is not None:
         return batch.slice(start, _PIECE_ROWS)
-    if column is not None and column.image:
+    if column is not None and column.image and not plan.keep_files:
         return batch.slice(start, max(1, _PIECE_BYTES // column.row_bytes))
     return batch.slice(start)
 
@@ -125,30 +87,31 @@ def read_inputs(plan: InputPlan, batch: pa.RecordBatch, *, column: Column | None
     batch = _with_stand_ins(batch, errors)
     if len(errors) == batch.num_rows:
         return _nothing(batch, errors.values(), column=column)
+    cells = batch.column(0)
     if column is None:
         column = input_column(
-            batch.column(0), name=plan.name, shape=plan.shape, rows=rows, form=plan.form, resize=plan.resize
+            cells, name=plan.name, shape=plan.shape, rows=rows, form=plan.form, resize=plan.resize
         )
     if column is None:
-        # every image is damaged: any column serves to say how
-        unknown = Column(name=plan.name, dtype="uint8", shape=(3, 1, 1), image=plan.form)
-        found = image_values(batch.column(0), column=unknown, rows=rows, resizes=True, threads=plan.threads)
-        complaints = dict(enumerate(found.complaints)) | errors
+        # Every image is damaged: what they would be brought to is not known, only how they are damaged.
+        complaints = check_images(cells, name=plan.name, rows=rows, threads=plan.threads) | errors
         return _nothing(batch, complaints.values(), column=None)
-    good, complaints = np.ones(batch.num_rows, bool), dict[int, str]()
-    if column.image:
-        resizes = bool(plan.resize)
-        found = image_values(batch.column(0), column=column, rows=rows, resizes=resizes, threads=plan.threads)
-        values, good = found.pixels, found.good
-        complaints = dict(zip(np.flatnonzero(~good).tolist(), found.complaints, strict=True))
+    if column.image and plan.keep_files:
+        complaints = check_images(cells, name=plan.name, rows=rows, threads=plan.threads)
+        column, values = replace(column, shape=()), np.zeros(0, np.uint8)
+    elif column.image:
+        values, complaints = image_values(
+            cells, column=column, rows=rows, resizes=bool(plan.resize), threads=plan.threads
+        )
     else:
-        values = input_values(batch.column(0), column=column, rows=rows)
+        values, complaints = input_values(cells, column=column, rows=rows), {}
     complaints |= errors
-    good[list(errors)] = False
+    good = np.ones(batch.num_rows, bool)
+    good[list(complaints)] = False
     damage = Damage.of(complaints[row] for row in sorted(complaints))
-    return Inputs(
-        column=column, values=values if good.all() else values[good], good=good, damage=damage, batch=batch
-    )
+    if len(values) and not good.all():
+        values = values[good]
+    return Inputs(column=column, values=values, good=good, damage=damage, batch=batch)
 
 
 def _nothing(batch: pa.RecordBatch, complaints: Iterable[str], *, column: Column | None) -> Inputs:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sparknet.data.rows.columns import MOST_CLASSES, Column
 
-__all__ = ["RowSchema", "SourceRows"]
+__all__ = ["RowSchema"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,22 +18,15 @@ class RowSchema:
     """The class."""
     classes: int | None = None
     """Labels are below this; None where only the rows tell."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes by number, where the source has them."""
+
+    @property
+    def encoded(self) -> bool:
+        """The input is images as files (JPEG, PNG, …)."""
+        return self.input.image is not None
 
     @property
     def label_bound(self) -> int:
         """Labels are certainly below this."""
         return self.classes or MOST_CLASSES
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceRows:
-    """The columns of a source."""
-
-    input: Column
-    """What the net is given; shape () where only the rows themselves tell, as encoded images do."""
-    label: Column
-    """The class."""
-    classes: int | None
-    """Labels are below this; None where only the rows tell."""
-    encoded: bool = False
-    """The input is images as files (JPEG, PNG, …), which decode to `input.dtype`."""

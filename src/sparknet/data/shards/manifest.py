@@ -1,8 +1,6 @@
 """The manifest: what a directory of shards holds, and where that came from."""
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.errors import ConfigError, DataError
+from sparknet.whole_files import whole_file
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "MEAN_NAME", "Manifest", "save_mean_image"]
 
@@ -114,7 +113,8 @@ class Manifest:
         """
         path = Path(directory) / MANIFEST_NAME
         text = json.dumps(encode(self), indent=1, allow_nan=False)
-        _write_atomically(path, text.encode())
+        with whole_file(path) as draft:
+            draft.write_text(text, encoding="utf-8")
         return path
 
     @classmethod
@@ -155,26 +155,9 @@ def save_mean_image(directory: Path, mean: np.ndarray) -> None:
     Raises:
         OSError: the directory cannot be written.
     """
-    with (Path(directory) / MEAN_NAME).open("wb") as file:
+    with whole_file(Path(directory) / MEAN_NAME) as draft, draft.open("wb") as file:
         np.save(file, mean.astype(np.float32), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _remedy(directory: Path) -> str:
     return f"delete {directory} to prepare the data again"
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private to this user; workers may run as another
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

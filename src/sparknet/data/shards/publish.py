@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparknet.config import Data
 from sparknet.data.rows.columns import Column
-from sparknet.data.rows.inputs import Damage
+from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, save_mean_image
 from sparknet.data.shards.shard_table import Shard

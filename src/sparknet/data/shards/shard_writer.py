@@ -1,6 +1,5 @@
 """Writing shards: rows go into files of a given size, and are counted on the way."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import pyarrow as pa
 from sparknet.data.rows.columns import Column, batch_of
 from sparknet.data.rows.ragged import Cells
 from sparknet.data.shards.statistics import Statistics
+from sparknet.whole_files import whole_file
 
 __all__ = ["ShardWriter", "WrittenShard"]
 
@@ -94,7 +94,7 @@ class ShardWriter:
         name = f"{self._prefix}-{len(self.written):04d}.arrow"
         image, label = (column.name for column in self._columns)
         batch = batch_of(self._columns, {image: self._inputs.filled(), label: np.concatenate(self._labels)})
-        _write_atomically(self._directory / name, batch)
+        _write(self._directory / name, batch)
         self.written.append(WrittenShard(name=name, statistics=self._counted))
         self._inputs.clear()
         self._labels, self._filled_bytes, self._counted = [], 0, self._nothing
@@ -178,15 +178,6 @@ class _EncodedRows:
         self._sizes, self._filled = [], 0
 
 
-def _write_atomically(path: Path, batch: pa.RecordBatch) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            with pa.ipc.new_file(file, batch.schema) as sink:
-                sink.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _write(path: Path, batch: pa.RecordBatch) -> None:
+    with whole_file(path) as draft, draft.open("wb") as file, pa.ipc.new_file(file, batch.schema) as sink:
+        sink.write_batch(batch)

@@ -1,19 +1,19 @@
-"""What one task of the preparation does: the rows of one DataFrame partition become shards."""
+"""What one task of the preparation does: the rows of one input partition become shards."""
 
 import socket
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from sparknet.data.rows.arrow_values import Rows, encoded_cells, label_values, validation_marks
 from sparknet.data.rows.columns import Column
-from sparknet.data.rows.inputs import Damage, InputPlan, next_piece, read_inputs
+from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.ragged import Cells
+from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import ShardWriter
 from sparknet.data.shards.statistics import Statistics
@@ -28,16 +28,8 @@ class PartitionPlan:
 
     directory: str
     """Where the shards are written: it exists, and every worker reaches it."""
-    input: InputPlan
-    """How the input column is read."""
-    label: str
-    """Name of the label column."""
-    validation: str
-    """Name of the column that marks validation rows; empty when `fraction` draws them."""
-    keep: Literal["pixels", "encoded"] = "pixels"
-    """What the shards hold of images."""
-    classes: int | None
-    """Labels must be below this; None: no bound but the general one."""
+    rows: ReadPlan
+    """How the rows are read; where it names no marks, `fraction` draws the validation rows."""
     fraction: float
     """Share of the rows to hold out."""
     seed: int
@@ -65,7 +57,7 @@ class PartitionReport:
     """What a task has made of its rows."""
 
     partition: int
-    """The Spark partition the rows came from."""
+    """The input partition the rows came from."""
     column: Column | None = None
     """What the shards hold of the input; None where every row is damaged."""
     shards: tuple[ShardReport, ...]
@@ -84,9 +76,9 @@ class _Writers:
     def __init__(self, plan: PartitionPlan, *, column: Column, partition: int) -> None:
         # A task may be tried again or run twice at once: no attempt may touch another's files.
         self._attempt = f"{partition:05d}-{uuid.uuid4().hex}"
-        self.column = column if plan.keep == "encoded" else replace(column, image=None)
+        self.column = column
         self._directory = Path(plan.directory)
-        columns = (self.column, Column(name=plan.label, dtype="int64", shape=()))
+        columns = (column, Column(name=plan.rows.label, dtype="int64", shape=()))
         self._train, self._validation = (
             ShardWriter(
                 self._directory,
@@ -97,15 +89,15 @@ class _Writers:
             for split in ("train", "validation")
         )
 
-    def append(self, inputs: np.ndarray, labels: np.ndarray, marks: np.ndarray, encoded: Any) -> None:
-        """Add rows; `encoded` is an Arrow array of the files to keep, or None for the pixels."""
+    def append(self, rows: WholeRows, marks: np.ndarray) -> None:
+        """Add rows; `marks` are the validation rows among them, bool [n]."""
         for writer, chosen in ((self._validation, marks), (self._train, ~marks)):
             if chosen.all():
-                files = None if encoded is None else Cells.of(encoded)
-                writer.append(inputs, labels, encoded=files)
+                files = None if rows.files is None else Cells.of(rows.files)
+                writer.append(rows.values, rows.labels, encoded=files)
             elif chosen.any():
-                files = None if encoded is None else Cells.of(encoded.filter(pa.array(chosen)))
-                writer.append(inputs[chosen], labels[chosen], encoded=files)
+                files = None if rows.files is None else Cells.of(rows.files.filter(pa.array(chosen)))
+                writer.append(rows.values[chosen], rows.labels[chosen], encoded=files)
 
     def finish(self) -> tuple[str, tuple[ShardReport, ...]]:
         """Close all files; name the file of sums, and report on the shards."""
@@ -133,10 +125,8 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
 
     Args:
         plan: what to write, and where.
-        batches: Arrow record batches of the columns input (see `input_column`), label (int64), if
-            `plan.validation` marks (boolean), in this order, and maybe `error` (string): what is wrong with a
-            damaged row, null for others.
-        partition: the Spark partition.
+        batches: Arrow record batches as `RowReader.read` takes them.
+        partition: their number.
 
     Returns:
         What was written; None for a partition without rows.
@@ -144,73 +134,33 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
     Raises:
         DataError: a row that is neither damaged nor as the plan says, or a directory that cannot be written.
     """
+    reader = RowReader(plan.rows, partition)
+    writers: _Writers | None = None
     try:
-        return _Task(plan, partition).work(batches)
+        for rows in reader.read(batches):
+            if writers is None:
+                writers = _Writers(plan, column=rows.column, partition=partition)
+            writers.append(rows, _marks(plan, rows, partition=partition))
+        if not reader.rows:
+            return None
+        sums, shards = writers.finish() if writers else ("", ())
     except OSError as error:
         raise DataError(
             f"{plan.directory}: cannot be written from {socket.gethostname()}: {error}; set data.store to a "
             "directory that every worker can write"
         ) from error
-
-
-class _Task:
-    """The state of one task between batches."""
-
-    def __init__(self, plan: PartitionPlan, partition: int) -> None:
-        self._plan = plan
-        self._rows = Rows(partition=partition, first=0)
-        self._column: Column | None = None
-        self._writers: _Writers | None = None
-        self._damage = Damage()
-
-    def work(self, batches: Iterable[Any]) -> PartitionReport | None:
-        for batch in batches:
-            at = 0
-            while at < batch.num_rows:
-                piece = next_piece(self._plan.input, batch, at, column=self._column)
-                self._write(piece)
-                self._rows = replace(self._rows, first=self._rows.first + piece.num_rows)
-                at += piece.num_rows
-        if not self._rows.first:
-            return None
-        sums, shards = self._writers.finish() if self._writers else ("", ())
-        return PartitionReport(
-            partition=self._rows.partition,
-            column=self._writers.column if self._writers else None,
-            shards=shards,
-            sums=sums,
-            damage=self._damage,
-        )
-
-    def _write(self, batch: pa.RecordBatch) -> None:
-        plan, rows = self._plan, self._rows
-        found = read_inputs(plan.input, batch, column=self._column, rows=rows)
-        self._column = found.column
-        self._damage += found.damage
-        good = found.good
-        if found.column is None or not good.any():
-            return
-        labels = label_values(found.batch.column(1), name=plan.label, classes=plan.classes, rows=rows)
-        # Drawn for damaged rows too: which rows are held out does not depend on others being whole.
-        marks = _marks(plan, found.batch, rows=rows)
-        if self._writers is None:
-            self._writers = _Writers(plan, column=found.column, partition=rows.partition)
-        files = None
-        if self._writers.column.image:
-            files = encoded_cells(batch.column(0), name=plan.input.name)
-        if not good.all():
-            labels, marks = labels[good], marks[good]
-            files = None if files is None else files.filter(pa.array(good))
-        self._writers.append(found.values, labels, marks, files)
-
-
-def _marks(plan: PartitionPlan, batch: Any, *, rows: Rows) -> np.ndarray:
-    if plan.validation:
-        return validation_marks(batch.column(2), name=plan.validation, rows=rows)
-    return held_out(
-        plan.seed,
-        partition=rows.partition,
-        start=rows.first,
-        rows=batch.num_rows,
-        fraction=plan.fraction,
+    return PartitionReport(
+        partition=partition,
+        column=writers.column if writers else None,
+        shards=shards,
+        sums=sums,
+        damage=reader.damage,
     )
+
+
+def _marks(plan: PartitionPlan, rows: WholeRows, *, partition: int) -> np.ndarray:
+    if rows.marks is not None:
+        return rows.marks
+    # Drawn for damaged rows too: which rows are held out does not depend on others being whole.
+    drawn = held_out(plan.seed, partition=partition, start=rows.first, rows=len(rows.good), fraction=plan.fraction)
+    return drawn[rows.good]

@@ -60,6 +60,7 @@ def parse(value: bytes | memoryview) -> Datum:
         DataError: these are no Datum's bytes, or not all of them; says at which offset what is wrong.
     """
     view = memoryview(value)
+    # Nearly all records have one form, which is read without a loop over fields.
     try:
         return _written_by_caffe(view) or _in_any_order(view)
     except IndexError:
@@ -96,6 +97,7 @@ def write(
     if label is not None:
         parts += (_tag(_LABEL, _VARINT), _int32(label))
     if float_data is not None:
+        # Caffe's schema does not pack them: a tag before each, written as one array of tag and value.
         tagged = np.empty(float_data.size, _TAGGED_FLOAT)
         tagged["tag"], tagged["value"] = _FLOAT_TAG, float_data.reshape(-1)
         parts.append(tagged.tobytes())
@@ -121,6 +123,7 @@ def _written_by_caffe(view: memoryview) -> Datum | None:
         label, at = _number(view, end + 1, _NUMBER_BYTES)
     except IndexError:
         return None
+    # Nothing may follow but "not encoded": three bytes tell, for that takes two.
     if bytes(view[at : at + 3]) not in (b"", _NOT_ENCODED):
         return None
     channels, height, width = map(_signed, numbers)
@@ -134,6 +137,7 @@ def _in_any_order(view: memoryview) -> Datum:
     while at < end:
         begin = at
         field, kind, at = _read_tag(view, at)
+        # A field with another wire type than the schema's is an unknown field to protobuf, and skipped.
         if kind == _VARINT:
             numbers[field], at = _number(view, at, _NUMBER_BYTES)
         elif kind == _BYTES and field in (_DATA, _FLOATS):
@@ -190,6 +194,7 @@ def _piece(view: memoryview, at: int) -> tuple[memoryview, int]:
 
 def _skip(view: memoryview, at: int) -> int:
     """Where the field at an offset ends, with all that a group holds."""
+    # A list and no recursion: nested groups in a damaged record must not end in Python's stack.
     groups: list[int] = []
     while True:
         begin = at
@@ -245,6 +250,7 @@ def _joined(floats: list[np.ndarray]) -> np.ndarray | None:
 
 def _signed(number: int) -> int:
     """The int32 in the low bits, which is what protobuf keeps of a longer number."""
+    # Negative int32 travel as ten bytes, sign-extended to 64 bits.
     number &= 0xFFFF_FFFF
     return number - (1 << 32) if number >> 31 else number
 

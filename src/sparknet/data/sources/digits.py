@@ -7,34 +7,43 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from sparknet.data.rows.columns import Column, batch_of
-from sparknet.data.sources.files import Unit
-from sparknet.errors import MissingDependency
+from sparknet.data.rows.columns import LABEL, Column
+from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.sources.files import Location, RowRange
+from sparknet.data.sources.image_batches import pixel_batch
+from sparknet.data.sources.source import Source
+from sparknet.data.storage.place import LOCAL, Storage
+from sparknet.errors import DataError, MissingDependency
 
-__all__ = ["CLASSES", "COLUMNS", "read", "units"]
+__all__ = ["open_source", "read"]
 
-CLASSES = 10
-COLUMNS = (
-    Column(name="image", dtype="uint8", shape=(1, 8, 8)),
-    Column(name="label", dtype="int64", shape=()),
-)
+_SCHEMA = RowSchema(input=Column(name="image", dtype="uint8", shape=(1, 8, 8)), label=LABEL, classes=10)
 _ROWS = 1797
 
 
-def units() -> list[Unit]:
-    """All rows as one unit: they take 115 kB."""
-    return [Unit(path="", start=0, stop=_ROWS)]
+def open_source(where: Location) -> Source:
+    """All rows as one partition: they take 115 kB.
+
+    Raises:
+        DataError: a path or a test split is asked for.
+    """
+    if where.path or where.split != "train":
+        raise DataError(
+            f"digits: path {where.path!r}, split {where.split!r}; the digits have neither files nor a test split: "
+            "leave both out and hold out a share (data.validation_fraction)"
+        )
+    return Source(schema=_SCHEMA, files=(), cut=lambda: [RowRange(path="", start=0, stop=_ROWS)])
 
 
-def read(unit: Unit) -> Iterator[pa.RecordBatch]:
-    """Yield the unit's rows: image uint8 [1, 8, 8] with values 0..16, label int64 0..9.
+def read(partition: RowRange, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield the partition's rows: image binary, uint8 [1, 8, 8] with values 0..16, label int64 0..9.
 
     Raises:
         MissingDependency: scikit-learn is not installed.
     """
     images, labels = _arrays()
-    rows = slice(unit.start, unit.stop)
-    yield batch_of(COLUMNS, {"image": images[rows], "label": labels[rows]})
+    rows = slice(partition.start, partition.stop)
+    yield pixel_batch(images[rows], labels[rows])
 
 
 @cache

@@ -1,9 +1,10 @@
-"""Which files a path means, and how their rows are cut into units that are read independently."""
+"""Which files a path means, and how their rows are cut into input partitions."""
 
 import glob
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from sparknet.data.storage.local_files import is_file_uri, path_of
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["Location", "Split", "Unit", "find_files", "local_path", "ranges", "split_rows"]
+__all__ = ["Location", "RowRange", "Split", "find_files", "local_path", "ranges", "split_rows"]
 
 Split = Literal["train", "test"]
 
@@ -26,13 +27,16 @@ class Location:
     """Which files of a standard directory."""
     labels: str = ""
     """A file of labels beside the images, for the sources that need one."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes by number, where other rows have settled them: validation rows are numbered as the
+    training rows were."""
     storage: Storage = LOCAL
     """How the files are reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Unit:
-    """Rows `start` to `stop` (exclusive) of one file: what one task reads."""
+class RowRange:
+    """Rows `start` to `stop` (exclusive) of one file: an input partition."""
 
     path: str
     """Absolute path or URI."""
@@ -72,8 +76,9 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
     place = storage.place(path)
     here = place.facts()
     if here and here.is_directory:
+        listings: dict[str, list[Facts]] = {}  # several patterns look into one directory, which is listed once
         for pattern in in_directory:
-            found = _named_like(place / pattern)
+            found = _named_like(place / pattern, listings)
             if found:
                 return found
         raise DataError(f"{path}: the directory has no {what} ({' or '.join(in_directory)}); set data.path")
@@ -85,27 +90,32 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
 
 def _matches(pattern: Place) -> list[Facts]:
     if pattern.local is None:
-        return _named_like(pattern)
+        return _named_like(pattern, {})
     matches = sorted(glob.glob(str(pattern.local)))  # noqa: PTH207 - Path.glob takes no absolute pattern
     found = [pattern.storage.place(name).facts() for name in matches]
     return [file for file in found if file and not file.is_directory]
 
 
-def _named_like(pattern: Place) -> list[Facts]:
+def _named_like(pattern: Place, listings: dict[str, list[Facts]]) -> list[Facts]:
     """The files that the last part of a place means as a pattern; the directory is taken by its very name.
 
-    As in a shell, what is hidden is meant only by a pattern that begins with a dot.
+    As in a shell, what is hidden is meant only by a pattern that begins with a dot. `listings` holds those made so
+    far.
     """
+    directory = pattern.parent
+    if directory.uri not in listings:
+        listings[directory.uri] = directory.files()
     hidden = pattern.name.startswith(".")
-    return [file for file in pattern.parent.files(pattern.name) if hidden or not file.name.startswith(".")]
+    named = (file for file in listings[directory.uri] if fnmatchcase(file.name, pattern.name))
+    return [file for file in named if hidden or not file.name.startswith(".")]
 
 
-def split_rows(file: Place | Path, *, rows: int, most: int) -> list[Unit]:
-    """Cut a file's rows into as few units of nearly equal size as keep each within `most` rows."""
+def split_rows(file: Place | Path, *, rows: int, most: int) -> list[RowRange]:
+    """Cut a file's rows into as few ranges of nearly equal size as keep each within `most` rows."""
     uri = file.uri if isinstance(file, Place) else str(file.absolute())
     count = -(-rows // most)
     bounds = [rows * part // count for part in range(count + 1)] if count else [0]
-    return [Unit(path=uri, start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
+    return [RowRange(path=uri, start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:

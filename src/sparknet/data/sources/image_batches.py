@@ -1,4 +1,4 @@
-"""Rows of images that have names and may be damaged, on their way into Arrow record batches."""
+"""Rows of images on their way into Arrow record batches: bare pixels, or files with names that may be damaged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["IMAGE_SUFFIXES", "LARGEST_IMAGE", "NAMED_IMAGES", "NamedRow", "NamedRows", "binary_array"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LARGEST_IMAGE",
+    "NAMED_IMAGES",
+    "NamedRow",
+    "NamedRows",
+    "binary_array",
+    "pixel_batch",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """How the names of image files end, in small letters."""
@@ -65,6 +73,21 @@ class NamedRows:
         images = binary_array([row.image for row in rows])
         columns = [[row.name for row in rows], images, [row.label for row in rows], [row.error for row in rows]]
         return pa.record_batch(columns, schema=NAMED_IMAGES)
+
+
+def pixel_batch(pixels: np.ndarray, labels: np.ndarray) -> pa.RecordBatch:
+    """Rows of pixels as the columns `image` binary and `label` int64; C-contiguous arrays are not copied.
+
+    Args:
+        pixels: uint8 [n, ...].
+        labels: int64 [n].
+    """
+    flat = np.ascontiguousarray(pixels).reshape(-1)
+    width = flat.size // len(labels)
+    offsets = np.arange(len(labels) + 1, dtype=np.int32) * np.int32(width)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(flat)]
+    images = pa.Array.from_buffers(pa.binary(), len(labels), buffers)
+    return pa.RecordBatch.from_arrays([images, pa.array(labels)], names=["image", "label"])
 
 
 def binary_array(values: Sequence[bytes | memoryview | None]) -> Any:

@@ -3,30 +3,31 @@
 Classes are the names of the sub-directories in sorted order, numbered from 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL
 from sparknet.data.rows.image_codec import size_of
-from sparknet.data.rows.row_schema import SourceRows
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, ranges
 from sparknet.data.sources.image_batches import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
+from sparknet.data.sources.source import Source
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import BadImage, DataError
 
-__all__ = ["FolderUnit", "describe", "files", "read", "units"]
+__all__ = ["FolderPartition", "open_source", "read"]
 
-_UNIT_FILES = 512
+_PARTITION_FILES = 512
 _READERS = 8  # an object store answers a request in some 30 ms, however small the file
 _READ_AT_ONCE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FolderUnit:
-    """Images that one task reads."""
+class FolderPartition:
+    """Images of an input partition."""
 
     directory: str
     """Absolute path or URI of the directory that has the classes' directories."""
@@ -38,72 +39,63 @@ class FolderUnit:
     """Of each image when it was listed, bytes: how many are read at once."""
 
 
-def describe(where: Location) -> SourceRows:
-    """What the rows are: encoded images of as many classes as there are sub-directories with images.
-
-    Raises:
-        DataError: there are none.
-    """
-    image = Column(name="image", dtype="uint8", shape=())
-    label = Column(name="label", dtype="int64", shape=())
-    return SourceRows(input=image, label=label, classes=len(_classes(where)), encoded=True)
-
-
-def files(where: Location) -> list[Facts]:
-    """List the images, sorted by name.
-
-    Raises:
-        DataError: there are none, or one lies in no class's directory.
-    """
-    return [file for _, file in _images(where.storage.place(where.path))]
-
-
-def units(where: Location) -> list[FolderUnit]:
-    """Cut the images into units.
+def open_source(where: Location) -> Source:
+    """Open a directory.
 
     Args:
-        where: `labels` is the directory whose sub-directories number the classes, where it is another than
-            `path`: test images must be numbered as the training images were.
+        where: `class_names` are the sub-directories that number the classes, where other images have settled them;
+            `labels` is a directory that does, where they are not known: test images must be numbered as the
+            training images were.
 
     Raises:
         DataError: there are no images, one lies in no class's directory, or a class is not among those of `labels`.
     """
     root = where.storage.place(where.path)
     images = _images(root)
-    classes = _classes(where) if where.labels else sorted({_class_of(name) for name, _ in images})
-    numbers = {name: number for number, name in enumerate(classes)}
+    class_names = where.class_names or _class_names(
+        images if not where.labels else _images(where.storage.place(where.labels))
+    )
+    numbers = {name: number for number, name in enumerate(class_names)}
     for name, _ in images:
         if _class_of(name) not in numbers:
+            of = where.labels or "the training images"
             raise DataError(
-                f"{root.uri}: {_class_of(name)!r} is no class of {where.labels}, which has {len(numbers)}; both "
-                "need the same sub-directories: correct the name, or train with images of it"
+                f"{root.uri}: {_class_of(name)!r} is no class of {of}, which has {len(numbers)}; both need the "
+                "same sub-directories: correct the name, or train with images of it"
             )
+    schema = RowSchema(input=ENCODED_IMAGE, label=LABEL, classes=len(class_names), class_names=class_names)
+    return Source(schema=schema, files=[file for _, file in images], cut=lambda: _partitions(root, images, numbers))
+
+
+def _partitions(
+    root: Place, images: Sequence[tuple[str, Facts]], numbers: Mapping[str, int]
+) -> list[FolderPartition]:
     return [
-        FolderUnit(
+        FolderPartition(
             directory=root.uri,
             names=tuple(name for name, _ in images[start:stop]),
             labels=tuple(numbers[_class_of(name)] for name, _ in images[start:stop]),
             sizes=tuple(file.bytes for _, file in images[start:stop]),
         )
-        for start, stop in ranges(0, len(images), _UNIT_FILES)
+        for start, stop in ranges(0, len(images), _PARTITION_FILES)
     ]
 
 
-def read(unit: FolderUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
-    """Yield the unit's rows: name string, image binary, label int64, error string (null).
+def read(partition: FolderPartition, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield the partition's rows: name string, image binary, label int64, error string (null).
 
     A file that begins as no image, or is larger than one, has null for image and label, and the error says why.
 
     Raises:
         DataError: a file is gone or cannot be read.
     """
-    root = storage.place(unit.directory)
+    root = storage.place(partition.directory)
     batch = NamedRows()
     with ThreadPoolExecutor(_READERS) as pool:
-        for start, stop in _groups(unit.sizes):
-            places = [root / name for name in unit.names[start:stop]]
-            contents = pool.map(_content, places, unit.sizes[start:stop])
-            facts = zip(unit.names[start:stop], unit.labels[start:stop], places, contents, strict=True)
+        for start, stop in _groups(partition.sizes):
+            places = [root / name for name in partition.names[start:stop]]
+            contents = pool.map(_content, places, partition.sizes[start:stop])
+            facts = zip(partition.names[start:stop], partition.labels[start:stop], places, contents, strict=True)
             for name, label, place, data in facts:
                 error = _what_is_wrong(place, data)
                 row = NamedRow(name=name, error=error) if error else NamedRow(name=name, image=data, label=label)
@@ -140,9 +132,8 @@ def _what_is_wrong(place: Place, data: bytes | None) -> str | None:
     return None
 
 
-def _classes(where: Location) -> list[str]:
-    images = _images(where.storage.place(where.labels or where.path))
-    return sorted({_class_of(name) for name, _ in images})
+def _class_names(images: Sequence[tuple[str, Facts]]) -> tuple[str, ...]:
+    return tuple(sorted({_class_of(name) for name, _ in images}))
 
 
 def _class_of(name: str) -> str:

@@ -8,28 +8,29 @@ an archive of images itself, so that `ILSVRC2012_img_train.tar` is read as it is
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
 
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL
 from sparknet.data.rows.image_codec import is_encoded
-from sparknet.data.rows.row_schema import SourceRows
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, Split, find_files
 from sparknet.data.sources.image_batches import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
 from sparknet.data.sources.label_file import Labels
-from sparknet.data.sources.tar_index import Member, index
+from sparknet.data.sources.source import Source
+from sparknet.data.sources.tar_index import TarMember, index
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["TarUnit", "describe", "files", "read", "units"]
+__all__ = ["TarPartition", "has_tests", "open_source", "read"]
 
 _STANDARD: dict[Split, str] = {"train": "ILSVRC2012_img_train", "test": "ILSVRC2012_img_val"}
 _LABEL_FILES: dict[Split, str] = {"train": "train.txt", "test": "val.txt"}
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
-_UNIT_BYTES = 64 << 20
+_PARTITION_BYTES = 64 << 20
 _REMOTE_WHOLE_BYTES = 512 << 20
 _LOCAL_READ_BYTES = 2 << 20  # what is copied on from a processor's cache is copied fastest
 _REMOTE_READ_BYTES = 8 << 20  # a smaller request costs more in latency than in bytes
@@ -37,11 +38,11 @@ _MOST_HELD_BYTES = 32 << 20  # of pieces: rows view them, however little of one 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TarUnit:
-    """Members of one archive that one task reads.
+class TarPartition:
+    """Members of one archive: an input partition.
 
     Labels do not travel with it: a task reads the label file itself, once in the life of its process. So small
-    archives need no look from the driver, and a unit is a few words however many images it has.
+    archives need no look from the driver, and a partition is a few words however many images it has.
     """
 
     uri: str
@@ -56,34 +57,12 @@ class TarUnit:
     """The label file's size and time of change, by which a process knows whether it has read this one already."""
 
 
-def describe(where: Location) -> SourceRows:
-    """What the rows are: encoded images of unknown sizes, and labels below an unknown bound.
+def open_source(where: Location) -> Source:
+    """Open tar files; labels are below an unknown bound.
 
-    Raises:
-        DataError: there is no tar file or no label file.
-    """
-    files(where)
-    image = Column(name="image", dtype="uint8", shape=())
-    label = Column(name="label", dtype="int64", shape=())
-    return SourceRows(input=image, label=label, classes=None, encoded=True)
-
-
-def files(where: Location) -> list[Facts]:
-    """List the tar files that `units` of the same location reads, sorted by name, and behind them the label file.
-
-    Raises:
-        DataError: there is no tar file or no label file; the latter says where it was looked for.
-    """
-    archives = _archives(where)
-    return [*archives, _label_file(where, archives[0])]
-
-
-def units(where: Location) -> list[TarUnit]:
-    """Cut the archives that a location means into units of about 64 MB.
-
-    Cutting needs every header of an archive. For local files that costs some 10 us an image. A remote file is read
-    whole for it, at the speed of the driver's link, so files up to 512 MB are not cut: prefer many tar files of
-    that size to a few large ones.
+    Cutting them into partitions of about 64 MB needs every header of an archive. For local files that costs some
+    10 us an image. A remote file is read whole for it, at the speed of the driver's link, so files up to 512 MB are
+    not cut: prefer many tar files of that size to a few large ones.
 
     Args:
         where: `path` is a tar file, a glob, a directory of `*.tar`, or a directory with ImageNet's standard names:
@@ -92,19 +71,28 @@ def units(where: Location) -> list[TarUnit]:
             tar files or in the directory above.
 
     Raises:
-        DataError: there is no tar file or no label file, or a file cannot be read.
+        DataError: there is no tar file or no label file; the latter says where it was looked for.
     """
-    *archives, labels = files(where)
-    state = (labels.bytes, labels.modified_ns)
-    return [
-        TarUnit(uri=archive.uri, start=start, stop=stop, labels=labels.uri, labels_state=state)
-        for archive in archives
-        for start, stop in _parts(where.storage.place(archive.uri), archive.bytes)
-    ]
+    archives = _archives(where)
+    labels = _label_file(where, archives[0])
+    return Source(
+        schema=RowSchema(input=ENCODED_IMAGE, label=LABEL),
+        files=[*archives, labels],
+        cut=lambda: _partitions(archives, labels, where.storage),
+    )
 
 
-def read(unit: TarUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
-    """Yield the unit's rows: name string, image binary (the file), label int64, error string (null).
+def has_tests(place: Place) -> bool:
+    """Whether a directory of training archives holds test archives too, under ImageNet's name.
+
+    Raises:
+        DataError: it cannot be looked at.
+    """
+    return (place / _STANDARD["test"]).facts() is not None
+
+
+def read(partition: TarPartition, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield the partition's rows: name string, image binary (the file), label int64, error string (null).
 
     A damaged row has null for image and label, and the error names file and offset: a member that is cut short,
     sparse, a link, no image, or not in the label file, and a stretch of the archive that holds no header.
@@ -112,11 +100,11 @@ def read(unit: TarUnit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
     Raises:
         DataError: a file is gone, has become shorter, or cannot be read; the label file is damaged.
     """
-    labels = _labels(storage, unit.labels, unit.labels_state)
-    place = storage.place(unit.uri)
+    labels = _labels(storage, partition.labels, partition.labels_state)
+    place = storage.place(partition.uri)
     batch = NamedRows()
-    with _Pieces(place, stop=unit.stop) as pieces:
-        for member in _members(pieces, unit.stop, start=unit.start):
+    with _Pieces(place, stop=partition.stop) as pieces:
+        for member in _members(pieces, partition.stop, start=partition.start):
             row = _row(pieces, member, labels, place)
             if row is None:
                 continue
@@ -166,20 +154,29 @@ def _label_file(where: Location, archive: Facts) -> Facts:
     )
 
 
+def _partitions(archives: Sequence[Facts], labels: Facts, storage: Storage) -> list[TarPartition]:
+    state = (labels.bytes, labels.modified_ns)
+    return [
+        TarPartition(uri=archive.uri, start=start, stop=stop, labels=labels.uri, labels_state=state)
+        for archive in archives
+        for start, stop in _parts(storage.place(archive.uri), archive.bytes)
+    ]
+
+
 def _parts(place: Place, size: int) -> Iterator[tuple[int, int]]:
     start = 0
-    if size > (_UNIT_BYTES if place.local else _REMOTE_WHOLE_BYTES):
+    if size > (_PARTITION_BYTES if place.local else _REMOTE_WHOLE_BYTES):
         whole = True
         for member in _indexed(place, size):
             # Not behind damage: how far it goes is known only together with the header that follows it.
-            if whole and member.start - start >= _UNIT_BYTES:
+            if whole and member.start - start >= _PARTITION_BYTES:
                 yield start, member.start
                 start = member.start
             whole = not member.damage
     yield start, size
 
 
-def _indexed(place: Place, size: int) -> Iterator[Member]:
+def _indexed(place: Place, size: int) -> Iterator[TarMember]:
     with place.open() as file:
         try:
             yield from index(file, size)
@@ -200,7 +197,7 @@ def _labels(storage: Storage, uri: str, state: tuple[int, int | None]) -> Labels
     return Labels.read(storage.place(uri))
 
 
-def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[Member]:
+def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[TarMember]:
     """The members of a part of an archive; for a member that is an archive itself, the members of that."""
     for member in index(pieces, stop, start=start, links=True):
         if not member.name.lower().endswith(".tar"):
@@ -212,7 +209,7 @@ def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[Member]:
             yield from index(pieces, member.offset + member.bytes, start=member.offset, links=True)
 
 
-def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> NamedRow | None:
+def _row(pieces: "_Pieces", member: TarMember, labels: Labels, place: Place) -> NamedRow | None:
     base = posixpath.basename(member.name)
     label = labels.of(base)
     expected = label is not None or base.lower().endswith(IMAGE_SUFFIXES)
@@ -230,7 +227,7 @@ def _row(pieces: "_Pieces", member: Member, labels: Labels, place: Place) -> Nam
     return NamedRow(name=member.name, image=pieces.slice(member.offset, member.bytes), label=label)
 
 
-def _damaged(member: Member, why: str, place: Place) -> NamedRow:
+def _damaged(member: TarMember, why: str, place: Place) -> NamedRow:
     named = f"{member.name}: " if member.name else ""
     return NamedRow(name=member.name, error=f"{place.uri}: at offset {member.offset}: {named}{why}")
 

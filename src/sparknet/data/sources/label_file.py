@@ -59,15 +59,21 @@ class Labels:
         return zip((name.as_py().decode() for name in self.names), self.values.tolist(), strict=True)
 
     def of(self, name: str) -> int | None:
-        """The label of an image; None if the file does not name it. Directories do not matter.
+        """The label of an image; None if the file does not name it. Directories do not matter."""
+        at = self.find(name)
+        return None if at is None else int(self.values[at])
 
-        Args:
-            name: with or without directories.
-        """
+    def find(self, name: str) -> int | None:
+        """Where an image stands in `names` and `values`; None if it does not. Directories do not matter."""
         base = _base(name.encode())
+        # Two steps: the list finds the sixteen, and Arrow's array, from which each look makes an object, the one.
         step = max(0, bisect_right(self.steps, base) - 1) * _STEP
         at = bisect_left(range(len(self)), base, step, min(len(self), step + _STEP), key=self._base_at)
-        return int(self.values[at]) if at < len(self) and self._base_at(at) == base else None
+        return at if at < len(self) and self._base_at(at) == base else None
+
+    def base_name(self, at: int) -> str:
+        """The name at a place of `names`, without directories."""
+        return self._base_at(at).decode()
 
     def _base_at(self, at: int) -> bytes:
         return _base(self.names[at].as_py())
@@ -115,7 +121,7 @@ def _chunks(place: Place) -> Iterator[list[tuple[bytes, int]]]:
     first = 1
     for lines in _lines(place):
         try:
-            b"".join(lines).decode()
+            b"".join(lines).decode()  # to see that it is text; names stay bytes, which take less memory
             parsed = [_parse(line) for line in lines]
         except UnicodeDecodeError as error:
             number = first + b"".join(lines).count(b"\n", 0, error.start)
@@ -132,6 +138,7 @@ def _chunks(place: Place) -> Iterator[list[tuple[bytes, int]]]:
 def _lines(place: Place) -> Iterator[list[bytes]]:
     with place.open() as file:
         try:
+            # Editors of Windows put the mark there; it would become part of the first name.
             mark = file.peek(len(_BYTE_ORDER_MARK))
             file.seek(len(_BYTE_ORDER_MARK) if mark.startswith(_BYTE_ORDER_MARK) else 0)
             while lines := list(islice(file, _LINES_AT_ONCE)):
@@ -141,9 +148,11 @@ def _lines(place: Place) -> Iterator[list[bytes]]:
 
 
 def _parse(line: bytes) -> tuple[bytes, int] | None:
+    # From the right: names may hold blanks, labels never do.
     parts = line.rsplit(None, 1)
     if not parts:
         return None
+    # Nine digits at most: of thousands Python's int makes an error of its own.
     if len(parts) < 2 or not parts[1].isdigit() or len(parts[1]) > 9 or parts[0].endswith(b"/"):
         raise _BadLineError
     label = int(parts[1])
@@ -167,6 +176,7 @@ def _bad_line(lines: list[bytes], first: int, place: Place) -> DataError:
 def _sorted(place: Place, names: Any, bases: Any, values: np.ndarray) -> Labels:
     order = pc.call_function("sort_indices", [bases])
     bases, values = bases.take(order), values[order.to_numpy()]
+    # Equal neighbours once they are sorted: a dictionary of a million names would take several times the memory.
     again = pc.call_function("equal", [bases[1:], bases[:-1]]).to_numpy(zero_copy_only=False)
     different = again & (values[1:] != values[:-1])
     if different.any():

@@ -9,11 +9,12 @@ import glob
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import accumulate, islice, pairwise
 from math import prod
 from pathlib import Path
@@ -22,18 +23,22 @@ from typing import Any, Literal, cast
 import numpy as np
 import pyarrow as pa
 
+from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL, Column
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.datum import Datum, parse
+from sparknet.data.sources.files import Location
 from sparknet.data.sources.image_batches import binary_array
 from sparknet.data.sources.lmdb_pages import Child, Fetch, Tree
-from sparknet.data.storage.place import Facts, Place, Storage
+from sparknet.data.sources.source import Source
+from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.data.storage.remote_file import RemoteFile
 from sparknet.errors import DataError
 
-__all__ = ["LmdbUnit", "Records", "RowBatch", "describe", "files", "read", "units"]
+__all__ = ["LmdbPartition", "Records", "RowBatch", "open_source", "read"]
 
 _FILE = "data.mdb"
-_UNIT_BYTES = 64 << 20
-_FEWEST_UNITS, _SMALLEST_UNIT_BYTES = 4, 1 << 20
+_PARTITION_BYTES = 64 << 20
+_FEWEST_PARTITIONS, _SMALLEST_PARTITION_BYTES = 4, 1 << 20
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 4096
 _PIECES = 4  # a leaf page, or a page that LMDB used again, may lie a little behind the records being read
@@ -66,8 +71,8 @@ class Records:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LmdbUnit:
-    """A range of one database's keys: what one task reads."""
+class LmdbPartition:
+    """A range of one database's keys: an input partition."""
 
     uri: str
     """The file data.mdb."""
@@ -76,7 +81,7 @@ class LmdbUnit:
     entries: int
     """Records of the whole database, by which a task sees that it has not changed."""
     first_key: bytes = b""
-    """The least that the unit may hold; empty: from the database's first on."""
+    """The least that the partition may hold; empty: from the database's first on."""
     stop_key: bytes = b""
     """The least that lies behind it; empty: to the database's last."""
     first_row: int | None = None
@@ -85,23 +90,37 @@ class LmdbUnit:
     """How many records; None: not known before they are read."""
 
 
-def units(path: str, storage: Storage) -> list[LmdbUnit]:
-    """Cut the databases that a path means into units of about 64 MB, in the order of names and keys.
+def open_source(where: Location) -> Source:
+    """Open databases; the first one's first record says what all records must be.
 
-    All leaf pages of a local database are looked at, so its units know their rows. Those of a remote one lie
-    scattered among its records: it is cut where its branch pages have keys, which takes less than one small request
-    for each unit, 16 of them at once. Leaf pages are looked at only if they are fewer than the units.
+    They are cut into partitions of about 64 MB, in the order of names and keys. All leaf pages of a local database
+    are looked at, so its partitions know their rows. Those of a remote one lie scattered among its records: it is
+    cut where its branch pages have keys, which takes less than one small request for each partition, 16 of them at
+    once. Leaf pages are looked at only if they are fewer than the partitions. Cutting raises DataError where a
+    database is no LMDB file, truncated, empty, damaged as far as it was looked at, or unlike the first.
 
     Args:
-        path: a database (a directory with data.mdb, or the file), a glob of them, or a directory of them; of a
-            remote glob only the last part may have wildcards.
-        storage: how it is reached.
+        where: `path` is a database (a directory with data.mdb, or the file), a glob of them, or a directory of
+            them; of a remote glob only the last part may have wildcards.
 
     Raises:
-        DataError: nothing is there, or a database is no LMDB file, truncated, empty, damaged as far as it was
-            looked at, or unlike the first.
+        DataError: nothing is there, or none of the first records is a Datum.
     """
-    found = [_units_of(place) for place in _databases(path, storage)]
+    databases = _databases(where.path, where.storage)
+    held: _Held = {}  # cutting begins with the pages that tell what the records are
+    with _opened(databases[0], partial(_Pages, held=held)) as (tree, fetch):
+        form = _form_of_first(tree, fetch, where=databases[0].uri)
+    image = ENCODED_IMAGE if form.encoded else Column(name="image", dtype=form.dtype, shape=form.shape)
+    return Source(
+        schema=RowSchema(input=image, label=LABEL),
+        files=[_facts(place) for place in databases],
+        cut=lambda: _partitions(databases, held),
+    )
+
+
+def _partitions(databases: Sequence[Place], held: "_Held") -> list[LmdbPartition]:
+    """The partitions of all databases; `held` are pages of the first."""
+    found = [_partitions_of(place, {} if number else held) for number, place in enumerate(databases)]
     first = found[0][0]
     for other, *_ in found[1:]:
         if other.form != first.form:
@@ -110,31 +129,11 @@ def units(path: str, storage: Storage) -> list[LmdbUnit]:
                 f"of shape {first.form.shape}: databases that are read together must be alike; name those alone "
                 "that are"
             )
-    return [unit for units in found for unit in units]
+    return [part for parts in found for part in parts]
 
 
-def files(path: str, storage: Storage) -> list[Facts]:
-    """List the files data.mdb that `units` of the same arguments read.
-
-    Raises:
-        DataError: nothing is there.
-    """
-    return [_facts(place) for place in _databases(path, storage)]
-
-
-def describe(path: str, storage: Storage) -> Records:
-    """Tell from the first database's first record what all records must be.
-
-    Raises:
-        DataError: nothing is there, or none of the first records is a Datum.
-    """
-    place = _databases(path, storage)[0]
-    with _opened(place, _Pages) as (tree, fetch):
-        return _form_of_first(tree, fetch, where=place.uri)
-
-
-def read(unit: LmdbUnit, storage: Storage) -> Iterator[pa.RecordBatch]:
-    """Yield a unit's records in the order of their keys.
+def read(partition: LmdbPartition, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield a partition's records in the order of their keys.
 
     Columns: `name` string, the key; `image` binary (uint8 in (channels, height, width) order, or an image file),
     or list<float> where the database holds float_data; `label` int64; `error` string. A record that is no Datum,
@@ -143,22 +142,25 @@ def read(unit: LmdbUnit, storage: Storage) -> Iterator[pa.RecordBatch]:
     Raises:
         DataError: the database is missing, truncated or damaged beyond single records.
     """
-    place = storage.place(unit.uri)
-    batch = RowBatch(unit.form, where=place.uri, first_key=unit.first_key if unit.first_row is None else None)
-    first_row, rows = unit.first_row or 0, 0
+    place = storage.place(partition.uri)
+    batch = RowBatch(
+        partition.form, where=place.uri, first_key=partition.first_key if partition.first_row is None else None
+    )
+    first_row, rows = partition.first_row or 0, 0
     with _opened(place, _Window) as (tree, fetch):
-        if tree.header.entries != unit.entries:
-            raise _changed(f"{place.uri}: {tree.header.entries} records; {unit.entries} were there")
-        for key, value in _records(tree, fetch, unit.first_key, unit.stop_key):
+        if tree.header.entries != partition.entries:
+            raise _changed(f"{place.uri}: {tree.header.entries} records; {partition.entries} were there")
+        for key, value in _records(tree, fetch, partition.first_key, partition.stop_key):
             batch.append(key, value, first_row + rows)
             rows += 1
             if batch.full:
                 yield batch.take()
         if batch.rows:
             yield batch.take()
-    if rows != unit.rows and (unit.rows is not None or not rows):
+    if rows != partition.rows and (partition.rows is not None or not rows):
         raise _changed(
-            f"{place.uri}: {rows} records from key {_name(unit.first_key)!r} on; {unit.rows or 'some'} are needed"
+            f"{place.uri}: {rows} records from key {_name(partition.first_key)!r} on; "
+            f"{partition.rows or 'some'} are needed"
         )
 
 
@@ -186,8 +188,7 @@ def _in_directory(place: Place) -> list[Place]:
     own = place / _FILE
     if own.facts() is not None:
         return [own]
-    below = [file for file in place.children(_FILE, recursive=True) if file.parent.parent.uri == place.uri]
-    return below or place.children("*.mdb")
+    return _listed(place, databases="*", files="*.mdb")
 
 
 def _matching(place: Place) -> list[Place]:
@@ -199,11 +200,18 @@ def _matching(place: Place) -> list[Place]:
         return [at for at in found if at.local and at.local.is_file() and at.name != "lock.mdb"]
     if not set("*?[") & set(place.name):
         return []
-    inside = place.parent.children(_FILE, recursive=True)
+    return _listed(place.parent, databases=place.name, files=place.name)
+
+
+def _listed(directory: Place, *, databases: str, files: str) -> list[Place]:
+    """The databases right below a directory whose names match, or else the files in it; it is listed once."""
+    inside = directory.children(recursive=True)
     below = [
-        at for at in inside if at.parent.parent.uri == place.parent.uri and fnmatchcase(at.parent.name, place.name)
+        at
+        for at in inside
+        if at.name == _FILE and at.parent.parent.uri == directory.uri and fnmatchcase(at.parent.name, databases)
     ]
-    return below or place.parent.children(place.name)
+    return below or [at for at in inside if at.parent.uri == directory.uri and fnmatchcase(at.name, files)]
 
 
 def _facts(place: Place) -> Facts:
@@ -213,17 +221,17 @@ def _facts(place: Place) -> Facts:
     return facts
 
 
-def _units_of(place: Place) -> list[LmdbUnit]:
-    with _opened(place, _Pages) as (tree, fetch):
+def _partitions_of(place: Place, held: "_Held") -> list[LmdbPartition]:
+    with _opened(place, partial(_Pages, held=held)) as (tree, fetch):
         form = _form_of_first(tree, fetch, where=place.uri)
         entries, size = tree.header.entries, tree.header.pages * tree.header.page_bytes
-        # small units of a remote database would cost too much: up to a piece is read beyond the end of each
-        fewest = min(_FEWEST_UNITS, -(-size // _SMALLEST_UNIT_BYTES)) if place.local else 1
-        count = min(entries, max(fewest, -(-size // _UNIT_BYTES)))
+        # small partitions of a remote database would cost too much: up to a piece is read beyond the end of each
+        fewest = min(_FEWEST_PARTITIONS, -(-size // _SMALLEST_PARTITION_BYTES)) if place.local else 1
+        count = min(entries, max(fewest, -(-size // _PARTITION_BYTES)))
         cuts = _between_pages(tree, fetch, count) if isinstance(fetch, _Pages) else None
         cuts = cuts or _between_rows(tree, count)
     return [
-        LmdbUnit(
+        LmdbPartition(
             uri=place.uri,
             form=form,
             entries=entries,
@@ -237,7 +245,7 @@ def _units_of(place: Place) -> list[LmdbUnit]:
 
 
 def _between_rows(tree: Tree, count: int) -> list[tuple[bytes, int | None]]:
-    """First keys of units of equally many rows, and the numbers of those rows; all leaf pages are read."""
+    """First keys of partitions of equally many rows, and the numbers of those rows; all leaf pages are read."""
     bounds = [tree.header.entries * part // count for part in range(count)]
     cuts, passed = list[tuple[bytes, int | None]](), 0
     for leaf in tree.leaves():
@@ -248,7 +256,7 @@ def _between_rows(tree: Tree, count: int) -> list[tuple[bytes, int | None]]:
 
 
 def _between_pages(tree: Tree, pages: "_Pages", count: int) -> list[tuple[bytes, int | None]]:
-    """First keys of units of equally many pages of the highest level that has enough; nothing if none has."""
+    """First keys of partitions of equally many pages of the highest level that has enough; nothing if none has."""
     header = tree.header
     level, children = 1, list[Child]([(b"", header.root)])
     while len(children) < count:
@@ -263,12 +271,16 @@ def _between_pages(tree: Tree, pages: "_Pages", count: int) -> list[tuple[bytes,
 # -- a database's bytes --
 
 
-class _Pages:
-    """Few bytes of a remote file: each request fetches what was asked for, once."""
+_Held = dict[tuple[int, int], bytes]
+"""Bytes by offset and size."""
 
-    def __init__(self, file: RemoteFile) -> None:
+
+class _Pages:
+    """Few bytes of a remote file: each request fetches what was asked for, once, and adds it to `held`."""
+
+    def __init__(self, file: RemoteFile, held: _Held) -> None:
         self._file = file
-        self._held: dict[tuple[int, int], bytes] = {}
+        self._held = held
 
     def __call__(self, offset: int, size: int) -> bytes:
         if (offset, size) not in self._held:
@@ -327,7 +339,7 @@ def _within(file: RemoteFile, offset: int, size: int) -> bytes:
 
 
 @contextmanager
-def _opened(place: Place, remote: type[_Pages] | type[_Window]) -> Generator[tuple[Tree, Fetch]]:
+def _opened(place: Place, remote: Callable[[RemoteFile], "_Pages | _Window"]) -> Generator[tuple[Tree, Fetch]]:
     """The tree and what gives its bytes; a remote file's as `remote` fetches them."""
     if place.local:
         with _mapped(place.local, where=place.uri) as view:

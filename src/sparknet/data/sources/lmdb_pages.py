@@ -79,7 +79,9 @@ def read_header(fetch: Fetch, *, size: int, where: str) -> Header:
     first = _meta(fetch(0, _META_BYTES), where=where)
     page_bytes = first[0].page_bytes
     second = _meta(fetch(page_bytes, _META_BYTES), where=where)
+    # Transactions write the two pages in turn: the newer one counts.
     header = max(first, second, key=lambda meta: meta[1])[0]
+    # It may be larger: with a writable map (MDB_WRITEMAP) the library makes the file as large as the map.
     if size < header.pages * page_bytes:
         raise DataError(
             f"{where}: truncated: {size} bytes; its {header.pages} pages of {page_bytes} bytes take "
@@ -92,6 +94,8 @@ def _meta(page: bytes | memoryview, *, where: str) -> tuple[Header, int]:
     """What a meta page says, and its transaction's number."""
     if len(page) < _META_BYTES:
         raise DataError(f"{where}: no LMDB file: it ends within its first two pages; {_REMEDY}")
+    # MDB_page: number 8, pad 2, flags 2, bounds 4; MDB_meta: magic 4, version 4, address 8, map size 8, then the
+    # records of two databases, of which the first (free pages) says the page size and the second is ours.
     flags, magic, version = struct.unpack_from("<10xH4xII", page)
     if not flags & _META or magic != _MAGIC:
         raise DataError(
@@ -141,10 +145,11 @@ class Tree:
             DataError: a page is damaged; names it.
         """
         header = self.header
-        if header.root == _NO_PAGE:
+        if header.root == _NO_PAGE:  # an empty database
             return
         self._rows, self._last = 0, b""
         yield from self._below((b"", header.root), 1, first_key, stop_key)
+        # Pages that are whole may still be of another transaction: then the count is wrong.
         if not (first_key or stop_key) and self._rows != header.entries:
             raise self._damaged(
                 header.root, f"{self._rows} keys in all leaf pages, {header.entries} by the meta page"
@@ -169,10 +174,13 @@ class Tree:
         keys, nodes = self._nodes(self._page(number, _BRANCH), number)
         if len(keys) < 2:
             raise self._damaged(number, f"a branch page with {len(keys)} children")
+        # LMDB leaves the first key of a branch page empty: it is whatever stands above.
         keys[0] = lowest
+        # In a branch page the node's header holds 48 bits of a page's number: size low, size high and flags.
         return list(zip(keys, (nodes[:, 1] | nodes[:, 2] << 16 | nodes[:, 3] << 32).tolist(), strict=True))
 
     def _below(self, page: Child, level: int, first_key: bytes, stop_key: bytes) -> Iterator[Leaf]:
+        # The header's depth ends the recursion, not the pages' flags: a page may point to itself.
         if level >= self.header.depth:
             yield self._leaf(page)
             return
@@ -191,9 +199,11 @@ class Tree:
         header = self.header
         if not _FIRST_DATA_PAGE <= number < header.pages:
             raise self._damaged(number, f"only pages {_FIRST_DATA_PAGE} to {header.pages - 1} hold data")
+        # As 16-bit numbers: everything in a page but keys and values is one or several of them.
         page = np.frombuffer(self._fetch(number * header.page_bytes, header.page_bytes), "<u2")
         if 2 * len(page) != header.page_bytes:
             raise self._damaged(number, "the file ends within it")
+        # Each page carries its number, which finds pages that a copy or a disk put in the wrong place.
         own = int(page[:4].view("<u8")[0])
         if own != number or page[5] & _PAGE_KINDS != kind:
             raise self._damaged(number, f"it says it is page {own} with flags {page[5]:#x}")
@@ -204,6 +214,7 @@ class Tree:
         size, lower, upper = self.header.page_bytes, int(page[6]), int(page[7])
         if not (_PAGE_HEADER < lower <= upper <= size and lower % 2 == 0):
             raise self._damaged(number, f"keys end at {lower} and nodes begin at {upper} of {size} bytes")
+        # Checked all at once before any of them is used: what follows trusts every offset.
         starts = page[_PAGE_HEADER // 2 : lower // 2].astype(np.int64)
         if starts.min() < upper or starts.max() > size - _NODE_HEADER or (starts & 1).any():
             raise self._damaged(number, "a node lies outside")
@@ -233,6 +244,7 @@ class Tree:
             raise self._damaged(number, "it holds duplicate keys or databases within the database")
         starts = nodes[:, 0] + _NODE_HEADER + nodes[:, 4]
         sizes = nodes[:, 1] | nodes[:, 2] << 16
+        # A value of more than about half a page has pages of its own; in its place stands the first one's number.
         big = (nodes[:, 3] & _IN_OTHER_PAGES).astype(bool)
         ends = starts + np.where(big, 8, sizes)
         if ends.max() > self.header.page_bytes:
@@ -246,6 +258,7 @@ class Tree:
         """Where values lie that have pages of their own."""
         header, content = self.header, page.view(np.uint8)
         firsts = np.ascontiguousarray(content[starts[:, None] + np.arange(8)]).view("<u8")[:, 0]
+        # Bounded before the product: a number of 64 bits times the page size would wrap round into the file.
         ends = np.minimum(firsts, header.pages).astype(np.int64) * header.page_bytes + _PAGE_HEADER + sizes
         if firsts.min() < _FIRST_DATA_PAGE or ends.max() > header.pages * header.page_bytes:
             raise self._damaged(number, "a value lies outside the pages in use")

@@ -5,75 +5,78 @@ import struct
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
 
-from sparknet.data.rows.columns import Column, batch_of, check_labels
-from sparknet.data.sources.files import Split, Unit, find_files, ranges, split_rows
+from sparknet.data.rows.columns import LABEL, Column, check_labels
+from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.sources.files import Location, Split, find_files, ranges, split_rows
+from sparknet.data.sources.image_batches import pixel_batch
+from sparknet.data.sources.source import Source
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["CLASSES", "COLUMNS", "files", "read", "units"]
+__all__ = ["MnistPartition", "open_source", "read"]
 
-CLASSES = 10
-COLUMNS = (
-    Column(name="image", dtype="uint8", shape=(1, 28, 28)),
-    Column(name="label", dtype="int64", shape=()),
-)
+_CLASSES = 10
+_SCHEMA = RowSchema(input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), label=LABEL, classes=_CLASSES)
 _SIDE = 28
 _IMAGES, _LABELS = 0x803, 0x801
 _HEADER_BYTES = {_IMAGES: 16, _LABELS: 8}
-_UNIT_ROWS = 20_000  # 16 MB: three units of the training file
+_PARTITION_ROWS = 20_000  # 16 MB: three partitions of the training file
 _BATCH_ROWS = 4_000
 _STEMS: dict[Split, str] = {"train": "train", "test": "t10k"}
 
 
-def units(path: str, *, split: Split = "train", storage: Storage = LOCAL) -> list[Unit]:
-    """List the units of an images file, a glob of them, or a directory with the standard names.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MnistPartition:
+    """Rows of an images file and of the labels file that belongs to it."""
+
+    images: str
+    """Absolute path or URI of the images file."""
+    labels: str
+    """Of the labels file: it is looked for once, not by every task."""
+    start: int
+    stop: int
+
+
+def open_source(where: Location) -> Source:
+    """Open an images file, a glob of them, or a directory with the standard names.
 
     A labels file stands beside its images file, with `labels` for `images` in its name. A gzipped file is
-    one unit, since it can be read only from its beginning.
+    one partition, since it can be read only from its beginning.
 
     Args:
-        path: file, glob or directory, as a path or URI (train-images-idx3-ubyte, t10k-images-idx3-ubyte, also
-            with a dot before idx3 and with .gz).
-        split: which files of a directory.
-        storage: how a URI is reached.
+        where: the path names train-images-idx3-ubyte, t10k-images-idx3-ubyte, also with a dot before idx3 and with
+            .gz; the split says which files of a directory.
 
     Raises:
         DataError: a file is missing, no IDX file, truncated or empty, or images and labels differ in number.
     """
-    images = _images(path, split=split, storage=storage)
-    return [unit for file in images for unit in _units_of(file, storage=storage)]
+    images = _images(where.path, split=where.split, storage=where.storage)
+    pairs = [(file, _labels_of(where.storage.place(file.uri))) for file in images]
+    # The headers say everything, so that a damaged file is found here.
+    partitions = [part for pair in pairs for part in _partitions_of(*pair, storage=where.storage)]
+    return Source(schema=_SCHEMA, files=[file for pair in pairs for file in pair], cut=lambda: partitions)
 
 
-def files(path: str, *, split: Split = "train", storage: Storage = LOCAL) -> list[Facts]:
-    """List the files that `units` of the same arguments read: images and labels.
-
-    Raises:
-        DataError: a file is missing.
-    """
-    images = _images(path, split=split, storage=storage)
-    return [file for image in images for file in (image, _labels_of(storage.place(image.uri)))]
-
-
-def read(unit: Unit, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
-    """Yield the unit's rows: image uint8 [1, 28, 28] 0..255, label int64 0..9.
+def read(partition: MnistPartition, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
+    """Yield the partition's rows: image binary, uint8 [1, 28, 28] 0..255, label int64 0..9.
 
     Raises:
         DataError: a file is damaged or truncated, or holds a label above 9; names file and row.
     """
-    images = storage.place(unit.path)
-    labels = storage.place(_labels_of(images).uri)
-    pixels = _records(images, magic=_IMAGES, size=_SIDE * _SIDE, unit=unit)
-    classes = _records(labels, magic=_LABELS, size=1, unit=unit)
-    first = unit.start
+    labels = storage.place(partition.labels)
+    pixels = _records(storage.place(partition.images), magic=_IMAGES, size=_SIDE * _SIDE, partition=partition)
+    classes = _records(labels, magic=_LABELS, size=1, partition=partition)
+    first = partition.start
     for image, label in zip(pixels, classes, strict=True):
         label = label.reshape(-1).astype(np.int64)
-        check_labels(label, classes=CLASSES, where=labels.uri, first_row=first)
-        yield batch_of(COLUMNS, {"image": image, "label": label})
+        check_labels(label, classes=_CLASSES, where=labels.uri, first_row=first)
+        yield pixel_batch(image, label)
         first += len(label)
 
 
@@ -87,16 +90,18 @@ def _images(path: str, *, split: Split, storage: Storage) -> list[Facts]:
     return images
 
 
-def _units_of(file: Facts, *, storage: Storage) -> list[Unit]:
+def _partitions_of(file: Facts, labels: Facts, *, storage: Storage) -> list[MnistPartition]:
     images = storage.place(file.uri)
-    labels = _labels_of(images)
     rows, gzipped = _rows(images, _IMAGES, size=file.bytes)
     also, _ = _rows(storage.place(labels.uri), _LABELS, size=labels.bytes)
     if rows != also:
         raise DataError(
             f"{images} has {rows} images and {labels.uri} has {also} labels; they must be as many: fetch both again"
         )
-    return split_rows(images, rows=rows, most=rows if gzipped else _UNIT_ROWS)
+    return [
+        MnistPartition(images=part.path, labels=labels.uri, start=part.start, stop=part.stop)
+        for part in split_rows(images, rows=rows, most=rows if gzipped else _PARTITION_ROWS)
+    ]
 
 
 def _labels_of(images: Place) -> Facts:
@@ -145,11 +150,11 @@ def _rows(place: Place, magic: int, *, size: int) -> tuple[int, bool]:
     return rows, gzipped
 
 
-def _records(place: Place, *, magic: int, size: int, unit: Unit) -> Iterator[np.ndarray]:
+def _records(place: Place, *, magic: int, size: int, partition: MnistPartition) -> Iterator[np.ndarray]:
     with _open(place) as (file, _):
-        skip = _HEADER_BYTES[magic] + unit.start * size
+        skip = _HEADER_BYTES[magic] + partition.start * size
         _seek(file, skip, place=place)
-        for start, stop in ranges(unit.start, unit.stop, _BATCH_ROWS):
+        for start, stop in ranges(partition.start, partition.stop, _BATCH_ROWS):
             data = _take(file, (stop - start) * size, place=place)
             yield np.frombuffer(data, np.uint8).reshape(stop - start, size)
 

@@ -1,111 +1,96 @@
-"""The formats that are read here and not by Spark, by the names that Spark and `data.source` know them by."""
+"""Every format, and everything about it that is asked outside its own file.
 
-from collections.abc import Callable, Iterator
+A new format is one file with `open_source` and `read` (see `source.Reader`) and one row of `FORMATS`.
+"""
+
+import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Literal
 
-import pyarrow as pa
-
-from sparknet.data.rows.columns import Column
-from sparknet.data.rows.row_schema import SourceRows
+from sparknet.config import Data
 from sparknet.data.sources import cifar10, digits, image_folder, image_tar, lmdb, mnist
-from sparknet.data.sources.files import Location
-from sparknet.data.storage.place import Facts, Storage
-from sparknet.errors import DataError
+from sparknet.data.sources.source import Reader
+from sparknet.data.storage.place import Place
+from sparknet.errors import ConfigError
 
-__all__ = ["FORMATS", "Format", "SourceRows"]
+__all__ = ["FORMATS", "Format", "find_format"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """A reader of one format."""
+    """What is known of a format."""
 
-    describe: Callable[[Location], SourceRows]
-    """Says what the rows are; raises DataError."""
-    units: Callable[[Location], list[Any]]
-    """Lists what a location holds, cut into pieces that are read independently; raises DataError."""
-    files: Callable[[Location], list[Facts]]
-    """Lists the files behind those units; raises DataError."""
-    read: Callable[[Any, Storage], Iterator[pa.RecordBatch]]
-    """Yields a unit's rows."""
-    check: Callable[[Location], object]
-    """Finds what is wrong at first sight, without a look at every row; raises DataError."""
-    rows: Literal["fixed", "named"]
-    """Columns of the batches. fixed: `image` fixed_size_list<uint8>, `label` int64, every row whole. named: `name`
-    string, `image` binary or list<float>, `label` int64, `error` string, where a damaged row has an error and no
-    image."""
-
-
-def _fixed(module: ModuleType) -> Format:
-    """CIFAR-10 and its like: one shape, files under standard names."""
-    columns: tuple[Column, Column] = module.COLUMNS
-    return Format(
-        describe=lambda where: SourceRows(input=columns[0], label=columns[1], classes=module.CLASSES),
-        units=lambda where: module.units(where.path, split=where.split, storage=where.storage),
-        files=lambda where: module.files(where.path, split=where.split, storage=where.storage),
-        read=module.read,
-        check=lambda where: module.units(where.path, split=where.split, storage=where.storage),
-        rows="fixed",
-    )
+    what: str
+    """What its rows are made of, as it is told in help and documents."""
+    reader: Reader | None = None
+    """Opens and reads it; None: Spark does."""
+    has_path: bool = True
+    """It reads files; the digits come with a package."""
+    has_label_file: bool = False
+    """Its labels stand in a file of their own (`data.labels`)."""
+    has_header: bool = False
+    """Its first line may name the columns (`data.header`)."""
+    names_classes: bool = False
+    """Its directories' names are the classes, which training rows number for all others."""
+    names_rows: bool = False
+    """Its rows have names and may be damaged: columns `name` and `error`."""
+    holds_tests: Callable[[Place], bool] | None = None
+    """Tells whether a place of training rows holds test rows too, under standard names; None: no place does."""
+    held_out: float = 0.0
+    """Share of the rows that a command holds out where it is told nothing of it."""
 
 
-def _named(module: ModuleType, *, check: Callable[[Location], object]) -> Format:
-    """Formats whose rows have names and may be damaged."""
-    return Format(
-        describe=module.describe,
-        units=module.units,
-        files=module.files,
-        read=module.read,
-        check=check,
-        rows="named",
-    )
-
-
-def _describe_digits(where: Location) -> SourceRows:
-    return SourceRows(input=digits.COLUMNS[0], label=digits.COLUMNS[1], classes=digits.CLASSES)
-
-
-def _units_of_digits(where: Location) -> list[Any]:
-    if where.path or where.split != "train":
-        raise DataError(
-            f"digits: path {where.path!r}, split {where.split!r}; the digits have neither files nor a test split: "
-            "leave both out and hold out a share (data.validation_fraction)"
-        )
-    return digits.units()
-
-
-def _describe_databases(where: Location) -> SourceRows:
-    records = lmdb.describe(where.path, where.storage)
-    return SourceRows(
-        input=Column(name="image", dtype=records.dtype, shape=records.shape),
-        label=Column(name="label", dtype="int64", shape=()),
-        classes=None,
-        encoded=records.encoded,
-    )
+def _is_directory(place: Place) -> bool:
+    """What is not there counts as one, unless it is a pattern: the reader says best what is missing."""
+    facts = place.facts()
+    return facts.is_directory if facts else not set("*?[") & set(place.uri)
 
 
 FORMATS: dict[str, Format] = {
-    "digits": Format(
-        describe=_describe_digits,
-        units=_units_of_digits,
-        files=lambda where: [],
-        read=lambda unit, storage: digits.read(unit),
-        check=_units_of_digits,
-        rows="fixed",
+    "digits": Format(what="scikit-learn's digits", reader=digits, has_path=False, held_out=0.2),
+    "cifar10": Format(what="CIFAR-10 binary batches", reader=cifar10, holds_tests=_is_directory),
+    "mnist": Format(what="MNIST IDX files", reader=mnist, holds_tests=_is_directory),
+    "lmdb": Format(what="LMDB databases of Caffe's Datum records", reader=lmdb, names_rows=True),
+    "image_tar": Format(
+        what="tar files of images with a label file",
+        reader=image_tar,
+        has_label_file=True,
+        names_rows=True,
+        holds_tests=image_tar.has_tests,
     ),
-    "cifar10": _fixed(cifar10),
-    "mnist": _fixed(mnist),
-    # Cutting databases and archives into units reads every key or header of them.
-    "lmdb": Format(
-        describe=_describe_databases,
-        units=lambda where: lmdb.units(where.path, where.storage),
-        files=lambda where: lmdb.files(where.path, where.storage),
-        read=lmdb.read,
-        check=_describe_databases,
-        rows="named",
+    "image_folder": Format(
+        what="a directory of images for each class", reader=image_folder, names_classes=True, names_rows=True
     ),
-    "image_tar": _named(image_tar, check=image_tar.describe),
-    "image_folder": _named(image_folder, check=image_folder.units),
+    "csv": Format(what="CSV", has_header=True),
+    "parquet": Format(what="Parquet"),
 }
-"""By the name that Spark knows them by."""
+"""By the name that `data.source` and Spark know them by."""
+
+
+def find_format(data: Data) -> Format:
+    """The format of `data.source`, which the other settings must suit.
+
+    Raises:
+        ConfigError: there is no such format, or a setting belongs to other formats.
+    """
+    found = FORMATS.get(data.source)
+    if found is None:
+        close = difflib.get_close_matches(data.source, FORMATS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "correct data.source"
+        raise ConfigError(f"data.source is {data.source!r}; it must be one of {', '.join(FORMATS)}: {hint}")
+    if bool(data.path) != found.has_path:
+        needs = f"source {data.source} needs it: set data.path"
+        raise ConfigError(
+            f"data.path is {data.path!r}; {needs if found.has_path else f'{data.source} comes without files'}"
+        )
+    if (data.labels or data.validation_labels) and not found.has_label_file:
+        raise ConfigError(
+            f"data.labels and data.validation_labels is {(data.labels, data.validation_labels)!r}; source "
+            f"{data.source} has its labels with its rows: leave them out"
+        )
+    if data.features and found.reader is not None:
+        raise ConfigError(
+            f"data.features is {list(data.features)}; source {data.source} has one input, image, and no columns to "
+            "put together: leave it out"
+        )
+    return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["BLOCK", "Member", "Readable", "index"]
+__all__ = ["BLOCK", "Readable", "TarMember", "index"]
 
 BLOCK = 512
 """Headers and data begin at multiples of this many bytes."""
@@ -39,7 +39,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+class TarMember:
     """One regular file of an archive, or a damaged stretch of it. Offsets are the file's."""
 
     name: str
@@ -69,7 +69,7 @@ class _NoHeaderError(Exception):
     """The bytes at a place are no header; the message says why."""
 
 
-def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> Iterator[Member]:
+def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> Iterator[TarMember]:
     """Yield the regular files of the archive that lies in bytes `start` to `stop` (exclusive) of a file.
 
     Directories and devices are passed over, and links too unless they are asked for. What cannot be read is yielded
@@ -84,16 +84,19 @@ def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> 
         links: yield hard and symbolic links too, as damage.
     """
     if start == stop:
-        yield Member(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
+        yield TarMember(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
     position = start
     while position < stop:
         zeros = _skip_zeros(file, position, stop) - position
         try:
+            # The end marker is two blocks of zeros, but archives that were put together by `cat` go on behind one:
+            # so zeros are passed over, and the end is the end of the file.
             if position + zeros >= stop:
                 return
             header = _read_header(file, position + zeros, stop)
         except _NoHeaderError as error:
             found = _find_header(file, position + zeros + BLOCK, stop)
+            # What follows an end marker and holds no header is padding, not damage.
             if found < stop or zeros < 2 * BLOCK:
                 yield _stretch(position + zeros, found, str(error))
             position = found
@@ -104,12 +107,12 @@ def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> 
         position = header.offset + -(-header.stored // BLOCK) * BLOCK
 
 
-def _stretch(start: int, stop: int, why: str) -> Member:
+def _stretch(start: int, stop: int, why: str) -> TarMember:
     damage = f"{stop - start} bytes without a header: {why}"
-    return Member(name="", start=start, offset=start, bytes=stop - start, damage=damage)
+    return TarMember(name="", start=start, offset=start, bytes=stop - start, damage=damage)
 
 
-def _member(header: _Header, start: int, stop: int) -> Member | None:
+def _member(header: _Header, start: int, stop: int) -> TarMember | None:
     there = max(0, min(header.stored, stop - header.offset))
     is_link = header.kind in _LINKS
     damage = ""
@@ -123,7 +126,9 @@ def _member(header: _Header, start: int, stop: int) -> Member | None:
         return None  # before there were kinds, a directory's name ended so
     elif not header.name:
         damage = "its header has no name"
-    return Member(name=header.name, start=start, offset=header.offset, bytes=there, damage=damage, is_link=is_link)
+    return TarMember(
+        name=header.name, start=start, offset=header.offset, bytes=there, damage=damage, is_link=is_link
+    )
 
 
 def _read_header(file: Readable, position: int, stop: int) -> _Header:
@@ -147,10 +152,13 @@ def _read_header(file: Readable, position: int, stop: int) -> _Header:
 
 
 def _header(block: bytes, size: int, name: bytes, records: dict[bytes, bytes], offset: int) -> _Header:
+    # pax before the header, whose octal field ends at 8 GB: for larger files writers put anything there.
     if b"size" in records:
         size = _decimal(records[b"size"])
+    # A sparse file of pax format has an invented name in header and path, and its own in a record of GNU's.
     path = records.get(b"GNU.sparse.name") or records.get(b"path") or name or _name(block)
     return _Header(
+        # Names are bytes of any encoding; those that are not UTF-8 must still be told apart in messages.
         name=path.decode(errors="backslashreplace"),
         kind=block[156],
         stored=0 if block[156] in _WITHOUT_DATA else size,
@@ -162,6 +170,7 @@ def _header(block: bytes, size: int, name: bytes, records: dict[bytes, bytes], o
 def _checked(block: bytes) -> int:
     """The size that a header states, if its checksum is right."""
     stated = _number(block[148:156])
+    # The checksum counts its own field as blanks.
     total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if stated != total:
         high = sum(byte > 127 for byte in block[:148] + block[156:])
@@ -172,6 +181,7 @@ def _checked(block: bytes) -> int:
 
 def _number(field: bytes) -> int:
     """A number in octal digits, or in base 256 where the first bit is set (GNU)."""
+    # GNU writes sizes above 8 GB and times before 1970 so.
     if field[0] & 0x80:
         if field[0] & 0x40:
             raise _NoHeaderError("a negative number")
@@ -242,7 +252,7 @@ def _skip_zeros(file: Readable, position: int, stop: int) -> int:
             zeros = len(piece) - len(piece.lstrip(b"\0"))
             return position + zeros // BLOCK * BLOCK
         position += len(piece)
-        size = _SCAN_BYTES
+        size = _SCAN_BYTES  # padding may be long
     return stop
 
 

@@ -26,6 +26,7 @@ _ACCOUNT = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
 def scheme_of(uri: str) -> str:
     """The scheme of a URI in lower case; "file" for a path."""
+    # Not urlsplit: it takes `C:x`, `a:b` and the like for schemes, and cuts keys at `?` and `#`.
     match = _SCHEME.match(uri)
     return match[1].lower() if match else "file"
 
@@ -90,7 +91,8 @@ def file_system(uri: str, *, s3_endpoint: str, writing: bool = False) -> tuple[A
     """
     scheme = scheme_of(uri)
     authority, _, key = uri.split("://", 1)[1].partition("/")
-    # The process is part of the key: parent and child would otherwise talk over the same sockets after a fork.
+    # The process is part of the key: parent and child would otherwise talk over the same sockets after a fork, and
+    # Spark's Python workers are forks of one daemon.
     if scheme in S3_SCHEMES:
         endpoint = s3_endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         account = tuple(os.environ.get(name, "") for name in _ACCOUNT)

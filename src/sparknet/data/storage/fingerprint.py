@@ -22,6 +22,7 @@ def describe_files(files: Iterable[Path | Facts]) -> list[list[str | int | None]
         DataError: a file is missing or cannot be reached.
     """
     facts = [file if isinstance(file, Facts) else _look_up(file) for file in files]
+    # By URI: a glob may name a file twice, and listings come in the order of the file system.
     described = {file.uri: [file.uri, file.bytes, file.modified_ns] for file in facts}
     return [described[uri] for uri in sorted(described)]
 
@@ -35,4 +36,5 @@ def _look_up(path: Path) -> Facts:
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """SHA-256 of JSON values, as 64 hexadecimal digits; the order of keys does not matter."""
+    # Keys sorted, for a fingerprint must not depend on the order in which a release fills its dictionaries.
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -27,6 +27,7 @@ def path_of(path: str) -> Path:
         DataError: the URI names another host or nothing, the home directory is unknown, or the name is not UTF-8.
     """
     try:
+        # `~` is a shell's word: in a path typed into a configuration nobody else expands it, in a URI it is a name.
         found = Path(_name_in(path)) if is_file_uri(path) else Path(path).expanduser()
     except RuntimeError as error:
         raise DataError(f"{path}: there is no such user with a home directory: write the whole path") from error
@@ -48,13 +49,14 @@ def files_in(directory: Path, *, recursive: bool) -> Iterator[tuple[str, os.stat
     try:
         yield from _files_below(str(directory), "", {}, recursive=recursive)
     except FileNotFoundError:
-        if directory.exists():
+        if directory.exists():  # then another one below it went away while it was listed
             raise
 
 
 def _name_in(uri: str) -> str:
     rest = uri[len(_SCHEME) :]
     if rest.startswith("//"):
+        # RFC 8089: the part between the second and the third slash is a host, which `file://data/x` forgets.
         host, slash, path = rest[2:].partition("/")
         if host not in ("", "localhost"):
             raise DataError(
@@ -70,6 +72,7 @@ def _files_below(
     path: str, prefix: str, above: dict[tuple[int, int], str], *, recursive: bool
 ) -> Iterator[tuple[str, os.stat_result]]:
     own = os.stat(path)  # noqa: PTH116 - a million files are listed in strings, which take a third of the time
+    # Links are followed, so a directory may lie in itself under ever longer names: only its inode tells.
     identity = (own.st_dev, own.st_ino)
     if identity in above:
         raise DataError(
@@ -97,6 +100,7 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _check_name(name: str) -> None:
+    # Python carries other bytes as lone surrogates; they would break much later, in Arrow, Spark or JSON.
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -36,15 +36,14 @@ from sparknet.data.storage.arrow_systems import (
 from sparknet.data.storage.local_files import files_in, is_file_uri, path_of
 from sparknet.data.storage.remedies import Cut, explain
 from sparknet.data.storage.remote_file import READ_AHEAD_BYTES, RemoteFile
-from sparknet.data.storage.retry import Backoff
+from sparknet.data.storage.retry import retried
 from sparknet.errors import DataError
+from sparknet.whole_files import whole_file
 
 __all__ = ["LOCAL", "Facts", "Place", "Storage"]
 
 T = TypeVar("T")
 
-BACKOFF = Backoff()
-"""For every request of this module."""
 _UPLOAD_BYTES = 32 << 20  # Arrow sends parts of 10 MB side by side, from copies of what it was given
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -127,6 +126,7 @@ class Place:
         if self.local:
             return self.storage.place(str(self.local.parent))
         scheme, rest = self.uri.split("://", 1)
+        # of a bucket dirname leaves nothing
         return self.storage.place(f"{scheme}://{posixpath.dirname(rest) or rest}")
 
     def __truediv__(self, name: str) -> "Place":
@@ -141,7 +141,7 @@ class Place:
         system, path = _system(self)
         info = _attempt(self, lambda: system.get_file_info(path), doing="looked up")
         if info.type == arrow_fs.FileType.NotFound:
-            _check_bucket(self)
+            _check_bucket(self)  # Arrow says the same of any key in a bucket that does not exist
             return None
         return _facts(self.uri, info)
 
@@ -163,10 +163,12 @@ class Place:
             files = _attempt(self, partial(_list_locally, self, pattern, recursive=recursive), doing="listed")
             return sorted(files, key=lambda file: file.uri)
         system, path = _system(self)
+        # Object stores have no directories: a prefix without keys is an empty one, and not missing.
         selector = arrow_fs.FileSelector(path, recursive=recursive, allow_not_found=True)
         found = _attempt(self, lambda: system.get_file_info(selector), doing="listed")
         if not found:
             _check_bucket(self)
+        # Arrow's paths lack scheme and host, and on HDFS begin with a slash: what is below goes behind our own URI.
         above = f"{path.strip('/')}/"
         files = [
             _facts(_join(self.uri, info.path.lstrip("/").removeprefix(above)), info)
@@ -205,7 +207,7 @@ class Place:
                 _attempt(self, lambda: file.seek(start), doing="read")
                 data = _attempt(self, lambda: file.read(size), doing="read")
         else:
-            with _open_remote(self) as file:
+            with _open_remote(self) as file:  # without the buffer, which would read 8 MB at least
                 data = file.take(start, max(0, min(size, file.size - start)))
         if len(data) != size:
             raise DataError(
@@ -247,14 +249,16 @@ class Place:
         """
         with _disk_errors(self):
             if self.local:
-                with _temporary_beside(self.local) as file:
+                with _whole_file(self.local) as file:
                     yield file
                 return
+            # An output stream of Arrow's that is closed after an exception makes an object of what has arrived, and
+            # Python closes it whenever it leaves the block. So nothing is sent before the block has ended well.
             with tempfile.TemporaryFile() as spool:
                 yield cast("BinaryIO", spool)
                 spool.flush()
                 size = spool.seek(0, os.SEEK_END)
-                if not size:
+                if not size:  # which cannot be mapped
                     _upload(self, b"")
                     return
                 with mmap.mmap(spool.fileno(), size, access=mmap.ACCESS_READ) as data:
@@ -276,12 +280,13 @@ class Place:
         facts = self.facts()
         if facts:
             system, path = _system(self)
+            # Asked first, since Arrow has one call for files and another for directories.
             remove = system.delete_dir if facts.is_directory else system.delete_file
             _attempt(self, lambda: _unless_missing(remove, path), doing="removed")
 
 
 def _system(place: Place) -> tuple[Any, str]:
-    if place.local:
+    if place.local:  # to look one up; files are opened and listed by Python itself
         return arrow_fs.LocalFileSystem(), str(place.local)
     return file_system(place.uri, s3_endpoint=place.storage.s3_endpoint)
 
@@ -292,8 +297,8 @@ def _join(uri: str, name: str) -> str:
 
 def _attempt(place: Place, action: Callable[[], T], *, doing: str) -> T:
     try:
-        return BACKOFF.run(action)
-    except (OSError, pa.ArrowException) as error:
+        return retried(action)
+    except (OSError, pa.ArrowException) as error:  # ArrowInvalid, as of a key `a//b`, is no OSError
         if isinstance(error, FileNotFoundError):
             _check_bucket(place)
         raise DataError(f"{place.uri}: cannot be {doing}: {explain(error)}") from error
@@ -305,12 +310,13 @@ def _check_bucket(place: Place) -> None:
         _bucket_is_there(place.uri.split("/")[2], place.storage, os.getpid())
 
 
+# Once for each bucket: else every look-up of a file that may be missing would cost a second request.
 @cache
 def _bucket_is_there(bucket: str, storage: Storage, process: int) -> None:
-    del process
+    del process  # a child must ask by connections of its own
     system, path = file_system(f"s3://{bucket}", s3_endpoint=storage.s3_endpoint)
     try:
-        info = BACKOFF.run(lambda: system.get_file_info(path))
+        info = retried(lambda: system.get_file_info(path))
     except OSError:
         return  # one may be allowed to read files of a bucket and not to ask for the bucket itself
     if info.type == arrow_fs.FileType.NotFound:
@@ -341,16 +347,14 @@ def _list_locally(place: Place, pattern: str, *, recursive: bool) -> list[Facts]
 
 def _open_remote(place: Place) -> RemoteFile:
     system, path = _system(place)
+    # Not `open_input_stream`, which asks for 256 KB at a time: a fiftieth of the speed.
     file = _attempt(place, lambda: system.open_input_file(path), doing="read")
     return RemoteFile(file, run=partial(_attempt, place, doing="read"))
 
 
 def _upload(place: Place, data: bytes | mmap.mmap) -> None:
-    """Store `data` under the place's name.
-
-    An interrupt of the main thread (Ctrl-C) between two pieces would close Arrow's stream, and closing it makes
-    an object of what has arrived: so another thread uploads, which is not interrupted.
-    """
+    # An interrupt of the main thread (Ctrl-C) between two pieces would close Arrow's stream, and closing it makes
+    # an object of what has arrived: so another thread uploads, which is not interrupted.
     with ThreadPoolExecutor(max_workers=1) as pool:
         pool.submit(_attempt, place, partial(_upload_once, place, data), doing="written").result()
 
@@ -360,12 +364,15 @@ def _upload_once(place: Place, data: bytes | mmap.mmap) -> None:
     if replaces_whole(place.uri):
         _store(system, path, data)
         return
+    # HDFS shows a file as it grows.
     directory, name = posixpath.split(path)
     temporary = posixpath.join(directory, f".{name}.{uuid.uuid4().hex}.part")
     system.create_dir(directory, recursive=True)
     try:
         _store(system, temporary, data)
-        _unless_missing(system.delete_file, path)  # HDFS renames onto nothing only
+        # HDFS renames onto nothing only. Between these two there is no file: readers of one that is replaced see it
+        # go and come, and never half of it.
+        _unless_missing(system.delete_file, path)
         system.move(temporary, path)
     except OSError:
         _unless_missing(system.delete_file, temporary)
@@ -378,6 +385,7 @@ def _store(system: Any, path: str, data: bytes | mmap.mmap) -> None:
             with view[at : at + _UPLOAD_BYTES] as piece:
                 stream.write(piece)
             stream.flush()  # waits for the parts, so that memory holds one piece of them
+    # A stream may end well without having stored everything (see `background_writes`): only the store knows.
     stored = system.get_file_info(path).size
     if stored != len(data):
         raise Cut(f"{stored} of {len(data)} bytes were stored")
@@ -391,7 +399,7 @@ def _unless_missing(remove: Callable[[str], None], path: str) -> None:
 
 
 def _delete_locally(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not path.is_symlink():  # of a link the link goes, and what it leads to stays
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -411,18 +419,12 @@ def _disk_errors(place: Place) -> Generator[None]:
 
 
 @contextmanager
-def _temporary_beside(path: Path) -> Generator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}; name a place that can be") from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _whole_file(path: Path) -> Generator[BinaryIO]:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = stack.enter_context(whole_file(path))
+            file = stack.enter_context(draft.open("wb"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror}; name a place that can be") from error
+        yield file

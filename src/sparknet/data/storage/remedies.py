@@ -11,8 +11,9 @@ class Cut(OSError):
     """Fewer bytes arrived, or were stored, than were asked for."""
 
 
-# Arrow's S3 tells by words only: "AWS Error SLOW_DOWN during GetObject operation: ...". Some
-# servers call an upload that they finished while their answer was lost NO_SUCH_UPLOAD when asked again.
+# Arrow's S3 tells by words only: "AWS Error SLOW_DOWN during GetObject operation: ...", and of a HEAD, whose answer
+# has no body, by the status alone. Some servers call an upload that they finished while their answer was lost
+# NO_SUCH_UPLOAD when asked again.
 _TRANSIENT = re.compile(
     r"\bAWS Error (NETWORK_CONNECTION|SLOW_DOWN|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|REQUEST_TIMEOUT"
     r"|NO_SUCH_UPLOAD)\b"
@@ -26,6 +27,7 @@ _CREDENTIAL_SOURCES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 _SET_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or an instance role on every machine"
+# The first that fits is told: what is particular stands above what is general.
 _REMEDIES = (
     (
         re.compile(r"NO_SUCH_BUCKET"),
@@ -61,12 +63,13 @@ def is_transient(error: OSError) -> bool:
     """Whether the same request may succeed in a moment: a busy server, a broken or slow connection."""
     if isinstance(error, Cut | ConnectionError | TimeoutError):
         return True
+    # With an errno it is the local system's, or Arrow's translation of one: words in its message mean nothing.
     return error.errno is None and bool(_TRANSIENT.search(str(error)))
 
 
 def explain(error: Exception) -> str:
     """One line for people: what is wrong and what to do about it."""
-    reason = " ".join(str(error).split())[:400]
+    reason = " ".join(str(error).split())[:400]  # some servers answer with a page of HTML
     if isinstance(error, FileNotFoundError):
         return "no such file; correct the path or check that every worker reaches it"
     if isinstance(error, OSError) and error.errno is not None:

@@ -26,6 +26,7 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         self._file = file
         self._run = run
+        # From the answer to the request that opened it: no other is made for it.
         self.size: int = file.size()
         """Bytes of the file."""
         self._at = 0
@@ -53,6 +54,7 @@ class RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` from here, or as much of it as the file has: one request."""
         view = memoryview(buffer).cast("B")
+        # No more than one request: BufferedReader asks again for the rest, so one that breaks costs little.
         size = min(len(view), _REQUEST_BYTES, max(0, self.size - self._at))
         if size:
             view[:size] = self.take(self._at, size)
@@ -69,7 +71,7 @@ class RemoteFile(io.RawIOBase):
         """Exactly `size` bytes from `start`, which the file must have, in requests of at most 32 MB."""
         if size <= _REQUEST_BYTES:
             return self._run(lambda: self._request(start, size)) if size else b""
-        whole = io.BytesIO()  # gives its bytes away without another copy
+        whole = io.BytesIO()  # gives its bytes away without another copy, which joining a list would make
         for at in range(start, start + size, _REQUEST_BYTES):
             whole.write(self.take(at, min(_REQUEST_BYTES, start + size - at)))
         return whole.getvalue()
@@ -82,6 +84,7 @@ class RemoteFile(io.RawIOBase):
 
     def _request(self, start: int, size: int) -> bytes:
         data = self._file.read_at(size, start)
+        # Arrow gives fewer bytes than asked for where an answer ends early, and calls it no error.
         if len(data) != size:
             raise Cut(f"{len(data)} of {size} bytes from offset {start} arrived")
         return data

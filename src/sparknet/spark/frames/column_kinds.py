@@ -1,5 +1,6 @@
 """What a column of a DataFrame holds, and its cells in the few types that training knows."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pyspark.ml.functions import vector_to_array
@@ -24,6 +25,8 @@ from pyspark.sql.types import (
 from sparknet.errors import DataError
 
 __all__ = [
+    "FAULT",
+    "Checked",
     "Kind",
     "as_nested_numbers",
     "as_number",
@@ -38,6 +41,8 @@ __all__ = [
 Kind = Literal["bytes", "image", "numbers", "number", "word", "other"]
 """Binary, Spark's struct of an image, a vector or (nested) array of numbers, one number or boolean, a word, or what
 cannot be used."""
+FAULT = "sparknet: what is wrong with the row"
+"""A column of ours beside a source's own, with a name that no table has."""
 _IMAGE_FIELDS = {"height", "width", "nChannels", "mode", "data"}
 _ROW_BITS = 33  # monotonically_increasing_id has the partition above these
 
@@ -53,10 +58,11 @@ def find_column(frame: DataFrame, name: str, *, key: str) -> tuple[SparkColumn, 
     Raises:
         DataError: there is no such column, or several.
     """
-    times = frame.columns.count(name)
+    names = [one for one in frame.columns if one != FAULT]
+    times = names.count(name)
     if times != 1:
         has = "is not" if not times else f"is {times} times"
-        raise DataError(f"column {name} {has} in the data, which has {', '.join(frame.columns)}: set data.{key}")
+        raise DataError(f"column {name} {has} in the data, which has {', '.join(names)}: set data.{key}")
     quoted = name.replace("`", "``")
     return F.col(f"`{quoted}`"), frame.schema[name].dataType
 
@@ -107,19 +113,30 @@ def row_name(row: SparkColumn) -> SparkColumn:
     return F.concat(*(part.cast("string") for part in parts))
 
 
-def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str) -> SparkColumn:
-    """`value` where `holds` is true; where it is false or null the job ends with a DataError.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """Cells with what is wrong with them, row by row."""
+
+    cells: SparkColumn
+    """Null where the row is at fault."""
+    fault: SparkColumn
+    """What is wrong, in words; null where nothing is.
+
+    It is a column, not an exception of the query's: Spark would try a task that raises again, as often as it allows
+    any, and then tell of it in sixty lines."""
+
+
+def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str) -> Checked:
+    """`value` where `holds` is true; where it is false or null, what `message` says.
 
     Args:
         value: the cells.
         holds: what must be true of them.
-        message: of the error, in pieces.
+        message: in pieces, none of which may be null.
     """
     pieces = [piece if isinstance(piece, SparkColumn) else F.lit(piece) for piece in message]
-    # Named as our own exceptions are in a worker's traceback, so that it becomes one. Spark appends a code, which
-    # the new line keeps off the message.
-    raised = F.raise_error(F.concat(F.lit("sparknet.errors.DataError: "), *pieces, F.lit("\n")))
-    return F.when(holds, value).otherwise(raised)
+    good = F.coalesce(holds, F.lit(False))
+    return Checked(cells=F.when(good, value), fault=F.when(~good, F.concat(*pieces)))
 
 
 def _floats(kind: DataType) -> DataType:

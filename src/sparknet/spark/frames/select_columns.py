@@ -11,16 +11,22 @@ from pyspark.sql.types import BooleanType, DataType, IntegralType
 
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.fingerprint import describe_files
 from sparknet.errors import DataError
-from sparknet.spark.frames.column_kinds import as_nested_numbers, as_number, as_word, find_column, kind_of, row_name
+from sparknet.spark.frames.column_kinds import (
+    FAULT,
+    as_nested_numbers,
+    as_number,
+    as_word,
+    find_column,
+    kind_of,
+    row_name,
+)
 from sparknet.spark.frames.vector_assembly import label_numbers, table_input, table_pieces
 from sparknet.spark.frames.vocabulary import plain_encoding
 
 __all__ = ["describe_file_source", "describe_frame", "select_columns"]
-
-DAMAGED_ROWS = ("lmdb", "image_tar", "image_folder")
-"""Sources whose column `error` says what is wrong with a row."""
 
 
 def select_columns(
@@ -37,11 +43,11 @@ def select_columns(
     Returns:
         input binary, Spark's struct of an image, array<float>, nested as it was, or float; label bigint; validation
         boolean, unless a fraction is drawn; error string and name string, for sources that read on after a damaged
-        record: error is null for whole rows.
+        record: error is null for whole rows; fault string, where rows were checked: what is wrong with a row that
+        is not damaged and yet cannot be used, which is for the task to raise.
 
     Raises:
-        DataError: a column is missing or of a type that cannot be used. A cell that cannot be used raises it when
-            the rows are read.
+        DataError: a column is missing or of a type that cannot be used.
     """
     first = _select(frame, data, table, mark=data.validation_column if validation is None else "")
     if validation is None:
@@ -99,21 +105,27 @@ def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: 
     encoding = table or plain_encoding(frame, data)
     label = _label(frame, data.label, encoding)
     rest = [_marks(frame, mark)] if mark else []
-    if data.source in DAMAGED_ROWS and "error" in frame.columns:
+    # A table of the user's may have a column `error` too, which means something else.
+    if data.source in FORMATS and FORMATS[data.source].names_rows:
         rest += [F.col(own) for own in ("error", "name") if own in frame.columns]
+    faults = [F.col(f"`{FAULT}`")] if FAULT in frame.columns else []
     if encoding == TableEncoding():
-        return frame.select(_input(frame, data.image), label, *rest)
+        return frame.select(_input(frame, data.image), label, *rest, *(fault.alias("fault") for fault in faults))
     pieces = table_pieces(frame, encoding.features)
     inputs = [piece.cells.alias(f"piece{at}") for at, piece in enumerate(pieces)] or [_input(frame, data.image)]
     # A column of its own: within an expression that is not evaluated for every row it would not count the rows.
-    staged = frame.select(*inputs, label, *rest, F.monotonically_increasing_id().alias("row"))
+    staged = frame.select(*inputs, label, *rest, *faults, F.monotonically_increasing_id().alias("row"))
     row = row_name(F.col("row"))
-    cells = [F.col(f"piece{at}") for at in range(len(pieces))]
-    whole = table_input(pieces, cells, row) if pieces else F.col("input")
-    words = encoding.label_words
-    number = label_numbers(F.col("label"), words, row, name=data.label) if words else F.col("label")
+    whole, number = F.col("input"), F.col("label")
+    if pieces:
+        made = table_input(pieces, [F.col(f"piece{at}") for at in range(len(pieces))], row)
+        whole, faults = made.cells, [*faults, made.fault]
+    if encoding.label_words:
+        numbered = label_numbers(F.col("label"), encoding.label_words, row, name=data.label)
+        number, faults = numbered.cells, [*faults, numbered.fault]
     others = [name for name in ("validation", "error", "name") if name in staged.columns]
-    return staged.select(whole.alias("input"), number.alias("label"), *others)
+    fault = [F.coalesce(*faults).alias("fault")] if faults else []
+    return staged.select(whole.alias("input"), number.alias("label"), *others, *fault)
 
 
 def _input(frame: DataFrame, name: str) -> SparkColumn:

@@ -11,7 +11,16 @@ from pyspark.sql import functions as F
 
 from sparknet.data.rows.table_encoding import Feature
 from sparknet.errors import DataError
-from sparknet.spark.frames.column_kinds import Kind, as_number, as_numbers, as_word, checked, find_column, kind_of
+from sparknet.spark.frames.column_kinds import (
+    Checked,
+    Kind,
+    as_number,
+    as_numbers,
+    as_word,
+    checked,
+    find_column,
+    kind_of,
+)
 
 __all__ = ["Piece", "label_numbers", "table_input", "table_pieces"]
 
@@ -46,8 +55,8 @@ def table_pieces(frame: DataFrame, features: Sequence[Feature]) -> list[Piece]:
     return pieces
 
 
-def table_input(pieces: Sequence[Piece], cells: Sequence[SparkColumn], row: SparkColumn) -> SparkColumn:
-    """One array<float> of all features; a cell that cannot be used raises, naming its column and row.
+def table_input(pieces: Sequence[Piece], cells: Sequence[SparkColumn], row: SparkColumn) -> Checked:
+    """One array<float> of all features; of a cell that cannot be used the fault names column and row.
 
     Args:
         pieces: as `table_pieces` gives them.
@@ -55,11 +64,12 @@ def table_input(pieces: Sequence[Piece], cells: Sequence[SparkColumn], row: Spar
         row: names the row.
     """
     checks = {"number": _numbers_in_columns, "numbers": _numbers_in_one_column, "word": _one_hot}
-    return F.concat(*(checks[piece.kind](of, piece, row) for piece, of in zip(pieces, cells, strict=True)))
+    found = [checks[piece.kind](of, piece, row) for piece, of in zip(pieces, cells, strict=True)]
+    return Checked(cells=F.concat(*(one.cells for one in found)), fault=F.coalesce(*(one.fault for one in found)))
 
 
-def label_numbers(cells: SparkColumn, words: Sequence[str], row: SparkColumn, *, name: str) -> SparkColumn:
-    """The place of each label in `words`; another word raises.
+def label_numbers(cells: SparkColumn, words: Sequence[str], row: SparkColumn, *, name: str) -> Checked:
+    """The place of each label in `words`; another word is a fault.
 
     Args:
         cells: the labels as words.
@@ -96,7 +106,7 @@ def _is_finite(value: SparkColumn) -> SparkColumn:
     return F.abs(value) < _INFINITY
 
 
-def _numbers_in_columns(cells: SparkColumn, piece: Piece, row: SparkColumn) -> SparkColumn:
+def _numbers_in_columns(cells: SparkColumn, piece: Piece, row: SparkColumn) -> Checked:
     """Checked as one array: thousands of columns with a check each take Spark minutes to plan."""
     good = F.transform(cells, lambda value: F.coalesce(_is_finite(value), F.lit(False)))
     place = F.array_position(good, False).cast("int")
@@ -106,16 +116,17 @@ def _numbers_in_columns(cells: SparkColumn, piece: Piece, row: SparkColumn) -> S
     return checked(cells, whole, "column ", name, ": ", row, " is ", value, _NEEDS_NUMBER)
 
 
-def _numbers_in_one_column(cells: SparkColumn, piece: Piece, row: SparkColumn) -> SparkColumn:
+def _numbers_in_one_column(cells: SparkColumn, piece: Piece, row: SparkColumn) -> Checked:
     (feature,) = piece.features
     count = F.array_size(cells)
-    has = (f"column {feature.name}: ", row, " has ", count.cast("string"), f" values and needs {feature.width}")
-    complete = checked(cells, count == feature.width, *has, ", as in training: correct such rows")
     null = (f"column {feature.name}: ", row, " is null or holds a null, NaN or infinity")
-    return checked(complete, F.forall(cells, _is_finite), *null, _NEEDS_NUMBER)
+    finite = checked(cells, F.forall(cells, _is_finite), *null, _NEEDS_NUMBER)
+    has = (f"column {feature.name}: ", row, " has ", count.cast("string"), f" values and needs {feature.width}")
+    complete = checked(finite.cells, count == feature.width, *has, ", as in training: correct such rows")
+    return Checked(cells=complete.cells, fault=F.coalesce(finite.fault, complete.fault))
 
 
-def _one_hot(cells: SparkColumn, piece: Piece, row: SparkColumn) -> SparkColumn:
+def _one_hot(cells: SparkColumn, piece: Piece, row: SparkColumn) -> Checked:
     (feature,) = piece.features
     place = F.array_position(_constant(feature.words), cells).cast("int")
     zero, one = F.lit(0.0).cast("float"), F.array(F.lit(1.0).cast("float"))

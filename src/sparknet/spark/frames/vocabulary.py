@@ -14,7 +14,7 @@ from pyspark.sql.types import BooleanType, DataType
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import Feature, TableEncoding
 from sparknet.errors import DataError
-from sparknet.spark.frames.column_kinds import as_numbers, as_word, find_column, kind_of
+from sparknet.spark.frames.column_kinds import FAULT, as_numbers, as_word, find_column, kind_of
 from sparknet.spark.jobs.jobs import collect_reports
 
 __all__ = ["learn", "look_through", "plain_encoding"]
@@ -98,7 +98,7 @@ def _feature_names(frame: DataFrame, data: Data) -> list[str]:
     """`data.features`; `*` stands for all but label and validation mark."""
     apart = {data.label, data.validation_column}
     if data.features == ("*",):
-        names = [name for name in frame.columns if name not in apart]
+        names = [name for name in frame.columns if name not in apart and name != FAULT]
         if not names:
             raise DataError(f"data.features is ['*'] and the data have {data.label} alone: add columns")
         return names

@@ -14,6 +14,8 @@ __all__ = ["spark_errors"]
 _OURS: dict[str, type[SparkNetError]] = {"DataError": DataError, "MissingDependency": MissingDependency}
 _RAISED_BY_US = re.compile(rf"sparknet\.errors\.({'|'.join(_OURS)}): (.+)")
 _UNREADABLE_FILE = "[FAILED_READ_FILE"
+_RAISED_BY_A_ROW = "USER_RAISED_EXCEPTION"
+"""Spark's name for what `raise_error` raises in a query."""
 
 
 @contextmanager
@@ -24,13 +26,16 @@ def spark_errors(doing: str) -> Generator[None]:
         doing: what the block does, for the message ("preparing the data").
 
     Raises:
-        DataError, MissingDependency: what our own code raised on a worker, with its message; or a query or
-            file that Spark refuses.
+        DataError, MissingDependency: what our own code raised on a worker, with its message; what a query raised
+            for a row; or a query or file that Spark refuses.
         ClusterError: everything else, with Spark's own exception as its cause.
     """
     try:
         yield
     except (PySparkException, Py4JError) as error:
+        if isinstance(error, PySparkException) and error.getCondition() == _RAISED_BY_A_ROW:
+            said = (error.getMessageParameters() or {})["errorMessage"]
+            raise DataError(" ".join(said.split())) from None
         text = str(error)
         ours = _RAISED_BY_US.search(text)
         if ours:

@@ -9,26 +9,30 @@ import json
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
-from sparknet.errors import ClusterError, DataError, SparkNetError, WorkerError
+from sparknet.errors import ClusterError, ConfigError, DataError, MissingDependency, SparkNetError, WorkerError
 from sparknet.spark.jobs.error_translation import spark_errors
 
-__all__ = ["Report", "Task", "collect_reports", "numbered", "run_job"]
+__all__ = ["Report", "TaggedJob", "Task", "collect_reports", "numbered", "run_job"]
 
 T = TypeVar("T")
 
 Task = Callable[[Iterator[pa.RecordBatch]], Iterable[dict[str, Any]]]
 """What runs on a worker: takes the partition's Arrow batches, gives reports that JSON can hold."""
+_TOLD_AS_THEY_ARE = {kind.__name__: kind for kind in (ConfigError, DataError, MissingDependency)}
+"""What is wrong whichever worker meets it, so that naming the worker would lead astray."""
 _LAST_WORD_SECONDS = 5.0
 """How long a job that is cancelled may take to end."""
+_CANCEL_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +51,7 @@ def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
 
 
 def collect_reports(
-    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None
+    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None, group: str = ""
 ) -> list[Report]:
     """Run `task` on every partition of `frame` and return all reports, by slot.
 
@@ -56,19 +60,27 @@ def collect_reports(
         task: a module-level function, or a `functools.partial` of one with a frozen plan.
         doing: what the tasks do, for messages ("testing the model").
         limit_seconds: when to give up; not given: never.
+        group: the Spark job group, by which a classic session's status tracker finds the job.
 
     Raises:
-        DataError: a task found the data at fault.
+        SparkNetError: a task found the data, the settings or what is installed at fault.
         WorkerError: a task failed in another way; names worker, host, phase and cause.
         ClusterError: Spark failed, or the time was up.
     """
     guarded = functools.partial(_guarded, task)
-    job = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    frame = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    spark = frame.sparkSession
+
+    def job() -> list[Any]:
+        if group:
+            spark.sparkContext.setJobGroup(group, doing)  # known to this thread alone, which `run_job` has made
+        return frame.collect()
+
     with spark_errors(doing):
-        rows = run_job(frame.sparkSession, job.collect, doing=doing, limit_seconds=limit_seconds)
+        rows = run_job(spark, job, doing=doing, limit_seconds=limit_seconds)
     for row in rows:
-        if row.error == DataError.__name__:
-            raise DataError(row.report)
+        if row.error in _TOLD_AS_THEY_ARE:
+            raise _TOLD_AS_THEY_ARE[row.error](row.report)
         if row.error:
             raise WorkerError(slot=row.slot, host=row.host, phase=doing, cause=row.report)
     reports = [Report(slot=row.slot, host=row.host, values=json.loads(row.report)) for row in rows]
@@ -96,11 +108,83 @@ def _guarded(task: Task, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     )
 
 
-def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seconds: float | None = None) -> T:
-    """Run what waits for Spark in a thread of its own; end it when the user interrupts or the time is up.
+class TaggedJob(Generic[T]):
+    """What waits for Spark, in a thread of its own and under a tag of its own, by which it can be ended.
 
     A thread that is interrupted while it talks to the Java machine loses that connection, with pages of traces:
     so the main thread, which gets the interrupts, must not be the one that talks.
+
+    Attributes:
+        error: what the work raised; None while it goes on, and after an end without error.
+    """
+
+    def __init__(self, spark: SparkSession, work: Callable[[], T]) -> None:
+        """Begin.
+
+        Args:
+            spark: the session of the job, which may be the user's: only this job of it is ever cancelled.
+            work: calls Spark and returns when it is done.
+        """
+        self.error: BaseException | None = None
+        self._work = work
+        self._results = list[T]()
+        self._ended, self._cancelled = threading.Event(), threading.Event()
+        self._tag = f"sparknet-{secrets.token_hex(8)}"
+        # A classic session's own tags are known to the thread alone that set them; those of its context to all.
+        context = None if is_remote() else spark.sparkContext
+        self._add_tag, self._cancel_tag = (
+            (spark.addTag, spark.interruptTag)
+            if context is None
+            else (context.addJobTag, context.cancelJobsWithTag)
+        )
+        threading.Thread(target=self._run, name="spark-job", daemon=True).start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the work has returned or raised."""
+        return self._ended.is_set()
+
+    def join(self, patience_seconds: float | None = None) -> bool:
+        """Wait for the end, for at most so long; whether it has come."""
+        return self._ended.wait(patience_seconds)
+
+    def cancel(self, patience_seconds: float) -> bool:
+        """End the job's tasks on the workers, and wait so long for the work to notice; whether it has ended."""
+        self._cancelled.set()
+        give_up = time.monotonic() + patience_seconds
+        while not self.ended:
+            # again and again: what the work is just about to submit has no tag to be found by yet
+            self._cancel_tag(self._tag)
+            left = give_up - time.monotonic()
+            if left <= 0:
+                break
+            self.join(min(left, _CANCEL_AGAIN_SECONDS))
+        return self.ended
+
+    def result(self) -> T:
+        """What the work returned, once it has ended.
+
+        Raises:
+            Exception: whatever it raised.
+        """
+        if self.error is not None:
+            raise self.error
+        return self._results[0]
+
+    def _run(self) -> None:
+        try:
+            self._add_tag(self._tag)
+            if self._cancelled.is_set():
+                raise ClusterError("the job was cancelled before it began; run it again")
+            self._results.append(self._work())
+        except BaseException as error:  # raised again by the thread that waits
+            self.error = error
+        finally:
+            self._ended.set()
+
+
+def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seconds: float | None = None) -> T:
+    """Run what waits for Spark as a `TaggedJob`; end it when the user interrupts or the time is up.
 
     Args:
         spark: the session of the job.
@@ -112,36 +196,14 @@ def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seco
         ClusterError: the time was up.
         Exception: whatever `job` raised.
     """
-    tag = f"sparknet-{secrets.token_hex(8)}"
-    done, results, errors = threading.Event(), list[T](), list[BaseException]()
-
-    # A classic session's own tags are known to the thread alone that set them; those of its context to all.
-    context = None if is_remote() else spark.sparkContext
-    add, cancel = (
-        (spark.addTag, spark.interruptTag) if context is None else (context.addJobTag, context.cancelJobsWithTag)
-    )
-
-    def work() -> None:
-        try:
-            add(tag)
-            results.append(job())
-        except BaseException as error:  # raised again by the thread that waits
-            errors.append(error)
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=work, name="spark-job", daemon=True)
-    thread.start()
+    running = TaggedJob(spark, job)
     try:
-        if not done.wait(limit_seconds):
+        if not running.join(limit_seconds):
             raise ClusterError(
                 f"{doing} took more than {limit_seconds:g} s; Spark must have a free core for every worker: give "
                 "it more, wait until others have left theirs, or lower --workers"
             )
     finally:
-        if not done.is_set():
-            cancel(tag)
-            thread.join(_LAST_WORD_SECONDS)
-    if errors:
-        raise errors[0]
-    return results[0]
+        if not running.ended:
+            running.cancel(_LAST_WORD_SECONDS)
+    return running.result()

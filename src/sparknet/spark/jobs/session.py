@@ -15,7 +15,7 @@ from typing import Any
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from sparknet.config import RunConfig
+from sparknet.config import Cluster
 from sparknet.errors import ClusterError, MissingDependency
 
 __all__ = ["check_java", "driver_host", "open_session", "session_for"]
@@ -41,11 +41,13 @@ def check_java() -> str:
     return line
 
 
-def open_session(config: RunConfig, log_path: Path) -> SparkSession:
+def open_session(cluster: Cluster, *, workers: int, name: str, log_path: Path) -> SparkSession:
     """Open a session of our own, by default embedded in this process with a core per worker.
 
     Args:
-        config: master, workers and what else concerns Spark.
+        cluster: master and what else concerns Spark.
+        workers: cores of an embedded session.
+        name: what the application is called, after "sparknet".
         log_path: file that takes what Spark and its Java machine print; it is appended to.
 
     Raises:
@@ -53,11 +55,10 @@ def open_session(config: RunConfig, log_path: Path) -> SparkSession:
         ClusterError: Spark does not start.
     """
     check_java()
-    cluster = config.cluster
     # local[N] alone allows a task one failure; the second number is how many it may have.
-    master = cluster.master or f"local[{config.run.workers},{cluster.task_failures}]"
+    master = cluster.master or f"local[{workers},{cluster.task_failures}]"
     settings = {
-        "spark.app.name": f"sparknet {config.run.name}",
+        "spark.app.name": f"sparknet {name}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": cluster.spark_log_level,
@@ -114,10 +115,12 @@ def _stderr_into(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def session_for(config: RunConfig, given: SparkSession | None = None, *, log_path: Path) -> Generator[SparkSession]:
+def session_for(
+    cluster: Cluster, given: SparkSession | None = None, *, workers: int, name: str, log_path: Path
+) -> Generator[SparkSession]:
     """The given session, or the active one, left as it is; else one of our own, stopped at the end.
 
-    A session of our own writes what Spark prints to `log_path`.
+    The arguments beside `given` are those of `open_session`.
     """
     session = given or SparkSession.getActiveSession()
     # The active session is a thread's; a context that another thread made is the user's all the same.
@@ -126,7 +129,7 @@ def session_for(config: RunConfig, given: SparkSession | None = None, *, log_pat
     if session is not None:
         yield session
         return
-    session = open_session(config, log_path)
+    session = open_session(cluster, workers=workers, name=name, log_path=log_path)
     try:
         yield session
     except BaseException:
@@ -138,6 +141,6 @@ def session_for(config: RunConfig, given: SparkSession | None = None, *, log_pat
     session.stop()
 
 
-def driver_host(config: RunConfig, spark: SparkSession) -> str:
+def driver_host(cluster: Cluster, spark: SparkSession) -> str:
     """The address at which workers reach this process: as configured, or what Spark itself uses."""
-    return config.cluster.driver_host or spark.conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1"
+    return cluster.driver_host or spark.conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1"

@@ -20,16 +20,17 @@ from pyspark.sql.types import ArrayType, FloatType
 from pyspark.sql.utils import is_remote
 
 from sparknet.config import Data, decode, encode
-from sparknet.data.export.write_lmdb import ConversionPlan, Converted, Piece, Reading, write_database
-from sparknet.data.rows.inputs import Damage, InputPlan
+from sparknet.data.export.write_lmdb import Converted, write_database
+from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
+from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.storage.place import Place, Storage
 from sparknet.errors import DataError
-from sparknet.spark.frames.read_source import FORMATS, locate, read_source
+from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
-from sparknet.spark.preparing.prepare import image_form
 
 __all__ = ["Conversion", "free_place", "to_lmdb", "to_parquet"]
 
@@ -49,16 +50,16 @@ class Conversion:
     """Rows that were left out."""
 
 
-def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, testing: bool = False) -> Conversion:
+def to_lmdb(spark: SparkSession, opened: OpenedSource, data: Data, target: str, *, partitions: int) -> Conversion:
     """Write a source as databases that Caffe reads: `target` itself for one partition, else `part-00000` and so on.
 
     Args:
         spark: the session.
-        data: source, columns, and what becomes of encoded images: `keep`, and for pixels `resize` and
+        opened: the source.
+        data: columns, and what becomes of encoded images: `keep`, and for pixels `resize` and
             `channel_order` (bgr if not given).
         target: directory or URI that every worker reaches; nothing must be there.
         partitions: databases; fewer where there are fewer rows.
-        testing: the rows of `data.validation_path` in place of those of `data.path`.
 
     Raises:
         DataError: the source or a row is at fault, or `target` cannot be written; then nothing is left there.
@@ -66,12 +67,12 @@ def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, te
     """
     data = replace(data, channel_order=data.channel_order or "bgr")
     place = free_place(data, target)
-    frame = _selected(spark, data, testing=testing)
+    frame = _selected(spark, opened, data)
     # A shuffle for more partitions, and none for fewer, which keeps the order of the rows. Connect does not tell.
     many = partitions > 1 and (is_remote() or frame.rdd.getNumPartitions() < partitions)
     frame = frame.repartition(partitions) if many else frame.coalesce(partitions)
     draft = _Draft(place=place, hidden=uuid.uuid4().hex, alone=partitions == 1)
-    plan = _DatabasePlan(rows=_plan(data, testing=testing), draft=draft)
+    plan = _DatabasePlan(rows=_plan(opened, data), draft=draft)
     try:
         reports = collect_reports(frame, partial(_write_database, plan), doing="writing databases")
         parts = [decode(Converted, report.values) for report in reports]
@@ -85,17 +86,17 @@ def to_lmdb(spark: SparkSession, data: Data, target: str, *, partitions: int, te
     return Conversion(rows=rows, parts=sum(part.rows > 0 for part in parts), damage=damage)
 
 
-def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testing: bool = False) -> Conversion:
+def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: str, *, keys: int) -> Conversion:
     """Write a source as Parquet with the columns id, data and label, a directory `key=N` for each key.
 
     `id` is the row's number in the source, `key` is id modulo `keys`: so each key has an even sample of the rows.
 
     Args:
         spark: the session.
+        opened: the source.
         data: as for `to_lmdb`; `channel_order` not given is rgb.
         target: directory or URI that Spark itself writes; nothing must be there.
         keys: number of keys.
-        testing: as for `to_lmdb`.
 
     Raises:
         DataError: the source or a row is at fault, or `target` cannot be written; then nothing is left there.
@@ -104,16 +105,16 @@ def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testi
     place = free_place(data, target)
     with spark_errors(f"looking at {place}"):
         _check_reach(spark, place)
-    frame = _selected(spark, data, testing=testing)
+    frame = _selected(spark, opened, data)
     counted = {
         report.slot: report.values["rows"]
         for report in collect_reports(frame, _count_rows, doing="counting the rows")
     }
     begins = np.cumsum([0, *(counted.get(slot, 0) for slot in range(max(counted, default=0)))])
     numbers = isinstance(frame.schema["input"].dataType, ArrayType | FloatType)
-    plan = _TablePlan(rows=_plan(data, testing=testing), begins=tuple(begins.tolist()), numbers=numbers)
+    plan = _TablePlan(rows=_plan(opened, data), begins=tuple(begins.tolist()), numbers=numbers)
     cells = "array<float>" if numbers else "binary"
-    columns = f"id bigint, data {cells}, label bigint, damaged bigint, examples array<string>"
+    columns = f"id bigint, data {cells}, label bigint, damaged bigint, examples array<string>, error string"
     numbered = frame.mapInArrow(partial(_number_rows, plan), columns)
     seen = Observation()
     measured = numbered.observe(
@@ -121,18 +122,24 @@ def to_parquet(spark: SparkSession, data: Data, target: str, *, keys: int, testi
         F.count("id").alias("rows"),
         F.coalesce(F.sum("damaged"), F.lit(0)).alias("damaged"),
         F.flatten(F.collect_list("examples")).alias("examples"),
+        F.max("error").alias("error"),
     )
     whole = measured.where("id is not null").select("id", "data", "label", (F.col("id") % keys).alias("key"))
     ordered = whole.repartition(keys, "key").sortWithinPartitions("key", "id")
 
-    def write() -> dict[str, Any]:
+    def write() -> dict[str, Any] | None:
         # Without a scheme Spark takes its default file system, which on a cluster is seldom the local one.
         ordered.write.partitionBy("key").parquet(f"file://{place.local}" if place.local else place.uri)
-        return seen.get
+        # Where no row is left, adaptive execution puts an empty plan in the place of the one that observes.
+        return seen.get if any(file.name.endswith(".parquet") for file in place.files(recursive=True)) else None
 
     try:
         with spark_errors("writing Parquet"):
             found = run_job(spark, write, doing="writing Parquet")
+        if found is None:
+            raise _nothing_written(frame, plan, data)
+        if found["error"]:
+            raise DataError(found["error"])
         damage = Damage(rows=found["damaged"], examples=tuple(found["examples"])[:_MOST_EXAMPLES])
         _check(found["rows"], damage, data)
     except BaseException:
@@ -179,24 +186,15 @@ def _check_reach(spark: SparkSession, place: Place) -> None:
             raise
 
 
-def _selected(spark: SparkSession, data: Data, *, testing: bool) -> DataFrame:
-    with spark_errors(f"reading {data.path or data.source}"):
-        frame = read_source(spark, data, validation=testing)
+def _selected(spark: SparkSession, opened: OpenedSource, data: Data) -> DataFrame:
+    with spark_errors(f"reading {opened.where.path or data.source}"):
+        frame = read_source(spark, opened, data)
         return select_columns(frame, data, validation=None, table=learn(frame, data))
 
 
-def _plan(data: Data, *, testing: bool) -> ConversionPlan:
-    source = FORMATS.get(data.source)
-    rows = source.describe(locate(data, validation=testing)) if source else None
-    return ConversionPlan(
-        input=InputPlan(
-            name=data.image,
-            shape=data.shape or (rows.input.shape if rows else ()),
-            form=image_form(data, validation=testing),
-            # Files that are kept may be of any size: they are decoded to see that they are whole.
-            resize=(1, 1) if data.keep == "encoded" else data.resize,
-            threads=data.threads,
-        ),
+def _plan(opened: OpenedSource, data: Data) -> ReadPlan:
+    return ReadPlan(
+        input=replace(opened.input_plan(data), keep_files=data.keep == "encoded"),
         label=data.label,
         keep=data.keep,
         classes=data.classes,
@@ -274,7 +272,7 @@ class _Draft:
 class _DatabasePlan:
     """Everything a task needs to know; it travels to the workers."""
 
-    rows: ConversionPlan
+    rows: ReadPlan
     draft: _Draft
 
 
@@ -305,11 +303,26 @@ def _write_database(plan: _DatabasePlan, batches: Iterator[pa.RecordBatch]) -> I
 # -- Parquet --
 
 
+def _nothing_written(frame: DataFrame, plan: "_TablePlan", data: Data) -> DataError:
+    """Why there was no row to write, found by reading them all once more."""
+    reports = collect_reports(frame, partial(_read_rows, plan), doing="looking for rows")
+    _check(0, sum((decode(Damage, report.values) for report in reports), Damage()), data)
+    return DataError(f"{data.path or data.source}: its rows were gone when they were written; begin again")
+
+
+def _read_rows(plan: "_TablePlan", batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """A task: what is wrong with its rows."""
+    reader = RowReader(plan.rows, _partition())
+    for _ in reader.read(batches):
+        pass
+    yield encode(reader.damage)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TablePlan:
     """Everything a task needs to know; it travels to the workers."""
 
-    rows: ConversionPlan
+    rows: ReadPlan
     begins: tuple[int, ...]
     """Number of each partition's first row."""
     numbers: bool
@@ -324,31 +337,52 @@ def _count_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
 def _number_rows(plan: _TablePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """A task: whole rows with their numbers, then one row that says what was left out."""
     partition = _partition()
-    reading = Reading(plan.rows, partition)
-    for piece in reading.pieces(batches):
-        yield _table(piece, begin=plan.begins[partition])
-    if reading.damage.rows:
-        kind = pa.list_(pa.float32()) if plan.numbers else pa.binary()
-        report = {"damaged": [reading.damage.rows], "examples": [list(reading.damage.examples)]}
-        cells = {"id": pa.nulls(1, pa.int64()), "data": pa.nulls(1, kind), "label": pa.nulls(1, pa.int64())}
-        yield pa.RecordBatch.from_pydict({**cells, **report})
+    reader = RowReader(plan.rows, partition)
+    try:
+        for rows in reader.read(batches):
+            yield _table(rows, begin=plan.begins[partition])
+    except DataError as error:
+        # As data: an exception would be tried again as often as Spark allows, and then told as a Java stack trace.
+        yield _told(plan, {"error": [str(error)]})
+        return
+    if reader.damage.rows:
+        yield _told(plan, {"damaged": [reader.damage.rows], "examples": [list(reader.damage.examples)]})
 
 
-def _table(piece: Piece, *, begin: int) -> pa.RecordBatch:
-    count = len(piece.labels)
-    if piece.files is not None:
-        cells = piece.files.cast(pa.binary())
-    elif piece.column.dtype == "uint8":
-        cells = pa.array([row.tobytes() for row in piece.values], pa.binary())
+def _told(plan: _TablePlan, said: dict[str, Any]) -> pa.RecordBatch:
+    """One row that holds no cells, but what a task has to say."""
+    return pa.RecordBatch.from_pylist([{name: values[0] for name, values in said.items()}], schema=_schema(plan))
+
+
+def _schema(plan: _TablePlan) -> pa.Schema:
+    return pa.schema(
+        {
+            "id": pa.int64(),
+            "data": pa.list_(pa.float32()) if plan.numbers else pa.binary(),
+            "label": pa.int64(),
+            "damaged": pa.int64(),
+            "examples": pa.list_(pa.string()),
+            "error": pa.string(),
+        }
+    )
+
+
+def _table(rows: WholeRows, *, begin: int) -> pa.RecordBatch:
+    count = len(rows.labels)
+    if rows.files is not None:
+        cells = rows.files.cast(pa.binary())
+    elif rows.column.dtype == "uint8":
+        cells = pa.array([row.tobytes() for row in rows.values], pa.binary())
     else:
-        offsets = np.arange(count + 1, dtype=np.int32) * piece.column.width
-        cells = pa.ListArray.from_arrays(pa.array(offsets), pa.array(piece.values.reshape(-1)))
+        offsets = np.arange(count + 1, dtype=np.int32) * rows.column.width
+        cells = pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.values.reshape(-1)))
     columns = {
-        "id": pa.array(begin + piece.rows),
+        "id": pa.array(begin + rows.numbers),
         "data": cells,
-        "label": pa.array(piece.labels),
+        "label": pa.array(rows.labels),
         "damaged": pa.nulls(count, pa.int64()),
         "examples": pa.nulls(count, pa.list_(pa.string())),
+        "error": pa.nulls(count, pa.string()),
     }
     return pa.RecordBatch.from_pydict(columns)
 

@@ -7,57 +7,47 @@ disks; then one task for each chunk streams its rows into a tar file. No task ev
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from sparknet.data.export.imagenet_chunks import write_chunks
-from sparknet.data.export.imagenet_job import Work
-from sparknet.data.export.imagenet_pieces import Piece, Row, piece_bytes, read_piece
-from sparknet.data.export.imagenet_plan import Layout, Plan
+from sparknet.data.export.imagenet_chunks import write_chunk
+from sparknet.data.export.imagenet_pieces import ImageRow, read_piece
+from sparknet.data.export.imagenet_plan import Work
 from sparknet.data.storage.place import Place
-from sparknet.spark.jobs.error_translation import spark_errors
-from sparknet.spark.jobs.jobs import run_job
+from sparknet.errors import DataError, SparkNetError
+from sparknet.spark.jobs.jobs import collect_reports, numbered, run_job
 
-__all__ = ["Progress", "make_chunks"]
+__all__ = ["ChunkProgress", "make_chunks"]
 
 _POLL_SECONDS = 0.5
 _ROWS_AT_ONCE = 64
 """Rows of an Arrow batch: of 256 x 256 images about 2 MB."""
 _BATCH_BYTES = 4 << 20
-
-_PIECES = pa.schema(
-    {
-        "key": pa.int64(),
-        "start": pa.int64(),
-        "stop": pa.int64(),
-        "names": pa.list_(pa.string()),
-        "places": pa.list_(pa.int64()),
-        "home": pa.int64(),
-    }
-)
 _ROWS = pa.schema(
     {
         "key": pa.int64(),
-        "chunk": pa.int64(),
         "place": pa.int64(),
-        "kind": pa.string(),
+        "offset": pa.int64(),
         "name": pa.string(),
         "reason": pa.string(),
         "image": pa.binary(),
     }
 )
-_ROWS_DDL = "key bigint, chunk bigint, place bigint, kind string, name string, reason string, image binary"
+_FAILED = -2
+"""In the place of a row's: the archive could not be read. It sorts before all others."""
+_ROWS_DDL = "key bigint, place bigint, offset bigint, name string, reason string, image binary"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class ChunkProgress:
     """How far one split is."""
 
     pieces_read: int
@@ -69,17 +59,18 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Reading:
-    """What a task must know that reads the archive."""
+class _Pass:
+    """One pass over the archive, as it travels to the tasks."""
 
-    plan: Plan
-    archive: Place
-    keys: dict[int, int]
-    """For each chunk to be made: the value by which Spark sends its rows to a task of its own."""
+    work: Work
+    keys: Mapping[int, int]
+    """For each chunk to be made, in the order of partitions: the value by which Spark sends its rows there."""
+    failure: Place
+    """A file that is there when a task could not read its part of the archive, and says why."""
 
 
 def make_chunks(
-    spark: SparkSession, work: Work, *, passes: int = 1, watch: Callable[[Progress], None] | None = None
+    spark: SparkSession, work: Work, *, passes: int = 1, watch: Callable[[ChunkProgress], None] | None = None
 ) -> None:
     """Make the chunks that are not there yet; each is complete when its report is there.
 
@@ -112,64 +103,34 @@ def _session_of_our_own(spark: SparkSession) -> SparkSession:
 
 
 def _make(
-    spark: SparkSession, work: Work, chunks: Sequence[int], *, done: int, watch: Callable[[Progress], None]
+    spark: SparkSession, work: Work, chunks: Sequence[int], *, done: int, watch: Callable[[ChunkProgress], None]
 ) -> None:
     doing = f"making the {work.plan.split} chunks"
-    pieces = work.pieces_for(frozenset(chunks))
     group = f"sparknet-imagenet-{secrets.token_hex(8)}"
+    keys = run_job(spark, lambda: _keys(spark, len(chunks)), doing=doing)
+    # A part file of this name goes with those of killed tasks, if the driver is killed too.
+    failure = work.layout.record_directory / f".{work.plan.split}.{group}.part"
+    this = _Pass(work=work, keys=dict(zip(chunks, keys, strict=True)), failure=failure)
+    # One row for each piece in a task of its own: the numbers travel, and what they mean is in the plan.
+    pieces = numbered(spark, len(work.pieces), tasks=len(work.pieces))
+    rows = pieces.mapInArrow(partial(_read_pieces, this), _ROWS_DDL)
+    sorted_rows = rows.repartition(len(chunks), "key").sortWithinPartitions("place", "offset")
 
-    def job() -> None:
-        tasks = list(_tasks(pieces, piece_bytes(work.plan.source_bytes)))
-        keys = dict(zip(chunks, _keys(spark, len(chunks)), strict=True))
-        reading = _Reading(plan=work.plan, archive=work.archive, keys=keys)
-        spark.sparkContext.setJobGroup(group, doing)
-        (
-            _frame(spark, tasks)
-            .mapInArrow(partial(_read_pieces, reading), _ROWS_DDL)
-            .repartition(len(chunks), "key")
-            .sortWithinPartitions("chunk", "place", "name")
-            .mapInArrow(partial(_write_chunks, work.layout), "chunk bigint")
-            .collect()
-        )
+    def tell(read: int, written: int) -> None:
+        chunks = work.plan.settings.chunks
+        watch(ChunkProgress(pieces_read=read, pieces=len(work.pieces), chunks_done=done + written, chunks=chunks))
 
-    def tell(read: int, pieces: int, written: int) -> None:
-        made = Progress(
-            pieces_read=read, pieces=pieces, chunks_done=done + written, chunks=work.plan.settings.chunks
-        )
-        watch(made)
-
-    with spark_errors(doing), _watching(spark, group, tell):
-        run_job(spark, job, doing=doing)
-
-
-def _tasks(pieces: Iterable[Piece], least_bytes: int) -> Iterator[list[Piece]]:
-    """Neighbours together, until a task has enough to be worth its start."""
-    task, size = list[Piece](), 0
-    for piece in pieces:
-        task.append(piece)
-        size += piece.stop - piece.start
-        if size >= least_bytes:
-            yield task
-            task, size = [], 0
-    if task:
-        yield task
-
-
-def _frame(spark: SparkSession, tasks: Sequence[Sequence[Piece]]) -> DataFrame:
-    """A row for each piece, and a partition for each task."""
-    rows = [
-        {"key": key, **{name: getattr(piece, name) for name in _PIECES.names[1:]}}
-        for key, task in zip(_keys(spark, len(tasks)), tasks, strict=True)
-        for piece in task
-    ]
-    return spark.createDataFrame(pa.Table.from_pylist(rows, _PIECES)).repartition(len(tasks), "key")
+    try:
+        with _watching(spark, group, tell):
+            collect_reports(sorted_rows, partial(_write_chunk, this), doing=doing, group=group)
+    finally:
+        failure.delete()
 
 
 def _keys(spark: SparkSession, count: int) -> list[int]:
-    """A value for each of `count` partitions that Spark's hash sends there and no other does.
-
-    Repartitioned by numbers 0 to `count` - 1, a third of the partitions would be empty and others have several.
-    """
+    """A value for each of `count` partitions that Spark's hash sends there and no other does."""
+    # Repartitioned by the numbers 0 to 999 themselves, a third of the partitions would be empty and some have five.
+    # `repartitionById` came with Spark 4.1, and we run on 4.0.
     found = dict[int, int]()
     step = 16 * count + 256
     for first in itertools.count(0, step):
@@ -182,24 +143,28 @@ def _keys(spark: SparkSession, count: int) -> list[int]:
     return [found[partition] for partition in range(count)]
 
 
-def _read_pieces(reading: _Reading, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _read_pieces(this: _Pass, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The first task: runs in a Python worker, for some pieces of the archive."""
-    for batch in batches:
-        for values in batch.to_pylist():
-            piece = Piece(
-                start=values["start"],
-                stop=values["stop"],
-                names=tuple(values["names"]),
-                places=tuple(values["places"]),
-                home=values["home"],
-            )
-            yield from _batches(read_piece(reading.plan, reading.archive, piece, reading.keys), reading.keys)
+    try:
+        for batch in batches:
+            for number in batch.column("id").to_pylist():
+                if this.failure.facts():  # where one has failed, the others need not read for hours
+                    raise DataError(this.failure.read().decode())
+                yield from _batches(this, read_piece(this.work, this.work.pieces[number], this.keys))
+    except Exception as error:
+        # Raised from here it would be tried again, as often as tasks may fail.
+        reason = str(error) if isinstance(error, SparkNetError) else f"{type(error).__name__}: {error}"
+        if not this.failure.facts():
+            this.failure.write(reason.encode())
+        # The file is a help and no proof (NFS shows a new one up to a minute late), so every chunk gets a row: none
+        # may be written that lacks the rest of this piece.
+        yield from _batches(this, (ImageRow(chunk, _FAILED, 0, "", reason, b"") for chunk in this.keys))
 
 
-def _batches(rows: Iterable[Row], keys: dict[int, int]) -> Iterator[pa.RecordBatch]:
+def _batches(this: _Pass, rows: Iterable[ImageRow]) -> Iterator[pa.RecordBatch]:
     taken, size = list[dict[str, Any]](), 0
     for row in rows:
-        taken.append({"key": keys[row.chunk], **row._asdict()})
+        taken.append({"key": this.keys[row.chunk], **row._asdict()})
         size += len(row.image)
         if len(taken) >= _ROWS_AT_ONCE or size >= _BATCH_BYTES:
             yield pa.RecordBatch.from_pylist(taken, _ROWS)
@@ -208,23 +173,36 @@ def _batches(rows: Iterable[Row], keys: dict[int, int]) -> Iterator[pa.RecordBat
         yield pa.RecordBatch.from_pylist(taken, _ROWS)
 
 
-def _write_chunks(layout: Layout, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The second task: runs in a Python worker, for the sorted rows of a chunk."""
-    rows = (Row(**values) for batch in batches for values in batch.drop_columns(["key"]).to_pylist())
-    for report in write_chunks(layout, rows):
-        yield pa.record_batch({"chunk": pa.array([report.chunk], pa.int64())})
+def _write_chunk(this: _Pass, batches: Iterator[pa.RecordBatch]) -> Iterable[dict[str, Any]]:
+    """The second task: runs in a Python worker, for the sorted rows of a chunk, which may be none."""
+    context = TaskContext.get()
+    assert context is not None, "Spark runs this in a task"
+    # By its number and not by its rows, of which a chunk has none when all of its images are missing.
+    chunk = list(this.keys)[context.partitionId()]
+    # Row by row, as the iterator gives them: a chunk is never in memory.
+    values = (values for batch in batches for values in batch.drop_columns(["key"]).to_pylist())
+    write_chunk(this.work, chunk, _whole(ImageRow(chunk=chunk, **row) for row in values))
+    return ()
+
+
+def _whole(rows: Iterable[ImageRow]) -> Iterator[ImageRow]:
+    for row in rows:
+        if row.place == _FAILED:
+            raise DataError(row.reason)
+        yield row
 
 
 @contextmanager
-def _watching(spark: SparkSession, group: str, tell: Callable[[int, int, int], None]) -> Generator[None]:
-    """Ask Spark meanwhile how many tasks of the group's job are done: reading, of how many, and writing."""
+def _watching(spark: SparkSession, group: str, tell: Callable[[int, int], None]) -> Generator[None]:
+    """Ask Spark meanwhile how many tasks of the group's job are done: reading and writing."""
+    # In a thread of its own, since the main thread waits for the job, and the job's talks to the Java machine.
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(_POLL_SECONDS):
-            told = _tasks_done(spark, group)
-            if told is not None:
-                tell(*told)
+            done = _tasks_done(spark, group)
+            if done:
+                tell(*done)
 
     thread = threading.Thread(target=look, name="watch-chunks", daemon=True)
     thread.start()
@@ -235,15 +213,13 @@ def _watching(spark: SparkSession, group: str, tell: Callable[[int, int, int], N
         thread.join()
 
 
-def _tasks_done(spark: SparkSession, group: str) -> tuple[int, int, int] | None:
+def _tasks_done(spark: SparkSession, group: str) -> tuple[int, int] | None:
     """None before the job has its stages."""
     tracker = spark.sparkContext.statusTracker()
     for number in tracker.getJobIdsForGroup(group):
         job = tracker.getJobInfo(number)
-        if job is None or len(job.stageIds) < 2:
-            continue
-        # Stages are numbered in the order of their needs: of all, the last but one reads and the last writes.
-        reading, writing = (tracker.getStageInfo(stage) for stage in sorted(job.stageIds)[-2:])
-        if reading is not None:
-            return reading.numCompletedTasks, reading.numTasks, writing.numCompletedTasks if writing else 0
+        # Stages are numbered in the order of their needs: the first reads and the second writes.
+        stages = [tracker.getStageInfo(stage) for stage in sorted(job.stageIds)] if job else []
+        if len(stages) == 2 and stages[0]:
+            return stages[0].numCompletedTasks, stages[1].numCompletedTasks if stages[1] else 0
     return None

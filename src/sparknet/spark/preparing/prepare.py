@@ -1,11 +1,10 @@
-"""Any DataFrame becomes shards and a manifest in the store: one Spark job, once for the same data.
+"""Rows become shards and a manifest in the store: one Spark job, once for the same data.
 
 The shards are written into a hidden directory beside the final one, which appears complete or not at all.
 """
 
-import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,30 +12,42 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark import TaskContext
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, decode, encode
-from sparknet.data.rows.columns import ImageForm
-from sparknet.data.rows.inputs import Damage, InputPlan
+from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish
 from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport, write_partition
+from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, open_sources
 from sparknet.data.storage.fingerprint import describe_files, fingerprint
 from sparknet.errors import DataError
-from sparknet.spark.frames.read_source import FORMATS, locate, read_source, source_files
+from sparknet.spark.frames.input_partitions import PartitionReader, numbers_in, partition_numbers
+from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import describe_file_source, describe_frame, select_columns
 from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
-from sparknet.spark.jobs.jobs import run_job
+from sparknet.spark.jobs.jobs import collect_reports, run_job
 
-__all__ = ["image_form", "prepare", "prepare_frame"]
+__all__ = ["prepare", "prepare_frame"]
 
-_Frames = tuple[DataFrame, DataFrame | None]
+_DOING = "preparing the data"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Task:
+class _Frames:
+    """Rows that come as DataFrames."""
+
+    train: DataFrame
+    """All or the training rows."""
+    validation: DataFrame | None = None
+    """The validation rows, if they are a second source."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Preparation:
     """One preparation, as asked for."""
 
     spark: SparkSession
@@ -48,13 +59,21 @@ class _Task:
     """For people, in the manifest."""
     identity: Any
     """What the rows are, as JSON values: equal for equal rows."""
-    form: ImageForm | None
-    """How images become pixels; None where the source's bytes are pixels."""
-    frames: Callable[[], _Frames]
-    """Opens all or the training rows, and the validation rows if they are a second source."""
+    opened: OpenedSource
+    """Says how the input column is read."""
+    rows: OpenedSources | _Frames
+    """Where the rows come from: partitions that the tasks read themselves, or DataFrames."""
 
 
-def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers: int = 1) -> tuple[Path, Manifest]:
+def prepare(
+    spark: SparkSession,
+    data: Data,
+    *,
+    store: Path,
+    seed: int,
+    workers: int = 1,
+    sources: OpenedSources | None = None,
+) -> tuple[Path, Manifest]:
     """Turn the source that `data` names into shards, unless that was done before.
 
     The same is: the same files (name, size, time of change), the same columns, shape, classes, form of images,
@@ -66,6 +85,7 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
         store: directory that the driver and every worker reach; it is made if needed.
         seed: draws the validation rows of `data.validation_fraction`.
         workers: refuse data with fewer training rows than this.
+        sources: what `data` names, if it is open already; not given: it is opened.
 
     Returns:
         The directory `store/<first 16 digits of the fingerprint>` and its manifest, which says how many damaged
@@ -77,41 +97,31 @@ def prepare(spark: SparkSession, data: Data, *, store: Path, seed: int, workers:
         MissingDependency: the source needs a package that is not installed.
         ClusterError: the Spark job failed.
     """
-    source = FORMATS.get(data.source)
-    second = bool(data.validation_path)
-
-    def frames() -> _Frames:
-        train = read_source(spark, data, validation=False)
-        return train, read_source(spark, data, validation=True) if second else None
-
-    with spark_errors(f"reading {data.path or data.source}"):
-        form: ImageForm | None = _form(data)
-        if source:
-            rows = source.describe(locate(data, validation=False))
-            form = form if rows.encoded else None
-            if second and rows.encoded != source.describe(locate(data, validation=True)).encoded:
-                files, pixels = (data.path, data.validation_path)[:: 1 if rows.encoded else -1]
-                raise DataError(
-                    f"{files} holds encoded images and {pixels} pixels; both must be of one kind: write one of "
-                    "them anew with sparknet data to-lmdb"
-                )
-            data = replace(data, shape=data.shape or rows.input.shape, classes=data.classes or rows.classes)
-            sides = [describe_files(source_files(data, validation=side)) for side in (False, True)[: 1 + second]]
-        else:
-            opened = frames()
-            sides = [describe_file_source(frame) for frame in opened if frame is not None]
-            frames = lambda: opened  # noqa: E731 - Spark has listed the files and inferred the schema
+    sources = sources or open_sources(data)
+    opened = sources.train
+    if opened.source:
+        data = replace(data, classes=opened.classes(data), shape=opened.input_plan(data).shape)
+        rows: OpenedSources | _Frames = sources
+        files = [describe_files(side.listed.files) for side in sources.sides]
+    else:
+        with spark_errors(f"reading {data.path}"):
+            # In a thread that Ctrl-C does not cut: Spark lists the files and infers the schema, by jobs of its own.
+            frames = run_job(
+                spark, lambda: [read_source(spark, side, data) for side in sources.sides], doing=_DOING
+            )
+            rows = _Frames(train=frames[0], validation=frames[1] if sources.validation else None)
+            files = [describe_file_source(frame) for frame in frames]
     return _prepared(
-        _Task(
+        _Preparation(
             spark=spark,
             data=data,
             store=store,
             seed=seed,
             workers=workers,
             source={"source": data.source, "path": data.path, "validation_path": data.validation_path},
-            identity={"source": data.source, "files": sides},
-            form=form,
-            frames=frames,
+            identity={"source": data.source, "files": files},
+            opened=opened,
+            rows=rows,
         )
     )
 
@@ -136,7 +146,7 @@ def prepare_frame(
     with spark_errors("reading the DataFrame"):
         identity = describe_frame(frame)
     return _prepared(
-        _Task(
+        _Preparation(
             spark=spark,
             data=data,
             store=store,
@@ -144,40 +154,18 @@ def prepare_frame(
             workers=workers,
             source={"source": "DataFrame", "schema": frame.schema.simpleString()},
             identity=identity,
-            form=_form(data),
-            frames=lambda: (frame, None),
+            opened=DATA_FRAME,
+            rows=_Frames(train=frame),
         )
     )
 
 
-def image_form(data: Data, *, validation: bool) -> ImageForm | None:
-    """How a source's images become pixels; None where its bytes are pixels already.
-
-    Args:
-        data: the source.
-        validation: of `data.validation_path` instead of `data.path`.
-
-    Raises:
-        DataError: the source is missing or damaged.
-    """
-    source = FORMATS.get(data.source)
-    if source and not source.describe(locate(data, validation=validation)).encoded:
-        return None
-    return _form(data)
-
-
-def _form(data: Data) -> ImageForm | None:
-    if data.features:
-        return None  # they are numbers and words
-    return ImageForm(order=data.channel_order or "rgb", resize_mode=data.resize_mode)
-
-
-def _prepared(task: _Task) -> tuple[Path, Manifest]:
-    _check_store(task.data.store)
-    digest = _digest(task)
-    directory = task.store / digest[:16]
+def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
+    _check_store(asked.data.store)
+    digest = _digest(asked)
+    directory = asked.store / digest[:16]
     if not directory.exists():
-        _make(task, directory, digest=digest)
+        _make(asked, directory, digest=digest)
     manifest = Manifest.load(directory)
     if manifest.fingerprint != digest:
         raise DataError(
@@ -186,12 +174,12 @@ def _prepared(task: _Task) -> tuple[Path, Manifest]:
         )
     # They may have been prepared when more was allowed.
     damage = Damage(rows=manifest.skipped, examples=manifest.skipped_examples)
-    damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=task.data.corrupt_share)
+    damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=asked.data.corrupt_share)
     manifest.train_table(directory).verify()
     manifest.validation_table(directory).verify()
-    if manifest.train_rows < task.workers:
+    if manifest.train_rows < asked.workers:
         raise DataError(
-            f"{manifest.train_rows} training rows for {task.workers} workers; each needs at least one: set "
+            f"{manifest.train_rows} training rows for {asked.workers} workers; each needs at least one: set "
             "run.workers to a smaller number"
         )
     return directory, manifest
@@ -205,94 +193,110 @@ def _check_store(store: str) -> None:
         )
 
 
-def _digest(task: _Task) -> str:
-    data = task.data
+def _digest(asked: _Preparation) -> str:
+    data, form = asked.data, asked.opened.input_plan(asked.data).form
     return fingerprint(
         {
             "version": FORMAT_VERSION,
-            "identity": task.identity,
+            "identity": asked.identity,
             "endpoint": data.s3_endpoint,
-            "labels": [data.labels, data.validation_labels],
             "header": data.header,
             "columns": [data.image, data.features, data.label, data.validation_column],
             "shape": data.shape,
             "classes": data.classes,
-            "images": [encode(task.form), data.resize, data.keep] if task.form else None,
+            "images": [encode(form), data.resize, data.keep] if form else None,
             "fraction": data.validation_fraction,
-            "seed": _split_seed(task),
+            "seed": _split_seed(asked),
             "shard_megabytes": data.shard_megabytes,
         }
     )
 
 
-def _split_seed(task: _Task) -> int:
+def _split_seed(asked: _Preparation) -> int:
     """The seed where it decides anything: another seed must not cost another preparation otherwise."""
-    return task.seed if task.data.validation_fraction else 0
+    return asked.seed if asked.data.validation_fraction else 0
 
 
-def _make(task: _Task, directory: Path, *, digest: str) -> None:
-    hidden = task.store / f".preparing-{directory.name}-{uuid.uuid4().hex}"
+def _make(asked: _Preparation, directory: Path, *, digest: str) -> None:
+    hidden = asked.store / f".preparing-{directory.name}-{uuid.uuid4().hex}"
     try:
         hidden.mkdir(parents=True)
     except OSError as error:
         raise DataError(
-            f"{task.store}: the store cannot be written: {error}; set data.store to a directory that can"
+            f"{asked.store}: the store cannot be written: {error}; set data.store to a directory that can"
         ) from error
     try:
-        reports, table = _run_job(task, hidden)
-        origin = Origin(source=task.source, fingerprint=digest, seed=_split_seed(task), table=table)
-        assemble(hidden, reports, task.data, origin=origin)
+        reports, table = _run_job(asked, hidden)
+        origin = Origin(source=asked.source, fingerprint=digest, seed=_split_seed(asked), table=table)
+        assemble(hidden, reports, asked.data, origin=origin)
         publish(hidden, directory)
     except OSError as error:
         raise DataError(
-            f"{task.store}: the store cannot be written: {error}; free space or set data.store"
+            f"{asked.store}: the store cannot be written: {error}; free space or set data.store"
         ) from error
     finally:
         discard(hidden)
 
 
-def _run_job(task: _Task, hidden: Path) -> tuple[list[PartitionReport], TableEncoding | None]:
+def _run_job(asked: _Preparation, hidden: Path) -> tuple[list[PartitionReport], TableEncoding | None]:
     """Write the shards; what became of each partition, in order, and what was learned of a table."""
-    data, doing = task.data, "preparing the data"
-    plan = _plan(task, hidden)
-    with spark_errors(doing):
-        train, validation = run_job(task.spark, task.frames, doing=doing)
-        table = learn(train, data)
-
-        def collect() -> list[Row]:
-            selected = select_columns(train, data, validation=validation, table=table)
-            return selected.mapInArrow(partial(_write_shards, plan), "report string").collect()
-
-        rows = run_job(task.spark, collect, doing=doing)
-    reports = [decode(PartitionReport, json.loads(row.report)) for row in rows]
+    spark, rows, plan, table = asked.spark, asked.rows, _plan(asked, hidden), None
+    with spark_errors(_DOING):
+        if isinstance(rows, OpenedSources):
+            reader = PartitionReader.of(*rows.sides)
+            task = partial(_write_partitions, plan, reader, len(rows.train.listed.partitions))
+            frame = partition_numbers(spark, len(reader.partitions))
+        else:
+            table = learn(rows.train, asked.data)
+            task = partial(_write_rows, plan)
+            frame = select_columns(rows.train, asked.data, validation=rows.validation, table=table)
+    found = collect_reports(frame, task, doing=_DOING)
+    reports = [decode(PartitionReport, report.values) for report in found]
     return sorted(reports, key=lambda report: report.partition), table
 
 
-def _plan(task: _Task, hidden: Path) -> PartitionPlan:
-    data = task.data
+def _plan(asked: _Preparation, hidden: Path) -> PartitionPlan:
+    data = asked.data
     return PartitionPlan(
         directory=str(hidden.absolute()),
-        input=InputPlan(
-            name=data.image,
-            shape=data.shape,
-            form=task.form,
-            resize=data.resize,
-            threads=data.threads,
+        rows=ReadPlan(
+            input=asked.opened.input_plan(data),
+            label=data.label,
+            classes=data.classes,
+            validation=data.validation_column or data.validation_path,
+            keep=data.keep,
         ),
-        label=data.label,
-        validation=data.validation_column or data.validation_path,
-        keep=data.keep,
-        classes=data.classes,
         fraction=data.validation_fraction,
-        seed=task.seed,
+        seed=asked.seed,
         shard_bytes=int(data.shard_megabytes * 1e6),
     )
 
 
-def _write_shards(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The task: runs in a Python worker, once for each partition."""
+def _write_partitions(
+    plan: PartitionPlan, reader: PartitionReader, training: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[dict[str, Any]]:
+    """A task: reads the input partitions whose numbers it is given; those below `training` hold training rows."""
+    for number in numbers_in(batches):
+        mark = number >= training if plan.rows.validation else None
+        rows = (_as_input(batch, mark=mark) for batch in reader.rows(number))
+        report = write_partition(plan, rows, partition=number)
+        if report:
+            yield encode(report)
+
+
+def _as_input(batch: pa.RecordBatch, *, mark: bool | None) -> pa.RecordBatch:
+    """A reader's rows with the names and in the order of `RowReader.read`."""
+    columns: dict[str, Any] = {"input": batch.column("image"), "label": batch.column("label")}
+    if mark is not None:
+        columns["validation"] = pa.repeat(pa.scalar(mark), batch.num_rows)
+    columns |= {name: batch.column(name) for name in ("error", "name") if name in batch.schema.names}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _write_rows(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """A task: takes the rows that Spark gives it."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
     report = write_partition(plan, batches, partition=context.partitionId())
     if report:
-        yield pa.record_batch({"report": [json.dumps(encode(report))]})
+        yield encode(report)

@@ -1,5 +1,6 @@
 """A run from the driver's side: prepare the data, place the workers, watch them, keep what they made."""
 
+import functools
 import math
 import secrets
 import time
@@ -7,7 +8,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -16,6 +16,7 @@ from sparknet.config import RunConfig, encode
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.shards.manifest import Manifest
+from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
 from sparknet.spark.jobs.session import driver_host, session_for
 from sparknet.spark.preparing.prepare import prepare
@@ -23,13 +24,13 @@ from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
 from sparknet.spark.running.supervision import Supervision
-from sparknet.spark.running.worker_task import WorkerPlan
+from sparknet.spark.running.worker_task import WorkerPlan, run_workers
+from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
 from sparknet.training.coordination.post_commit import as_fields
 from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import make_preprocessing
-from sparknet.training.open_run import RunStart, open_run
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
 from sparknet.training.run_files.run_dir import RunDir
@@ -74,6 +75,7 @@ def train(
     run_dir: RunDir,
     *,
     spark: SparkSession | None = None,
+    sources: OpenedSources | None = None,
     observers: Sequence[Observer] = (),
 ) -> RunResult:
     """Train to the end, from the beginning or from the run directory's newest good checkpoint.
@@ -82,6 +84,7 @@ def train(
         run: what to do; a start that the caller has opened and looked at, so that nothing is read or built twice.
         run_dir: where everything about the run is kept; owned by the caller.
         spark: the session to use; not given: the active one, else one is opened and stopped again.
+        sources: what `config.data` names, if it is open already; not given: it is opened.
         observers: told every event.
 
     Raises:
@@ -100,7 +103,7 @@ def train(
             start = run if isinstance(run, RunStart) else open_run(run)
             if start.config != run:
                 run_dir.save_config(start.config)
-            return _Run(start, run_dir, tell).train(spark)
+            return _Run(start, run_dir, tell).train(spark, sources)
         except (KeyboardInterrupt, SparkNetError) as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
@@ -135,18 +138,25 @@ class _Run:
         self._token = secrets.token_urlsafe(32)
         self._tls = _read_tls(config)
 
-    def train(self, given: SparkSession | None) -> RunResult:
+    def train(self, given: SparkSession | None, sources: OpenedSources | None) -> RunResult:
         check_net(self._start.recipe)  # a misspelt name should not cost a Spark start
         self._tell("note", message="starting Spark")
-        with session_for(self._config, given, log_path=self._run_dir.path / "spark.log") as spark:
+        config = self._config
+        with session_for(
+            config.cluster,
+            given,
+            workers=config.run.workers,
+            name=config.run.name,
+            log_path=self._run_dir.path / "spark.log",
+        ) as spark:
             self._tell("note", message="preparing data")
-            config = self._config
             directory, manifest = prepare(
                 spark,
                 config.data,
                 store=self._run_dir.store(config),
                 seed=config.run.seed,
                 workers=config.run.workers,
+                sources=sources,
             )
             objective = self._start.objective(manifest.rows)
             preprocessing = make_preprocessing(
@@ -184,7 +194,7 @@ class _Run:
                         jobs.submit(job)
                 self._tell_all(jobs.collect())
 
-            Supervision(spark, service, tell).run(plan)
+            Supervision(spark, service, tell).run(functools.partial(run_workers, spark, plan))
             self._tell_all(jobs.finish())
 
     def _tell_all(self, records: Sequence[dict[str, object]]) -> None:
@@ -263,7 +273,7 @@ class _Run:
         with DriverService(
             coordinator,
             self._checkpoints,
-            host=driver_host(self._config, spark),
+            host=driver_host(self._config.cluster, spark),
             token=self._token,
             bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
             tls=self._tls,
@@ -286,9 +296,8 @@ class _Run:
         save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
         seconds = time.monotonic() - coordinator.began_training
         samples = coordinator.samples - (saved.samples if saved else 0)
-        measured: Any = as_fields(evaluation.outputs)
         result = RunResult(
-            **measured,
+            **as_fields(evaluation.outputs),
             rounds=coordinator.round,
             workers=config.run.workers,
             samples=coordinator.samples,

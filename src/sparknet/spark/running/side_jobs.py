@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from sparknet.training.run_hook import SideJob
+from sparknet.training.run_files.run_hook import SideJob
 
 __all__ = ["DONE", "SideJobs"]
 

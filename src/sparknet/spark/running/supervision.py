@@ -1,8 +1,6 @@
 """Watching a run: the Spark job in a thread of its own, its events, its hung tasks and its end."""
 
 import queue
-import secrets
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +8,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
 from sparknet.errors import ClusterError, WorkerError
+from sparknet.spark.jobs.jobs import TaggedJob
 from sparknet.spark.running.driver_service import DriverService
-from sparknet.spark.running.worker_task import WorkerPlan, run_workers
 
 __all__ = ["Supervision"]
 
@@ -22,47 +20,37 @@ _STOP_SECONDS = 1.5
 
 
 class Supervision:
-    """Runs the Spark job in a thread of its own and tells what happens until it has ended."""
+    """Watches the Spark job of a run and tells what happens until it has ended."""
 
     def __init__(self, spark: SparkSession, service: DriverService, tell: Callable[..., None]) -> None:
         self._spark = spark
         self._service = service
         self._tell = tell
-        self._tag = f"sparknet-{secrets.token_hex(8)}"
-        self._error: BaseException | None = None
-        self._ended = threading.Event()
 
-    def run(self, plan: WorkerPlan) -> None:
-        """Return when the run is finished.
+    def run(self, work: Callable[[], object]) -> None:
+        """Run the workers' job and return when the run is finished.
+
+        Args:
+            work: places the workers and waits for them.
 
         Raises:
             SparkNetError: it failed.
             KeyboardInterrupt: it was interrupted; the workers have ended.
         """
-        thread = threading.Thread(target=self._job, args=(plan,), name="spark-job", daemon=True)
-        thread.start()
+        job = TaggedJob(self._spark, work)
         try:
-            self._watch()
+            self._watch(job)
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
             self._service.locked(lambda coordinator: coordinator.stop(reason))
-            self._end_job(thread, _STOP_SECONDS)
+            _end_job(job, _STOP_SECONDS)
             raise
-        self._end_job(thread, _FINISH_SECONDS)
+        _end_job(job, _FINISH_SECONDS)
         self._tell_events()
-        self._judge()
+        self._judge(job.error)
 
-    def _job(self, plan: WorkerPlan) -> None:
-        try:
-            self._spark.addTag(self._tag)
-            run_workers(self._spark, plan)
-        except BaseException as error:  # handed to the main thread, which judges it
-            self._error = error
-        finally:
-            self._ended.set()
-
-    def _watch(self) -> None:
-        while not self._ended.is_set():
+    def _watch(self, job: TaggedJob[object]) -> None:
+        while not job.ended:
             self._tell_events(wait_seconds=0.1)
             self._free_hung_tasks()
             if self._service.locked(lambda coordinator: coordinator.ended):
@@ -92,16 +80,7 @@ class Supervision:
                 context: Any = self._spark.sparkContext
                 context._jsc.sc().killTaskAttempt(attempt, True, "the worker fell silent")
 
-    def _end_job(self, thread: threading.Thread, patience_seconds: float) -> None:
-        """Give the workers time to hear of the end, then cancel what is left."""
-        try:
-            thread.join(patience_seconds)
-        finally:  # a second interrupt cuts the patience short
-            if thread.is_alive():
-                self._spark.interruptTag(self._tag)
-                thread.join(patience_seconds)
-
-    def _judge(self) -> None:
+    def _judge(self, error: BaseException | None) -> None:
         status, reason, culprit, last = self._service.locked(
             lambda c: (c.status, c.reason, c.culprit, c.last_error)
         )
@@ -112,13 +91,22 @@ class Supervision:
         if culprit is not None:
             raise WorkerError(
                 slot=culprit.slot, host=culprit.host, phase=culprit.phase, cause=culprit.cause
-            ) from self._error
+            ) from error
         if reason:
             raise ClusterError(reason)
-        lines = str(self._error).strip().splitlines() if self._error else []
+        lines = str(error).strip().splitlines() if error else []
         raise ClusterError(
             f"Spark ended the workers' job before the run was finished: "
             f"{lines[0] if lines else 'no reason given'}; "
             "if workers kept failing, the reasons are in events.jsonl; raise cluster.task_failures (in a "
             "session of your own: spark.task.maxFailures, or F in local[N,F]) to tolerate more"
-        ) from self._error
+        ) from error
+
+
+def _end_job(job: TaggedJob[object], patience_seconds: float) -> None:
+    """Give the workers time to hear of the end, then cancel what is left."""
+    try:
+        job.join(patience_seconds)
+    finally:  # a second interrupt cuts the patience short
+        if not job.ended:
+            job.cancel(patience_seconds)

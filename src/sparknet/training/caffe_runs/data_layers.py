@@ -4,23 +4,17 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.solver.named_files import find_file
-from sparknet.config import Data
+from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Storage
 from sparknet.errors import ConfigError
 
 __all__ = ["NetSources", "data_source"]
 
-_GLOB = set("*?[")
-_DIRECTORIES = ("cifar10", "mnist")
-"""Kinds whose standard directories hold test files too."""
-_PREPARED_TESTS = "ILSVRC2012_img_val"
-"""What a standard directory of tar files has for tests."""
-_DIGITS_HELD_OUT = 0.2
 _HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_fraction")
 
 
@@ -96,8 +90,8 @@ def data_source(
     table: dict[str, Any] = {"source": kind, "path": path, **resize}
     if held_out:
         return table
-    if kind == "digits":
-        return {**table, "validation_fraction": _DIGITS_HELD_OUT}
+    if FORMATS[kind].held_out:
+        return {**table, "validation_fraction": FORMATS[kind].held_out}
     if testing or _has_tests(kind, path, overrides):
         return {**table, "validation_path": path}  # of one that is missing the source itself says so
     database = net.database("TEST") if net is not None and kind == "lmdb" else ""
@@ -123,28 +117,24 @@ def _of_layers(net: NetSources | None, *, testing: bool, held_out: bool) -> dict
 
 
 def _kind_and_path(source: str) -> tuple[str, str]:
-    kinds: tuple[str, ...] = get_args(get_type_hints(Data)["source"])
     kind, colon, path = source.partition(":")
-    forms = ", ".join(f"{known}:PATH" if known != "digits" else known for known in kinds)
-    if kind not in kinds:
-        close = difflib.get_close_matches(kind, kinds, n=1)
+    forms = ", ".join(f"{known}:PATH" if form.has_path else known for known, form in FORMATS.items())
+    if kind not in FORMATS:
+        close = difflib.get_close_matches(kind, FORMATS, n=1)
         hint = f"did you mean {close[0]}?" if close and colon else "the form is KIND:PATH."
         raise ConfigError(f"--data is {source!r}; {kind!r} is no kind of data: {hint} There are {forms}")
-    if (kind == "digits") == bool(path):
-        rule = "digits comes without files: leave the path out" if path else f"give its path, as in {kind}:PATH"
+    if FORMATS[kind].has_path != bool(path):
+        rule = f"{kind} comes without files: leave the path out" if path else f"give its path, as in {kind}:PATH"
         raise ConfigError(f"--data is {source!r}; {rule}")
     return kind, path
 
 
 def _has_tests(kind: str, path: str, overrides: Sequence[str]) -> bool:
-    if kind not in (*_DIRECTORIES, "image_tar"):
+    holds_tests = FORMATS[kind].holds_tests
+    if holds_tests is None:
         return False
     endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
-    place = Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path)
-    if kind == "image_tar":
-        return (place / _PREPARED_TESTS).facts() is not None
-    here = place.facts()
-    return here.is_directory if here else not _GLOB & set(path)  # what is missing, the source itself names
+    return holds_tests(Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path))
 
 
 def _key(setting: str) -> str:

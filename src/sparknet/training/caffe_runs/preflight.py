@@ -5,10 +5,10 @@ from dataclasses import replace
 from sparknet.caffe.weights.trained import load_listed
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError
+from sparknet.training.caffe_runs.open_run import RunStart
 from sparknet.training.caffe_runs.snapshots import check_prefix, restored, starting_round
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.preprocessing import check_preprocessing
-from sparknet.training.open_run import RunStart
 
 __all__ = ["check_caffe"]
 

@@ -17,8 +17,8 @@ from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config.files import config_from
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.data_layers import NetSources, data_source
+from sparknet.training.caffe_runs.open_run import NetFile, RunStart, kept_text, open_run, read_net, read_solver
 from sparknet.training.objectives.input_binding import batch_in_file
-from sparknet.training.open_run import NetFile, RunStart, kept_text, open_run, read_net, read_solver
 
 __all__ = ["CaffeFiles", "scored_run", "solver_run"]
 

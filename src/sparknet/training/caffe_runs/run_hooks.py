@@ -10,7 +10,7 @@ from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_s
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.run_files.checkpoint import Checkpoints, Saved
-from sparknet.training.run_hook import SideJob, Tell
+from sparknet.training.run_files.run_hook import SideJob, Tell
 
 __all__ = ["CaffeHook", "rounding_notes"]
 

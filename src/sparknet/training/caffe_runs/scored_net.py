@@ -6,10 +6,10 @@ from sparknet.caffe.weights.trained import load_listed
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, NetError
+from sparknet.training.caffe_runs.open_run import RunStart
 from sparknet.training.objectives.build_objective import build_test_objective
 from sparknet.training.objectives.input_binding import input_rows
 from sparknet.training.objectives.preprocessing import file_normalise
-from sparknet.training.open_run import RunStart
 from sparknet.training.run_files.saved_model import Description, Model
 
 __all__ = ["TestedNet", "caffe_model"]

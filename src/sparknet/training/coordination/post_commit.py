@@ -6,15 +6,26 @@ whoever lives. Evaluation parts are summed in part order: the result does not de
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, TypedDict
 
 from sparknet.training.coordination.messages import Checkpoint, ChoreReport, Evaluate
 
-__all__ = ["CHECKPOINT", "STANDARD", "Chores", "Evaluation", "as_fields"]
+__all__ = ["CHECKPOINT", "STANDARD", "Chores", "Evaluation", "Measures", "as_fields"]
 
 CHECKPOINT = -1
 """The part number that stands for the checkpoint."""
-STANDARD = ("accuracy", "top5", "loss")
+STANDARD: Final = ("accuracy", "top5", "loss")
 """Measures that have a field of their own in events and results: shares of 0..1, and the mean loss."""
+
+
+class Measures(TypedDict, total=False):
+    """Measures as the fields that events and results have for them; what was not measured is not there."""
+
+    accuracy: float
+    top5: float
+    loss: float
+    outputs: dict[str, float]
+    """The others, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +43,15 @@ class Evaluation:
         return {"round": self.round, **as_fields(self.outputs), "rows": self.rows, "seconds": self.seconds}
 
 
-def as_fields(outputs: Mapping[str, float]) -> dict[str, object]:
+def as_fields(outputs: Mapping[str, float]) -> Measures:
     """Measures as fields of a record: the standard ones by their names, the others together as `outputs`."""
-    fields: dict[str, object] = {name: outputs[name] for name in STANDARD if name in outputs}
-    others = {name: value for name, value in outputs.items() if name not in STANDARD}
-    return {**fields, "outputs": others} if others else fields
+    fields = Measures()
+    for name in STANDARD:
+        if name in outputs:
+            fields[name] = outputs[name]
+    if others := {name: value for name, value in outputs.items() if name not in STANDARD}:
+        fields["outputs"] = others
+    return fields
 
 
 class Chores:

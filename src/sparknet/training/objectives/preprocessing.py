@@ -21,6 +21,7 @@ from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.training.objectives.input_binding import check_augmentation, seen_rows
 from sparknet.training.objectives.objective import InputTransform, InputTransforms
+from sparknet.whole_files import whole_file
 
 __all__ = ["Preprocessing", "check_preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
 
@@ -50,12 +51,10 @@ class Preprocessing:
             for state, normalise in (("train", self.train), ("test", self.test))
             for name, array in normalise.to_arrays().items()
         }
-        draft = run_dir / f".{_FILE}"
         try:
-            save_file(arrays, draft, metadata=self._told())
-            draft.replace(run_dir / _FILE)
+            with whole_file(run_dir / _FILE) as draft:
+                save_file(arrays, draft, metadata=self._told())
         except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
             raise RunDirError(
                 f"{run_dir / _FILE} cannot be written: {error}; make room there, then resume"
             ) from error

@@ -8,11 +8,9 @@ is written last and holds the size and SHA-256 of each.
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +19,7 @@ from sparknet.config import decode, encode
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.whole_files import whole_directory
 
 __all__ = ["INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
 
@@ -80,22 +79,18 @@ class Draft:
         self.sizes[name] = self.sizes.get(name, 0) + len(data)
 
     def finish(self, progress: RunProgress) -> None:
-        """Flush everything to the disk and write the index."""
+        """Close the files and write the index."""
         files = {
             name: _File(bytes=size, sha256=self._hashes[name].hexdigest()) for name, size in self.sizes.items()
         }
         for file in self._open.values():
-            file.flush()
-            os.fsync(file.fileno())
+            file.flush()  # here, where a full disk may still refuse the last buffer in words
         self.close()
         cursors = {str(slot): cursor for slot, cursor in progress.cursors.items()}
         saved = Saved(
             round=progress.round, samples=progress.samples, cursors=cursors, order=progress.order, files=files
         )
-        with (self.directory / _INDEX).open("w", encoding="utf-8") as index:
-            json.dump(encode(saved), index, indent=1)
-            index.flush()
-            os.fsync(index.fileno())
+        (self.directory / _INDEX).write_text(json.dumps(encode(saved), indent=1), encoding="utf-8")
 
     def close(self) -> None:
         """Close the open files."""
@@ -134,38 +129,22 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full or cannot be written; nothing is left behind.
         """
-        draft: Draft | None = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            draft = Draft(Path(tempfile.mkdtemp(dir=self.directory, prefix=".writing-")))
-            yield draft
-            draft.finish(progress)
-            self._publish(draft.directory, self.path(progress.round))
+            # the same round comes once more after a fall-back: then a damaged one is in its place
+            with whole_directory(self.path(progress.round)) as directory, closing(Draft(directory)) as draft:
+                yield draft
+                draft.finish(progress)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of round {progress.round} cannot be written to {self.directory}: "
                 f"{error.strerror or error}{self._free()}; make room there, then `sparknet resume` goes on from "
                 "the checkpoint before"
             ) from error
-        finally:
-            if draft is not None:
-                draft.close()
-                shutil.rmtree(draft.directory, ignore_errors=True)
         # Later ones are damaged, else the run had gone on from them: they must not displace good ones.
         upto = [round for round in self.rounds() if round <= progress.round]
         for round in upto[: -self.keep]:
             shutil.rmtree(self.path(round), ignore_errors=True)
-
-    def _publish(self, draft: Path, final: Path) -> None:
-        if final.exists():  # the same round once more, after a fall-back
-            shutil.rmtree(final)
-        draft.chmod(0o755)
-        draft.replace(final)
-        directory = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _free(self) -> str:
         try:

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from sparknet.config import RunConfig, load_config, write_config
 from sparknet.errors import RunDirError
+from sparknet.whole_files import tidy, whole_file
 
 __all__ = ["RunDir"]
 
@@ -65,16 +66,20 @@ class RunDir:
         """Open the directory of an earlier run to go on in it.
 
         Raises:
-            RunDirError: it holds no run, or another process uses it.
+            RunDirError: it holds no run, another process uses it, or it cannot be written.
         """
         cls.check(path)
         run_dir = cls(path.resolve())
         # A driver that was killed while writing leaves its drafts; the lock says that nobody writes them now.
-        for draft in (
-            *path.glob("checkpoints/.writing-*"),
-            *path.glob(".model-*"),
-            *path.glob("store/.preparing-*"),
-        ):
+        try:
+            tidy(run_dir.path)
+            tidy(run_dir.path / "checkpoints")
+        except OSError as error:
+            run_dir.close()
+            raise RunDirError(
+                f"what a killed run left in {path} cannot be put right: {error}; make it writable, then resume"
+            ) from error
+        for draft in path.glob("store/.preparing-*"):
             shutil.rmtree(draft, ignore_errors=True)
         return run_dir
 
@@ -125,17 +130,15 @@ class RunDir:
             ) from error
 
     def save_result(self, result: Mapping[str, object]) -> None:
-        """Write the summary, atomically.
+        """Write the summary, whole or not at all.
 
         Raises:
             RunDirError: it cannot be written.
         """
-        temporary = self.path / f".{_RESULT}"  # the lock makes this process its only writer
         try:
-            temporary.write_text(json.dumps(dict(result), indent=1), encoding="utf-8")
-            temporary.replace(self.path / _RESULT)
+            with whole_file(self.path / _RESULT) as draft:
+                draft.write_text(json.dumps(dict(result), indent=1), encoding="utf-8")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise RunDirError(
                 f"{self.path / _RESULT} cannot be written: {error.strerror or error}; make room there, then resume"
             ) from error

@@ -7,7 +7,6 @@ rows: input, label and classes. All of it loads without this library.
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import WEIGHTS
 from sparknet.training.run_files.state_bytes import load_weights
+from sparknet.whole_files import whole_directory
 
 __all__ = ["Description", "Model", "describe", "load_model", "save_model"]
 
@@ -66,25 +66,18 @@ def save_model(directory: Path, weights: Path, description: Description, normali
     Raises:
         CheckpointError: it cannot be written.
     """
-    draft: Path | None = None
+    # not ascontiguousarray, which would make the scale one-dimensional
+    arrays = {name: np.asarray(array, order="C") for name, array in normalise.to_arrays().items()}
     try:
-        draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".model-"))
-        shutil.copyfile(weights, draft / WEIGHTS)
-        # not ascontiguousarray, which would make the scale one-dimensional
-        arrays = {name: np.asarray(array, order="C") for name, array in normalise.to_arrays().items()}
-        save_file(arrays, draft / "preprocess.safetensors")
-        (draft / "model.json").write_text(json.dumps(encode(description), indent=1), encoding="utf-8")
-        draft.chmod(0o755)
-        shutil.rmtree(directory, ignore_errors=True)
-        draft.replace(directory)
+        with whole_directory(directory) as draft:
+            shutil.copyfile(weights, draft / WEIGHTS)
+            save_file(arrays, draft / "preprocess.safetensors")
+            (draft / "model.json").write_text(json.dumps(encode(description), indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise CheckpointError(
             f"the model cannot be written to {directory}: {reason}; make room there, then resume"
         ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
 
 
 def describe(net: Net, data: Data, manifest: Manifest) -> Description:

@@ -20,7 +20,7 @@ from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.recipe import Recipe
-from sparknet.training.run_hook import RunHook
+from sparknet.training.run_files.run_hook import RunHook
 
 __all__ = ["NetFile", "RunStart", "SolverFile", "kept_text", "open_run", "read_net", "read_solver"]
 

@@ -1,0 +1,95 @@
+"""The rows of a format that is read here, in tasks: straight to whoever takes them there, or as a DataFrame.
+
+Spark's own way to such rows, a Python data source, plans in one new process and reads in others, which costs
+seconds before the first row; and between those and whoever takes the rows stands the Java machine. So the sources
+of `data_sources` are for Spark users, and what is done here reads in the task that uses the rows.
+"""
+
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from sparknet.data.sources.opening import OpenedSource
+from sparknet.data.storage.place import Storage
+from sparknet.errors import DataError
+from sparknet.spark.frames.column_kinds import FAULT
+from sparknet.spark.jobs.jobs import numbered
+
+__all__ = ["PartitionReader", "numbers_in", "partition_numbers", "row_columns", "rows_frame"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartitionReader:
+    """Reads input partitions by number; it travels to the tasks."""
+
+    read: Callable[[Any, Storage], Iterator[pa.RecordBatch]]
+    storage: Storage
+    partitions: tuple[bytes, ...]
+    """Each pickled for itself: a task that unpickles the plan, as Spark does for every task, then does not make the
+    objects of all other tasks, which for a million files are a million names."""
+
+    @classmethod
+    def of(cls, *opened: OpenedSource) -> "PartitionReader":
+        """All partitions of sources of one format, one source after the other."""
+        return cls(
+            read=opened[0].reader.read,
+            storage=opened[0].where.storage,
+            partitions=tuple(pickle.dumps(part) for one in opened for part in one.listed.partitions),
+        )
+
+    def rows(self, number: int) -> Iterator[pa.RecordBatch]:
+        """One partition's rows, with the columns that `source.Reader` tells."""
+        # It was pickled by this driver, a moment ago, and came as part of Spark's own task.
+        return self.read(pickle.loads(self.partitions[number]), self.storage)
+
+
+def partition_numbers(spark: SparkSession, count: int) -> DataFrame:
+    """The numbers 0 to `count` - 1, each in a task of its own, which is the task of that number."""
+    return numbered(spark, count, tasks=count)
+
+
+def numbers_in(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
+    """The numbers that a task of `partition_numbers` is given."""
+    for batch in batches:
+        yield from batch.column(0).to_pylist()
+
+
+def row_columns(opened: OpenedSource) -> str:
+    """The columns of a source's rows, as Spark writes a schema."""
+    image = "array<float>" if opened.listed.schema.input.dtype == "float32" else "binary"
+    columns = f"image {image}, label bigint"
+    return f"name string, {columns}, error string" if opened.format.names_rows else columns
+
+
+def rows_frame(spark: SparkSession, opened: OpenedSource) -> DataFrame:
+    """A source's rows as a DataFrame, with `row_columns` and `FAULT`."""
+    reader = PartitionReader.of(opened)
+    numbers = partition_numbers(spark, len(reader.partitions))
+    columns = f"{row_columns(opened)}, `{FAULT}` string"
+    return numbers.mapInArrow(partial(_read_partitions, reader, _row_schema(opened)), columns)
+
+
+def _row_schema(opened: OpenedSource) -> pa.Schema:
+    """What `row_columns` says, in Arrow's words, with the fault of a row behind it."""
+    image = pa.list_(pa.float32()) if opened.listed.schema.input.dtype == "float32" else pa.binary()
+    fields = [("image", image), ("label", pa.int64())]
+    if opened.format.names_rows:
+        fields = [("name", pa.string()), *fields, ("error", pa.string())]
+    return pa.schema([*fields, (FAULT, pa.string())])
+
+
+def _read_partitions(
+    reader: PartitionReader, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The task; what cannot be read becomes a row that says so, since an exception would be tried again."""
+    for number in numbers_in(batches):
+        try:
+            for batch in reader.rows(number):
+                yield batch.append_column(FAULT, pa.nulls(batch.num_rows, pa.string()))
+        except DataError as error:
+            yield pa.RecordBatch.from_pylist([{FAULT: str(error)}], schema=schema)
