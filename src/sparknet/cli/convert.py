@@ -17,6 +17,8 @@ from sparknet.training.caffe_runs.data_layers import data_source
 
 __all__ = ["run"]
 
+_TASKS = "sparknet.spark.preparing.convert"
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Write; everything that can be wrong without Spark is found before it starts."""
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, workers = arguments.action, count_workers(arguments)
     with (
         log_of_failures(name) as log,
-        session_for(config.cluster, workers=workers, name=name, log_path=log) as spark,
+        session_for(config.cluster, workers=workers, name=name, log_path=log, preimport=_TASKS) as spark,
     ):
         note(f"writing {arguments.to}")
         if arguments.action == "to-lmdb":

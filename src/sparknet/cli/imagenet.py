@@ -47,7 +47,8 @@ def _make_all(works: Sequence[Work], arguments: argparse.Namespace, cluster: Clu
         try:
             screen.note("starting Spark")
             workers = count_workers(arguments)
-            with session_for(cluster, workers=workers, name="imagenet", log_path=log) as spark:
+            tasks = "sparknet.spark.preparing.imagenet"
+            with session_for(cluster, workers=workers, name="imagenet", log_path=log, preimport=tasks) as spark:
                 return [_make(spark, work, arguments, screen) for work in works]
         except KeyboardInterrupt:
             screen.note("interrupted; the finished chunks stay, and the same command goes on")

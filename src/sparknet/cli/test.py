@@ -125,7 +125,10 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
 
     screen = PlainConsole(sys.stdout)
     note("starting Spark")
-    with session_for(config.cluster, workers=config.run.workers, name=config.run.name, log_path=log) as spark:
+    run = config.run
+    with session_for(
+        config.cluster, workers=run.workers, name=run.name, log_path=log, preimport="sparknet.spark.measure"
+    ) as spark:
         note("testing")
         measured = measure(spark)
     note(f"tested {measured.rows:,} rows")

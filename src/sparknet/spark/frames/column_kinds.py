@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pyspark.ml.functions import vector_to_array
-from pyspark.ml.linalg import VectorUDT
-from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,6 +16,7 @@ from pyspark.sql.types import (
     NumericType,
     StringType,
     StructType,
+    UserDefinedType,
     VarcharType,
 )
 
@@ -73,7 +71,7 @@ def kind_of(kind: DataType) -> Kind:
         return "bytes"
     if isinstance(kind, StructType) and set(kind.names) >= _IMAGE_FIELDS:
         return "image"
-    if isinstance(kind, VectorUDT | OldVectorUDT) or (isinstance(kind, ArrayType) and _is_number(_innermost(kind))):
+    if _is_vector(kind) or (isinstance(kind, ArrayType) and _is_number(_innermost(kind))):
         return "numbers"
     if _is_number(kind):
         return "number"
@@ -90,6 +88,9 @@ def as_number(column: SparkColumn) -> SparkColumn:
 def as_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
     """A vector, dense or sparse, or an array, nested or not, as array<float> of all its numbers in order."""
     if not isinstance(kind, ArrayType):
+        # Here, since Spark's library of models brings pandas with it, and few tables have vectors.
+        from pyspark.ml.functions import vector_to_array
+
         return vector_to_array(column, "float32")
     while isinstance(kind.elementType, ArrayType):
         column, kind = F.flatten(column), kind.elementType
@@ -147,6 +148,11 @@ def _innermost(kind: DataType) -> DataType:
     while isinstance(kind, ArrayType):
         kind = kind.elementType
     return kind
+
+
+def _is_vector(kind: DataType) -> bool:
+    """A vector of Spark's own, of the package ml or of mllib before it."""
+    return isinstance(kind, UserDefinedType) and kind.simpleString() == "vector"
 
 
 def _is_number(kind: DataType) -> bool:

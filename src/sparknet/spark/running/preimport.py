@@ -6,6 +6,7 @@ that importing torch takes. Only imports happen before the fork: threads and cha
 
 import gc
 import importlib
+import os
 import sys
 
 from pyspark import daemon
@@ -14,11 +15,13 @@ __all__: list[str] = []
 
 if __name__ == "__main__":
     # Spark starts one daemon per kind of worker, with the worker's module as its argument; those that plan data
-    # sources never train, and importing torch would only hold them up.
+    # sources run no task of ours, and importing torch would only hold them up.
     if "pyspark.worker" in sys.argv:
-        importlib.import_module("sparknet.spark.running.worker_task")
-        # torch imports it with the first optimiser: a second of every worker's start, and of every new attempt's.
-        importlib.import_module("torch._dynamo")
+        # What a session of ours asks for, by its tasks; in one that is the user's it may be training.
+        # torch imports _dynamo with the first optimiser, which would take every new attempt a second.
+        asked = os.environ.get("SPARKNET_PREIMPORT", "sparknet.spark.running.worker_task torch._dynamo")
+        for module in asked.split():
+            importlib.import_module(module)
     # A worker looks for garbage after each task: frozen, the imports' hundred thousand objects are passed over.
     gc.collect()
     gc.freeze()
