@@ -39,6 +39,7 @@ class PartitionReader:
         return cls(
             read=opened[0].reader.read,
             storage=opened[0].where.storage,
+            # In the order of the sources: whoever asked for two tells training from validation by the number alone.
             partitions=tuple(pickle.dumps(part) for one in opened for part in one.listed.partitions),
         )
 
@@ -61,6 +62,7 @@ def numbers_in(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
 
 def row_columns(opened: OpenedSource) -> str:
     """The columns of a source's rows, as Spark writes a schema."""
+    # Spark has no column of unsigned bytes but `binary`.
     image = "array<float>" if opened.listed.schema.input.dtype == "float32" else "binary"
     columns = f"image {image}, label bigint"
     return f"name string, {columns}, error string" if opened.format.names_rows else columns
@@ -71,6 +73,7 @@ def rows_frame(spark: SparkSession, opened: OpenedSource) -> DataFrame:
     reader = PartitionReader.of(opened)
     numbers = partition_numbers(spark, len(reader.partitions))
     columns = f"{row_columns(opened)}, `{FAULT}` string"
+    # Over numbers: the tasks have no shuffle before them, so Spark repeats only the one that failed.
     return numbers.mapInArrow(partial(_read_partitions, reader, _row_schema(opened)), columns)
 
 
@@ -90,6 +93,7 @@ def _read_partitions(
     for number in numbers_in(batches):
         try:
             for batch in reader.rows(number):
+                # Whole rows have no fault, but the frame's schema has the column.
                 yield batch.append_column(FAULT, pa.nulls(batch.num_rows, pa.string()))
         except DataError as error:
             yield pa.RecordBatch.from_pylist([{FAULT: str(error)}], schema=schema)
