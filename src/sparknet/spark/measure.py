@@ -196,7 +196,7 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
 
 
 def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """The task on rows as they come: `batches` have the columns input, label and maybe error."""
+    """The task on rows as they come: `batches` as `RowReader.read` takes them."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
     assert plan.rows is not None, "rows come by Spark"

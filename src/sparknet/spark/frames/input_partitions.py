@@ -30,8 +30,7 @@ class PartitionReader:
     read: Callable[[Any, Storage], Iterator[pa.RecordBatch]]
     storage: Storage
     partitions: tuple[bytes, ...]
-    """Each pickled for itself: a task that unpickles the plan, as Spark does for every task, then does not make the
-    objects of all other tasks, which for a million files are a million names."""
+    """Each pickled for itself."""
 
     @classmethod
     def of(cls, *opened: OpenedSource) -> "PartitionReader":
@@ -40,6 +39,8 @@ class PartitionReader:
             read=opened[0].reader.read,
             storage=opened[0].where.storage,
             # In the order of the sources: whoever asked for two tells training from validation by the number alone.
+            # Pickled one by one, since every task unpickles the plan: it then does not make the objects of all the
+            # others, which for a million files are a million names.
             partitions=tuple(pickle.dumps(part) for one in opened for part in one.listed.partitions),
         )
 

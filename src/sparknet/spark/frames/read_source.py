@@ -90,11 +90,9 @@ def _read_csv(spark: SparkSession, path: str, *, header: bool) -> DataFrame:
 
 
 def _check_headers(files: Sequence[str]) -> None:
-    """Hold the first lines of local files against each other; remote and compressed files are not looked at.
-
-    Spark takes one file's names for the columns of all, and a first line that is written in another way for a row,
-    which makes words of numbers.
-    """
+    """Hold the first lines of local files against each other; remote and compressed files are not looked at."""
+    # Spark takes one file's names for the columns of all, and a first line that is written in another way for a
+    # row, which makes words of numbers.
     known: dict[str, str] = {}
     for file in sorted(files):
         if not is_file_uri(file) or file.endswith(_COMPRESSED):

@@ -68,15 +68,12 @@ def select_columns(
 
 
 def describe_frame(frame: DataFrame) -> dict[str, Any]:
-    """What identifies any DataFrame within its Spark application, as JSON values.
-
-    Spark's hash of a plan over rows in memory does not depend on those rows across applications, so the
-    application is part of the description.
-    """
+    """What identifies any DataFrame within its Spark application, as JSON values."""
     local, remote = _input_files(frame)
     return {
         "plan": frame.semanticHash(),
         "schema": frame.schema.json(),
+        # Spark's hash of a plan over rows in memory does not tell those rows apart across applications.
         "application": frame.sparkSession.conf.get("spark.app.id", ""),
         "files": describe_files(local),
         "remote_files": remote,

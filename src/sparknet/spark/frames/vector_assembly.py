@@ -110,7 +110,7 @@ def _is_finite(value: SparkColumn) -> SparkColumn:
 
 
 def _numbers_in_columns(cells: SparkColumn, piece: Piece, row: SparkColumn) -> Checked:
-    """Checked as one array: thousands of columns with a check each take Spark minutes to plan."""
+    # As one array: thousands of columns with a check each take Spark minutes to plan.
     good = F.transform(cells, lambda value: F.coalesce(_is_finite(value), F.lit(False)))
     place = F.array_position(good, False).cast("int")
     # Evaluated for rows at fault alone, where `place` is at least 1: Spark refuses element 0.

@@ -74,6 +74,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         tls: certificate and key as PEM, for TLS.
 
     Attributes:
+        address: URI at which workers reach it.
         events: the coordinator's event records, in order.
         lost: (slot, attempt) of workers that fell silent; their tasks may hang and want killing.
     """
