@@ -45,6 +45,7 @@ def _upgrade(arguments: argparse.Namespace) -> None:
         text = format_text(_modern(source))
         if target is None:
             return _print(text)
+        # OUT may be FILE itself.
         with written_whole(target) as draft:
             draft.write_text(text, encoding="utf-8")
     print(f"wrote {target}")
@@ -93,11 +94,13 @@ def _modern(path: Path) -> Message:
         net = read_text(path, NetParameter).message
     except NetError as error:
         try:
+            # A solver's fields are unknown in a net: what does not parse as the one may be the other.
             solver = upgrade_solver(read_text(path, SolverParameter).message)
         except NetError:
             if _OF_A_NET.search(path.read_text(encoding="utf-8", errors="replace")):
                 raise error from None  # what is wrong with it as a net
             raise
+        # Nets within a solver are of its own generation.
         for inner in (solver.net_param, solver.train_net_param, *solver.test_net_param):
             if inner.ListFields():
                 inner.CopyFrom(upgrade_net(inner).net)

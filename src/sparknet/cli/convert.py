@@ -26,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
     testing = arguments.split == "test"
     if not arguments.to:
         raise UsageError("--to is ''; it names what is made: give a directory or URI")
+    # Before the source is listed, which may take long; the conversion looks again before it writes.
     free_place(config.data, arguments.to)
     opened = open_source(config.data, validation=testing)
     check_java()
     began = time.monotonic()
+    # On standard error: the facts at the end are the output.
     screen = PlainConsole(sys.stderr)
 
     def note(message: str) -> None:

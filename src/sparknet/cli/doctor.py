@@ -72,11 +72,13 @@ class Examination:
 def run(arguments: argparse.Namespace) -> int:
     """Make all checks; 0 when none failed, else 1."""
     examination = Examination()
+    # Not below --run-dir: whether that can be written is one of the questions.
     place = Path(tempfile.mkdtemp(prefix="sparknet-doctor-"))
     log_path = place / "spark.log"
     keep_log = False
     try:
         print_checks(_findings(arguments, examination, log_path=log_path))
+        # Set after the last check, so that an interrupt leaves no directory behind.
         keep_log = bool(examination.failed) and log_path.exists()
     finally:
         if not keep_log:
@@ -99,6 +101,7 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
             Check(name="disk", look=lambda: _look_at_disk(arguments.run_dir)),
         ]
     )
+    # The cluster's checks import these packages: without them they are told as missed, one line each.
     if "packages" in examination.failed:
         names = ("Java", "Spark", "workers", "ports", "routes", "store")
         yield from examination.make([Check(name=name, look=str, needs=("packages",)) for name in names])
@@ -135,6 +138,7 @@ def _look_at_packages() -> str:
 
 
 def _look_at_disk(run_dir: Path) -> str:
+    # The nearest directory that exists: the run's own is made later, on the same disk.
     place = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     if not place.is_dir():
         raise RunDirError(f"{place} is a file, so {run_dir} cannot be a directory: choose another --run-dir")

@@ -32,9 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     cluster = job_config(ClusterAlone, arguments).cluster
     # val first: it is small, so what is wrong with the settings shows early
     works = [_work(arguments, split) for split in _splits(arguments)]
+    # Where every chunk is there only lists are to be written, which needs no Spark.
     results = [] if any(work.open_chunks for work in works) else [_complete(work, arguments) for work in works]
     if not results:
         check_java()  # before the plan is written: who installs it should find nothing begun
+        # The plan first, on its own: a killed command finds there what it had begun.
         for work in works:
             begin(work)
         results = _make_all(works, arguments, cluster)

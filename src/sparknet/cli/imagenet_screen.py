@@ -26,6 +26,7 @@ class Screen:
         target: TextIO = sys.stderr if stream is None else stream
         console = rich.console.Console(file=target, highlight=False)
         utf8 = (target.encoding or "").lower().replace("-", "") == "utf8"
+        # The bar's letters cannot be written in other encodings.
         terminal = target.isatty() and utf8 and not console.is_dumb_terminal
         self._clock = clock
         self._began = self._told_at = clock()
@@ -53,6 +54,7 @@ class Screen:
 
     def watch(self, split: Split, progress: ChunkProgress) -> None:
         """Bring the bar up to date, or print a line if nothing has been said for a while."""
+        # Two stages, one bar: no chunk is written before the shuffle has all of its rows.
         if progress.pieces_read < progress.pieces:
             done, of, what = progress.pieces_read, progress.pieces, "parts of the archive read"
         else:

@@ -37,6 +37,7 @@ T = TypeVar("T", ClusterAlone, DataAndCluster)
 
 def count_workers(arguments: argparse.Namespace) -> int:
     """Cores of the embedded session: as many as `--workers` says, else all that this process may use."""
+    # Not `cpu_count`, which in a container counts the machine's.
     return arguments.workers or len(os.sched_getaffinity(0))
 
 
@@ -53,6 +54,7 @@ def job_config(kind: type[T], arguments: argparse.Namespace, tables: Mapping[str
         ConfigError: a setting is at fault.
     """
     sections = [field.name for field in dataclasses.fields(kind)]
+    # Such sections exist in a run's configuration, so "unknown" would be the wrong word.
     other = next((one for one in arguments.set if one.partition(".")[0].strip() not in sections), None)
     if other is not None:
         known = " and ".join(f"{section}.*" for section in sections)

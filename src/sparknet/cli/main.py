@@ -29,6 +29,7 @@ _SOURCE_HELP = "KIND:PATH, with KIND lmdb, image_tar, image_folder, cifar10, mni
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
     parsed = _parser().parse_args(arguments)
+    # A scheduler's way to stop a run: it ends like Ctrl-C, with its workers stopped and its files whole.
     signal.signal(signal.SIGTERM, _interrupt)
     # py4j logs an interrupt that cuts into a call as if it were an error; we say what there is to say.
     logging.getLogger().addHandler(logging.NullHandler())
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return importlib.import_module(parsed.module).run(parsed)
     except SparkNetError as error:
         print(f"sparknet: error: {error}", file=sys.stderr)
+        # What failed beside the error itself, as the log that was kept or a disk that was full.
         for note in getattr(error, "__notes__", []):
             print(f"sparknet: {note}", file=sys.stderr)
         return error.exit_code
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# Its public name is missing from argparse; only annotations use it.
 _Commands = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 

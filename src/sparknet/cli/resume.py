@@ -18,6 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
         before = run_dir.load_config()
         config = override(before, overrides_from(arguments))
         result = run_dir.load_result()
+        # Not an error: a script that resumes until the run is finished may ask once too often.
         if result is not None:
             print(f"{run_dir.path} is finished; to train it further, start a new run")
             console = open_console()
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_iterations(before, config)
         start = open_run(config)
         sources = check_start(start)
+        # Only after every check: settings that do not work must not stay in the run's directory.
         run_dir.save_config(start.config)
         return train_in(run_dir, start, sources)
 

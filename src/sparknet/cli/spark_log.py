@@ -23,6 +23,7 @@ def log_of_failures(command: str) -> Generator[Path]:
     try:
         yield log
     except SparkNetError as error:
+        # Spark may not have been started when it failed.
         kept = log.exists()
         if kept and str(log) not in str(error):
             error.add_note(f"Spark's own words are in {log}")

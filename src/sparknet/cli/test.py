@@ -53,6 +53,7 @@ def _test_run(arguments: argparse.Namespace) -> int:
     # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
     config = load_config(run_dir / "config.toml", [*_other_rows(arguments.data), *overrides_from(arguments)])
     find_modules_here()
+    # Before Spark, which takes seconds: a run that is not finished has none.
     model = load_model(run_dir / "model")
     if arguments.data is not None:
         config = replace(config, data=data_at(config.data, arguments.data))
@@ -88,6 +89,7 @@ def _other_rows(path: str | None) -> list[str]:
 def _test_files(arguments: argparse.Namespace) -> int:
     start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
     config = start.config
+    # Of a net's Data layer of phase TEST the rows come as validation rows.
     opened = open_source(config.data, validation=bool(config.data.validation_path))
     tested = caffe_model(start, opened.schema(config.data), weights=arguments.weights)
     check_java()
@@ -123,6 +125,7 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
         elapsed = time.monotonic() - began
         screen.on_event({"event": "note", "message": message, "elapsed_seconds": elapsed})
 
+    # Plain lines: the result is a table of its own, and nothing here lasts long enough for a bar.
     screen = PlainConsole(sys.stdout)
     note("starting Spark")
     run = config.run

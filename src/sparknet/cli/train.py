@@ -30,9 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     config = start.config
     sources = check_start(start)
     rows = sources.train.schema(config.data)
+    # Built here if the rows tell their shape, so that a net that does not fit them costs no Spark start.
     start = check_caffe(start, rows)
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, (None, None), rows)
+    # Only now: what is wrong at first sight leaves no directory behind.
     path: Path = arguments.run_dir or _new_run_dir(config.run.name)
     with RunDir.create(path, config) as run_dir:
         return train_in(run_dir, start, sources)
@@ -61,6 +63,7 @@ def _start_from(arguments: argparse.Namespace) -> RunStart:
                 f"{arguments.config} and {', '.join(beside)} are given; a run is told by a configuration file or "
                 "by Caffe's files: leave one of them out"
             )
+        # Whoever comes from Caffe types this first; as TOML the file would fail at some odd line.
         if arguments.config.suffix == ".prototxt":
             raise UsageError(
                 f"{arguments.config} is a prototxt; CONFIG is a TOML file: give a solver as --solver "
@@ -101,6 +104,7 @@ def check_start(start: RunStart) -> OpenedSources:
     find_modules_here()
     check_net(start.recipe)
     sources = open_sources(start.config.data)
+    # Last: it starts a process, and the others are quicker to tell what is wrong.
     check_java()
     return sources
 
@@ -108,19 +112,23 @@ def check_start(start: RunStart) -> OpenedSources:
 def find_modules_here() -> None:
     """Let modules named in `net.name` lie in the current directory, as with `python -m`; workers inherit it."""
     here = str(Path.cwd())
+    # The console script puts its own directory there, not the user's.
     if here not in sys.path:
         sys.path.insert(0, here)
     inherited = os.environ.get("PYTHONPATH", "")
     if here not in inherited.split(os.pathsep):
+        # By the environment, which Spark hands on to the Python workers of an embedded session.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, inherited]))
 
 
 def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
     """Train in an open run directory, showing progress; the exit code."""
     console = open_console()
+    # A file for each start, as the original had: a resumed run does not write into the log of the one before.
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
         train(start, run_dir, sources=sources, observers=[console.on_event, log.on_event])
+        # From the file, so that the screen shows what was kept.
         console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:
         console.close()

@@ -49,12 +49,15 @@ def sparkline(values: Sequence[float], cells: int = SPARKLINE_CELLS) -> str:
     edges = [len(finite) * cell // cells for cell in range(cells + 1)] if cells else []
     means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
     top = max(means, default=0.0)
+    # All zero: a share of nothing has no height.
     if top <= 0:
         return "▁" * len(means)
+    # A scale from 0: on one from the least value noise would look like a fall.
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * max(0.0, mean) / top))] for mean in means)
 
 
 def _bar(progress: Progress, elapsed_seconds: float) -> RenderableType:
+    # Counted down between two rounds too, or the clock would jump.
     left = progress.remaining_seconds - (elapsed_seconds - progress.elapsed_seconds)
     times = _clock_face(elapsed_seconds)
     if not progress.ended and math.isfinite(left):

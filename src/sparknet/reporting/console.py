@@ -55,6 +55,7 @@ def open_console(stream: TextIO | None = None, plain: bool | None = None) -> Con
     target: TextIO = sys.stdout if stream is None else stream
     screen = rich.console.Console(file=target, highlight=False)
     if plain is None:
+        # The sparkline and the signs cannot be written in other encodings.
         utf8 = (target.encoding or "").lower().replace("-", "") == "utf8"
         plain = not (target.isatty() and utf8) or screen.is_dumb_terminal
     return PlainConsole(target) if plain else LiveConsole(screen)
@@ -79,6 +80,7 @@ class PlainConsole:
             kind = text(record, "event")
             if kind == "round" and self._round_is_due():
                 lines.append(round_line(self._progress))
+            # An evaluation names its round, so that round needs no line of its own soon after.
             if kind == "evaluation" or (kind == "round" and lines):
                 self._told_round, self._told_seconds = self._progress.done, self._progress.elapsed_seconds
             for line in lines:
@@ -142,6 +144,7 @@ class LiveConsole:
                 self._progress.apply(record)
                 self._heard_seconds = self._clock()
                 lines = tell(record, self._progress)
+            # Not in the constructor: a run that fails at once should leave no empty area.
             if self._animate and self._state == "new":
                 self._live.start()
                 self._state = "open"
@@ -170,6 +173,7 @@ class LiveConsole:
 
     def _area(self) -> Table:
         with self._reading:
+            # Records come once a round; the clock must go on meanwhile.
             since = 0.0 if self._progress.ended else self._clock() - self._heard_seconds
             return draw_area(self._progress, self._progress.elapsed_seconds + since)
 

@@ -80,6 +80,7 @@ class Progress:
     def remaining_seconds(self) -> float:
         """Time for the rounds left at the pace since the first round here; NaN before two rounds."""
         here = self.done - self._first_round
+        # One round has no pace: its end is where the clock starts.
         if here < 1:
             return math.nan
         pace = (self.elapsed_seconds - self._first_seconds) / here
@@ -107,12 +108,14 @@ class Progress:
         self.live.discard(whole(record, "slot"))
 
     def _decide(self, record: Record) -> None:
+        # The driver's word: whatever was missed of joining and leaving is made good here.
         self.live = set(numbers(record, "slots"))
 
     def _evaluate(self, record: Record) -> None:
         self.measured = headline(record)
 
     def _return_to(self, round_number: int) -> None:
+        # A resumed run's earlier losses are not known here, so there may be fewer than rounds.
         del self.losses[max(0, len(self.losses) - (self.done - round_number)) :]
         self.done = round_number
 

@@ -30,6 +30,7 @@ Record = Mapping[str, object]
 def number(record: Record, key: str) -> float:
     """The field as a float; NaN if it is missing or no number."""
     value = record.get(key)
+    # Python counts True as a number.
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 

@@ -49,6 +49,7 @@ def caffe_scores(measured: Mapping[str, float], loss_weights: Mapping[str, float
     """
     loss = sum(weight * measured[name] for name, weight in loss_weights.items() if name in measured)
     lines = [f"Loss: {loss:g}"]
+    # By name, as Caffe's set of outputs is ordered: scripts read these lines.
     for name, value in sorted(measured.items()):
         weight = loss_weights.get(name)
         lines.append(f"{name} = {value:g}" + (f" (* {weight:g} = {weight * value:g} loss)" if weight else ""))

@@ -71,6 +71,7 @@ class TrainingLog:
     def _write(self, elapsed_seconds: float, round_number: int | None, message: str) -> None:
         # `training` and `testing` are dated back by durations that workers measured: keep the file in order
         self._latest_seconds = max(self._latest_seconds, elapsed_seconds)
+        # As the original's Scala prints it: 12.3 and not 12.300.
         moment = str(round(self._latest_seconds, 3))
         where = "" if round_number is None else f", i = {round_number}"
         try:
@@ -95,6 +96,7 @@ def _started(record: Record) -> list[Line]:
 
 def _round(record: Record) -> list[Line]:
     began = _now(record)
+    # The original logged when a round begins; records come when it ends, with what its parts took.
     for part in ("step_seconds", "wait_seconds", "exchange_seconds"):
         began -= _known(number(record, part))
     done = f"collected weights of {whole(record, 'steps')} steps, loss = {number(record, 'loss'):.6g}"
@@ -137,6 +139,7 @@ class _Shown(dict[str, str]):
     """A record's fields as printable text, missing ones as a dash."""
 
     def __init__(self, record: Record) -> None:
+        # As text on one line: a reason with line breaks would make lines that no script can read.
         super().__init__({key: text(record, key) for key in record})
 
     def __missing__(self, key: str) -> str:

@@ -106,6 +106,7 @@ class ClusterChecks:
             ClusterError: they cannot start, or differ.
         """
         began = time.perf_counter()
+        # Twice: the first start pays for executors and imports, the second shows what a lost worker will cost.
         self._ask(describe_worker, "starting workers", limit_seconds=_FIRST_JOB_SECONDS)
         first = time.perf_counter() - began
         began = time.perf_counter()
@@ -115,6 +116,7 @@ class ClusterChecks:
             _compare(report)
         timing = f"first start {first:.1f} s, then {later:.1f} s"
         if not all(report.values["preimport"] for report in reports):
+            # No error: a run works without the daemon, only slower after a failure.
             raise UserWarning(
                 f"{_count(self._workers)} with the driver's versions, {timing}; but the pre-import daemon is not "
                 "active, so a lost worker takes long to come back: set spark.python.daemon.module to "
@@ -135,6 +137,7 @@ class ClusterChecks:
         service = self._stack.enter_context(
             DriverService(
                 Coordinator(rules, now=time.monotonic()),
+                # Nothing is written there: no worker of these checks sends a checkpoint.
                 Checkpoints(self._log_path.parent, 2),
                 host=driver_host(self._cluster, spark),
                 token=token,
@@ -161,6 +164,8 @@ class ClusterChecks:
         assert self._address is not None, "look_at_ports comes first"
         plan = _RoutePlan(driver=self._address, workers=self._workers)
         try:
+            # All tasks must run at once to meet; with too few cores the first ones wait for those that cannot
+            # start.
             reports = self._ask(functools.partial(meet_peers, plan), "meeting the other workers")
         except SparkNetError as error:
             raise ClusterError(
@@ -168,6 +173,7 @@ class ClusterChecks:
                 f"{self._workers} free cores, and open the firewall between its machines"
             ) from error
         small = max(report.values["small_seconds"] for report in reports)
+        # The slowest's: an all-reduce is done when everybody has it.
         large = max(report.values["large_seconds"] for report in reports)
         speed = 4 * _LARGE_FLOATS / 1e6 / large
         return (
@@ -182,6 +188,7 @@ class ClusterChecks:
             DataError: the driver or a worker cannot.
         """
         remedy = "choose a --run-dir (or data.store) on a file system that the driver and all workers share"
+        # What is made here goes again: a check leaves no directories behind.
         made = [path for path in (self._run_dir, *self._run_dir.parents) if not path.exists()]
         place: Path | None = None
         try:
@@ -191,6 +198,8 @@ class ClusterChecks:
             secret = secrets.token_hex(8)
             (place / "driver").write_text(secret, encoding="utf-8")
             self._ask(functools.partial(touch_store, str(place), secret), f"using {self._run_dir}")
+            # Both directions: a container may see the driver's files through a layer that keeps its own writes to
+            # itself.
             unseen = [slot for slot in range(self._workers) if not (place / f"worker-{slot}").exists()]
             if unseen:
                 raise DataError(f"what worker {unseen[0]} wrote into {place} is not seen here; {remedy}")
@@ -269,7 +278,9 @@ def meet_peers(plan: _RoutePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[
                     buffer = torch.ones(floats)
                     began = time.perf_counter()
                     group.sum(buffer)
+                    # The best of some: the first one opens connections.
                     best = min(best, time.perf_counter() - began)
+                    # A route that answers and a sum that is right are two things.
                     if not bool((buffer == plan.workers).all()):
                         raise ClusterError(f"the sum of {plan.workers} ones is {buffer.min()} to {buffer.max()}")
                 return best

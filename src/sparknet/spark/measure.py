@@ -94,8 +94,10 @@ class MeasurePlan:
 
     def objective(self) -> Objective:
         """Rebuild what is measured on a worker."""
+        # Spark gives Python workers one thread of OpenMP for each core of a task.
         torch.set_num_threads(self.config.cluster.threads_per_worker)
         objective = _build(self.description, test_net_only=self.test_net_only)
+        # Over random weights of seed 0, all of which are replaced: a missing tensor is an error.
         load_weights(objective.module, self.weights)
         return objective
 
@@ -130,6 +132,7 @@ def measure_validation(
     workers = config.run.workers
     plan = replace(_plan(model, config), data_dir=str(directory.absolute()))
     cuts = _cuts(model.objective, manifest, config)
+    # Parts are the run's own, whoever measures them: tasks only share them out.
     frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
     return _measured(frame, functools.partial(measure_shards, plan), where=str(directory))
 
@@ -164,6 +167,7 @@ def measure_source(
     with spark_errors(f"reading {where}"):
         rows = read_source(spark, opened, data)
         frame = select_columns(rows, data, validation=None, table=description.table)
+    # `coalesce` makes no shuffle: rows stay where they are read, and only the number of tasks falls.
     tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
     reading = ReadPlan(
         input=replace(opened.input_plan(data), shape=description.rows.input.shape),
@@ -192,15 +196,17 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
 
 
 def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """The task on rows as they come: `batches` have the columns input, label and maybe error."""
+    """The task on rows as they come: `batches` as `RowReader.read` takes them."""
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
     assert plan.rows is not None, "rows come by Spark"
+    # The net is built once for a partition, and before the clock starts.
     reader, objective = RowReader(plan.rows, context.partitionId()), plan.objective()
     began = time.perf_counter()
     for rows in reader.read(batches):
         found = _measure(plan, objective, rows)
         yield {**found, "until_seconds": time.perf_counter() - began}
+    # At the end and with no rows: also a partition whose every row is damaged has something to say.
     damage = {"damage": encode(reader.damage), "until_seconds": time.perf_counter() - began}
     yield {**encode(ChoreReport(part=0, rows=0, sums={})), **damage}
 
@@ -232,6 +238,7 @@ def _build(description: Description, *, test_net_only: bool) -> Objective:
     recipe, rows, data = Recipe.read(description.net), description.rows, description.data
     if test_net_only:
         return build_test_objective(recipe, rows, data=data)
+    # Batch and seed play no part: nothing is trained, and weights are about to be loaded.
     return build_objective(recipe, rows, batch_size=1, seed=0, data=data)
 
 
@@ -258,7 +265,9 @@ def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float =
     if not rows:
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
     names = dict.fromkeys(name for report in reports for name in report.values["sums"])
+    # Sums and one division: means of unequal parts cannot be averaged.
     means = {name: sum(report.values["sums"].get(name, 0.0) for report in reports) / rows for name in names}
+    # Of the slowest task, since all are waited for.
     seconds = max(report.values["until_seconds"] for report in reports)
     return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(means))
 

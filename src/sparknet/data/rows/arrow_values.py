@@ -27,10 +27,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Which rows of the DataFrame a batch holds, for error messages."""
+    """Which rows of a source a batch holds, for error messages."""
 
     partition: int
-    """Spark partition."""
+    """The input partition that they come from; of a DataFrame Spark's."""
     first: int
     """Number of the batch's first row within the partition."""
     names: Any = None
@@ -71,6 +71,7 @@ def input_column(
         DataError: bytes of unknown shape that are no image, or a first row that is null or empty.
     """
     kind = array.type
+    # Before the shape is asked for: encoded images say their own, and pixels that Spark decoded too.
     if form is not None and (is_binary(kind) or holds_pixels(kind)):
         return _image_column(array, name=name, shape=shape, rows=rows, form=form, resize=resize)
     if is_binary(kind):
@@ -93,6 +94,7 @@ def input_values(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
     """
     _refuse_nulls(array, name=column.name, rows=rows)
     if is_binary(array.type):
+        # A view of Arrow's own memory: what is checked here is copied once, into the shard.
         values, widths = _bytes(array)
         _check_widths(widths, column=column, rows=rows, size=column.width)
     elif _is_list(array.type):
@@ -129,8 +131,10 @@ def image_values(
         _check_sizes(cells, column=column, rows=rows)
     form = column.image
     assert form is not None, "the caller decodes images"
+    # Threads write into rows of one array: nothing is put together afterwards.
     pixels = np.empty((len(array), *column.shape), np.uint8)
     bad = _for_each(len(array), lambda at: cells.write(at, pixels[at], form=form), threads=threads)
+    # A decoder that failed may have written half an image.
     pixels[list(bad)] = 0
     return pixels, _complaints(bad, name=column.name, rows=rows)
 
@@ -169,6 +173,7 @@ def label_values(array: Any, *, name: str, classes: int | None, rows: Rows) -> n
         DataError: naming column and row: a null, or a label outside 0..classes-1.
     """
     _refuse_nulls(array, name=name, rows=rows)
+    # Without nulls pyarrow need not copy; it would raise if it had to.
     labels = array.to_numpy(zero_copy_only=True)
     where = f"column {name}, partition {rows.partition}"
     check_labels(labels, classes=classes or MOST_CLASSES, where=where, first_row=rows.first)
@@ -201,6 +206,7 @@ def _image_column(
 ) -> Column | None:
     cells = ImageCells(array)
     for index in range(len(array)):
+        # Bytes of just the right length that begin as no image are pixels; an image may have that length too.
         if shape and cells.count_bytes(index) == prod(shape) and not cells.begins(index):
             return Column(name=name, dtype="uint8", shape=shape)
         try:
@@ -209,6 +215,7 @@ def _image_column(
             continue
         channels, *wanted = _image_shape(shape, name=name) or (3, *size)
         return Column(name=name, dtype="uint8", shape=(channels, *(resize or wanted)), image=form)
+    # No image was whole. Damaged images leave the question open; what never began as one is an error of settings.
     strange = [index for index in range(len(array)) if cells.count_bytes(index)]
     if not strange or any(cells.begins(index) for index in strange):
         return None
@@ -233,6 +240,7 @@ def _image_shape(shape: tuple[int, ...], *, name: str) -> tuple[int, ...]:
 def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows) -> None:
     for index in range(len(cells)):
         try:
+            # The header is enough where it agrees: decoding would double the work.
             size = cells.size(index)
             if size != column.shape[1:]:
                 cells.decode(index)  # the header of a damaged file proves nothing
@@ -275,6 +283,7 @@ def _first_shape(array: Any, *, name: str, rows: Rows) -> tuple[int, ...]:
     lengths: list[int] = []
     inside = array.slice(0, 1)
     while _is_list(inside.type):
+        # Level by level, down the first row alone.
         widths, inside = _inside(inside)
         if not widths[0]:
             raise DataError(f"column {name}: {rows.name(0)} is empty; every row needs a value: remove such rows")
@@ -309,6 +318,7 @@ def _bytes(array: Any) -> tuple[np.ndarray, np.ndarray]:
     _, offsets, data = array.buffers()
     if not len(array):
         return np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    # A slice shares the buffers of its whole, so the first edge need not be 0.
     edges = np.frombuffer(offsets, np.int64 if large else np.int32)[array.offset :][: len(array) + 1]
     stored = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
     return stored[edges[0] : edges[-1]], np.diff(edges)
@@ -317,6 +327,7 @@ def _bytes(array: Any) -> tuple[np.ndarray, np.ndarray]:
 def _inside(lists: Any) -> tuple[np.ndarray, Any]:
     """The length of each list of an array without nulls, and all that they hold."""
     if pa.types.is_fixed_size_list(lists.type):
+        # Lists of a fixed size have no offsets.
         return np.full(len(lists), lists.type.list_size, np.int64), lists.flatten()
     return np.diff(lists.offsets.to_numpy()), lists.flatten()
 
@@ -331,6 +342,8 @@ def _numbers(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
         if array.null_count:
             at = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
             raise DataError(_holds_null(column.name, rows.name(at // each)))
+    # Not "safe", which refuses integers beyond 2**24. What float32 cannot hold becomes infinite, and is refused
+    # later.
     return array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=True)
 
 

@@ -56,7 +56,9 @@ class Column:
     def arrow_type(self) -> Any:
         """The Arrow type: bytes for encoded images, else a fixed-size list of a row's values or the bare value."""
         if self.image:
+            # Offsets of 64 bits: a shard may hold more than 2 GB of files.
             return pa.large_binary()
+        # Not nullable: whoever reads a shard need not look for nulls.
         value = _ARROW[self.dtype]
         return pa.list_(pa.field("item", value, nullable=False), self.width) if self.shape else value
 
@@ -64,6 +66,7 @@ class Column:
         """Wrap rows as an Arrow array: `dtype` [n, *shape], not copied if C-contiguous, or encoded images."""
         if isinstance(values, Cells):
             return values.to_arrow()
+        # Arrow's values lie in C order: an array of another layout is copied.
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         return pa.FixedSizeListArray.from_arrays(flat, type=self.arrow_type) if self.shape else flat
 
@@ -104,6 +107,7 @@ def check_labels(labels: np.ndarray, *, classes: int, where: str, first_row: int
     Raises:
         DataError: naming the first bad row.
     """
+    # At once and without a loop; only an error looks for its row.
     bad = (labels < 0) | (labels >= classes)
     if bad.any():
         at = int(bad.argmax())

@@ -27,6 +27,7 @@ class Damage:
         return cls(rows=len(every), examples=every[:_MOST_EXAMPLES])
 
     def __add__(self, other: "Damage") -> "Damage":
+        # The first ones by order of partition: the same on every run, whichever task ended first.
         examples = (self.examples + other.examples)[:_MOST_EXAMPLES]
         return Damage(rows=self.rows + other.rows, examples=examples)
 

@@ -46,6 +46,7 @@ class ImageCells:
 
     def count_bytes(self, index: int) -> int:
         """Bytes in the cell; 0 for null, and for a struct, whose bytes say nothing."""
+        # The length is a cell's own here; nothing else tells pixels from files.
         return 0 if self._holds_pixels else len(self._array[index].as_py() or b"")
 
     def begins(self, index: int) -> bool:
@@ -70,6 +71,7 @@ class ImageCells:
             decode_into(out, cell, form=form)
             return
         image = _pixels(cell)
+        # Spark's source gives OpenCV's order, blue first.
         space = "gray" if len(out) == 1 else form.order
         write_planes(out, convert_space(image, _SPACES[image.shape[2]], space), form=form)
 
@@ -86,6 +88,7 @@ def _pixels(cell: dict[str, Any]) -> np.ndarray:
     data = cell["data"] or b""
     if (
         channels not in _MODES
+        # Modes of 16 bits or floats have as many channels, but not of bytes.
         or cell["mode"] != _MODES[channels]
         or min(height, width) < 1
         or len(data) != height * width * channels

@@ -84,6 +84,7 @@ def size_of(data: bytes | memoryview) -> tuple[int, int]:
     kind = _format(data)
     if kind == "JPEG":
         height, width, turn = _jpeg_header(data)
+        # Orientations 5 to 8 stand the image on its side.
         return (width, height) if turn >= 5 else (height, width)
     if kind == "PNG":
         return _png_size(data)
@@ -116,6 +117,7 @@ def convert_space(image: np.ndarray, held: StoredSpace, wanted: Space) -> np.nda
     """Turn uint8 [height, width, channels] of one colour space into another; alpha is dropped."""
     if held == wanted:
         return image
+    # OpenCV drops the axis of a single channel.
     return cv2.cvtColor(image, _CONVERSIONS[held, wanted]).reshape(*image.shape[:2], -1)
 
 
@@ -136,12 +138,14 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: Literal["exact", "sho
     height, width = image.shape[:2]
     if mode == "shorter_side":
         scale = max(size[0] / height, size[1] / width)
+        # At least the size, whatever rounding makes of a product.
         covering = max(size[0], round(height * scale)), max(size[1], round(width * scale))
         _check_size(*covering)
         top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
         return resize(image, covering, "exact")[top : top + size[0], left : left + size[1]]
     if (height, width) == size:
         return image
+    # OpenCV takes width before height, and drops an axis of one.
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, image.shape[2])
 
 
@@ -166,6 +170,7 @@ def write_planes(out: np.ndarray, image: np.ndarray, *, form: ImageForm) -> None
     if len(out) == 1:
         out[0] = image[..., 0]
     else:
+        # Straight into the planes: a transposed copy would pass over the memory once more.
         cv2.split(image, tuple(out))
 
 
@@ -177,6 +182,7 @@ def encode_jpeg(image: np.ndarray, *, quality: int = 90, order: Literal["rgb", "
         quality: 1 to 100.
         order: of the channels.
     """
+    # 4:2:0 is what libjpeg writes by default.
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, order, "420")
 
 
@@ -211,6 +217,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
         marker = data[at + 1]
         if data[at] != 0xFF or marker in _END_MARKERS:
             break
+        # Fill bytes may stand before a marker, and bare markers anywhere.
         if marker == 0xFF or marker in _BARE_MARKERS:
             at += 1 if marker == 0xFF else 2
             continue
@@ -231,6 +238,7 @@ def _orientation(exif: bytes) -> int:
     if not end or len(exif) < 10:
         return 1
     (first,) = struct.unpack_from(end + "I", exif, 4)
+    # The count is the file's claim; the loop is bounded by the bytes that are there.
     count = struct.unpack_from(end + "H", exif, first)[0] if first + 2 <= len(exif) else 0
     for at in range(first + 2, min(first + 2 + 12 * count, len(exif) - 11), 12):
         tag, kind, _, value = struct.unpack_from(end + "HHIH", exif, at)
@@ -240,6 +248,8 @@ def _orientation(exif: bytes) -> int:
 
 
 def _decode_jpeg(data: bytes, space: Space) -> np.ndarray:
+    # Our own walk over the markers first: it finds the orientation, and refuses a size before memory is reserved
+    # for it.
     *_, turn = _jpeg_header(data)
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -314,6 +324,8 @@ def _opened(data: bytes, kind: str) -> Any:
             f"{len(data)} bytes that begin with {data[:8]!r} are no image; known are JPEG, PNG, {', '.join(_RARE)}"
         )
     try:
+        # By its class and not by `Image.open`, which would try every plug-in that is installed, those that start
+        # programs too.
         image = _RARE[kind](io.BytesIO(data))
     except MemoryError:
         raise
@@ -329,6 +341,7 @@ def _opened(data: bytes, kind: str) -> Any:
 def _decode_rare(data: bytes, kind: str) -> np.ndarray:
     """A GIF, BMP, WebP or TIFF as RGB."""
     image = _opened(data, kind)
+    # 32 bits say nothing of where white is.
     if image.mode in ("F", "I"):
         raise BadImage(f"the {kind} has pixels of kind {image.mode}; they must have 8 or 16 bits: convert it first")
     try:

@@ -61,10 +61,12 @@ def next_piece(plan: InputPlan, batch: pa.RecordBatch, start: int, *, column: Co
         start: the first one wanted.
         column: what earlier rows have shown the input to be.
     """
+    # It takes one whole image to know how large all are when decoded.
     if column is None and plan.form is not None:
         return batch.slice(start, _PIECE_ROWS)
     if column is not None and column.image and not plan.keep_files:
         return batch.slice(start, max(1, _PIECE_BYTES // column.row_bytes))
+    # Pixels and numbers take no more memory than they do already; files that stay files are decoded one by one.
     return batch.slice(start)
 
 
@@ -84,6 +86,7 @@ def read_inputs(plan: InputPlan, batch: pa.RecordBatch, *, column: Column | None
     errors = _errors(batch)
     if "name" in batch.schema.names:
         rows = replace(rows, names=batch.column("name"))
+    # First: damaged rows are null in every column, and null is an error everywhere below.
     batch = _with_stand_ins(batch, errors)
     if len(errors) == batch.num_rows:
         return _nothing(batch, errors.values(), column=column)
@@ -98,6 +101,7 @@ def read_inputs(plan: InputPlan, batch: pa.RecordBatch, *, column: Column | None
         return _nothing(batch, complaints.values(), column=None)
     if column.image and plan.keep_files:
         complaints = check_images(cells, name=plan.name, rows=rows, threads=plan.threads)
+        # Of no one shape: each file keeps its own size.
         column, values = replace(column, shape=()), np.zeros(0, np.uint8)
     elif column.image:
         values, complaints = image_values(
@@ -105,11 +109,13 @@ def read_inputs(plan: InputPlan, batch: pa.RecordBatch, *, column: Column | None
         )
     else:
         values, complaints = input_values(cells, column=column, rows=rows), {}
+    # Behind the checks: what they say of a stand-in gives way to the row's own error.
     complaints |= errors
     good = np.ones(batch.num_rows, bool)
     good[list(complaints)] = False
     damage = Damage.of(complaints[row] for row in sorted(complaints))
     if len(values) and not good.all():
+        # Copied only where something is left out, which is seldom.
         values = values[good]
     return Inputs(column=column, values=values, good=good, damage=damage, batch=batch)
 
@@ -133,5 +139,6 @@ def _with_stand_ins(batch: pa.RecordBatch, errors: dict[int, str]) -> pa.RecordB
         return batch
     source = np.arange(batch.num_rows)
     bad = list(errors)
+    # Any row without an error will do: what is made of it is dropped again.
     source[bad] = np.delete(source, bad)[0]
     return batch.take(pa.array(source))

@@ -23,15 +23,18 @@ class Cells:
     def of(cls, array: Any) -> "Cells":
         """View an Arrow array, binary or large_binary and without nulls; the bytes are not copied."""
         if not len(array):
+            # An array without rows may come without buffers.
             return cls(data=np.zeros(0, np.uint8), edges=np.zeros(1, np.int64))
         _, edges, data = array.buffers()
         kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+        # A slice shares the buffers of its whole: its edges begin at the offset, and seldom at 0.
         here = np.frombuffer(edges, kind)[array.offset :][: len(array) + 1]
         stored = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
         return cls(data=stored, edges=here.astype(np.int64, copy=False))
 
     def to_arrow(self) -> Any:
         """Wrap the rows as a large_binary array; the bytes are not copied."""
+        # Cut to its own rows, or a slice would carry the bytes of its whole into the file.
         data = self.data[self.edges[0] : self.edges[-1]]
         edges = self.edges - self.edges[0]
         return pa.LargeBinaryArray.from_buffers(

@@ -92,8 +92,10 @@ class RowReader:
         for batch in batches:
             at = 0
             while at < batch.num_rows:
+                # Piece by piece, since Spark's batches are cut by rows: 10,000 images are 2 GB when decoded.
                 piece = next_piece(self._plan.input, batch, at, column=self._column)
                 found = self._read(piece)
+                # Damaged rows count: held-out rows and names must not move when one is repaired.
                 self._rows = replace(self._rows, first=self._rows.first + piece.num_rows)
                 at += piece.num_rows
                 if found is not None:
@@ -101,13 +103,16 @@ class RowReader:
 
     def _read(self, batch: pa.RecordBatch) -> WholeRows | None:
         plan, rows = self._plan, self._rows
+        # Before anything is counted or decoded: a fault ends the task, whatever else the rows hold.
         _refuse_faults(batch)
         found = read_inputs(plan.input, batch, column=self._column, rows=rows)
+        # What the first whole row was, all others must be.
         self._column = found.column
         self.damage += found.damage
         column, good = found.column, found.good
         if column is None or not good.any():
             return None
+        # Of all rows, with stand-ins for damaged ones, so that an error names the row by its number in the source.
         labels = label_values(found.batch.column(1), name=plan.label, classes=plan.classes, rows=rows)
         marks = None
         if plan.validation:

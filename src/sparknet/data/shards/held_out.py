@@ -35,6 +35,7 @@ def held_out(seed: int, *, partition: int, start: int, rows: int, fraction: floa
     edges = np.ceil(np.append(strata, strata[-1] + 1) / fraction)
     edges = np.minimum(edges, 2.0**62).astype(np.int64)  # a tiny fraction leaves the range of int64
     picks = edges[:-1] + (_draws(seed, partition, strata) * np.diff(edges)).astype(np.int64)
+    # Strata at the edges reach beyond these rows: their draw belongs to the neighbours.
     inside = picks[(picks >= start) & (picks < start + rows)]
     marks[inside - start] = True
     return marks
@@ -43,9 +44,11 @@ def held_out(seed: int, *, partition: int, start: int, rows: int, fraction: floa
 def _draws(seed: int, partition: int, strata: np.ndarray) -> np.ndarray:
     """One number in [0, 1) for each of the consecutive strata, float64."""
     first, last = int(strata[0]) // _DRAWS, int(strata[-1]) // _DRAWS
+    # Drawn in whole runs, of which a part is used: a row's number does not depend on where a batch begins.
     runs = [_random(seed, partition, run).random(_DRAWS) for run in range(first, last + 1)]
     return np.concatenate(runs)[strata - first * _DRAWS]
 
 
 def _random(seed: int, *key: int) -> np.random.Generator:
+    # Philox is named because `default_rng` may become another generator in a later numpy.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))

@@ -17,6 +17,7 @@ from sparknet.whole_files import whole_file
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "MEAN_NAME", "Manifest", "save_mean_image"]
 
+# Part of the fingerprint too: shards of another version are never found, only prepared anew.
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 MEAN_NAME = "mean.npy"
@@ -95,6 +96,7 @@ class Manifest:
         """
         path = Path(directory) / self.mean_image
         try:
+            # A store may be shared: nothing in it is unpickled.
             mean = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot be read: {error}; {_remedy(path.parent)}") from error
@@ -112,6 +114,7 @@ class Manifest:
             OSError: the directory cannot be written.
         """
         path = Path(directory) / MANIFEST_NAME
+        # A NaN is no JSON; it would be written and not be read again by others.
         text = json.dumps(encode(self), indent=1, allow_nan=False)
         with whole_file(path) as draft:
             draft.write_text(text, encoding="utf-8")
@@ -132,6 +135,7 @@ class Manifest:
             raise DataError(f"{path}: no such file; {remedy}") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
+        # Before the fields: another version has others, and would be told as damage.
         version = values.get("version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION:
             raise DataError(f"{path}: version {version!r}; this release reads {FORMAT_VERSION}: {remedy}")

@@ -49,16 +49,20 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     """
     damage = sum((report.damage for report in reports), Damage())
     rows = sum(shard.rows for report in reports for shard in report.shards)
+    # First: too much damage explains whatever else may look wrong below.
     damage.check(rows + damage.rows, share=data.corrupt_share)
     column = _common_column(reports, name=data.image)
     parts = {split: _shards(reports, split) for split in ("train", "validation")}
     for split, part in parts.items():
         if not part:
             raise DataError(f"the {split} set is empty; {_empty_remedy(data, split)}")
+    # Before the renames: a shard that the driver does not see shows that the store is not shared.
     train = _train_statistics(hidden, reports, shape=column.shape)
     classes = data.classes or _count_classes(reports, origin.table)
+    # Classes that no training row has count 0: a net has outputs for them.
     counts = [*train.label_counts.tolist(), *[0] * (classes - len(train.label_counts))]
     shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
+    # What attempts left that failed or were overtaken, and the files of sums.
     _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
     save_mean_image(hidden, train.mean_image)
     Manifest(
@@ -87,11 +91,14 @@ def publish(hidden: Path, directory: Path) -> None:
         OSError: it cannot be renamed.
     """
     try:
+        # One step on one file system, and refused where the directory exists and is not empty.
         hidden.rename(directory)
     except OSError as error:
+        # File systems differ in which of the two they give.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return
+    # The new name is in the parent directory, which has to reach the disk too.
     _sync_directory(directory.parent)
 
 
@@ -159,11 +166,15 @@ def _train_statistics(hidden: Path, reports: Sequence[PartitionReport], *, shape
             f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; set data.store "
             "to a directory that the driver and every worker share"
         )
+    # One after the other, in the order of partitions: floats are added in the same order on every run, and one part
+    # is in memory at a time.
     parts = (Statistics.load(hidden / report.sums) for report in reports if report.sums)
     return Statistics.merged(parts, shape=shape)
 
 
 def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
+    # In the order of partitions, so that the same rows have the same numbers in training, whichever attempt wrote
+    # them.
     shards: list[Shard] = []
     for number, report in enumerate(part):
         name = f"{report.split}-{number:05d}.arrow"

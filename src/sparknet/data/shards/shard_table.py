@@ -178,11 +178,13 @@ class ShardTable:
     def _find(self, rows: np.ndarray, low: int, high: int) -> _Places:
         """Look up rows, of which `low` is the smallest and `high` the largest, and open their shards."""
         first = bisect_right(self._edges, low) - 1
+        # All in one shard: numpy gathers them in one call.
         if high < self._edges[first + 1]:
             self._open(first)
             return _Places(rows=rows, owners=[first], local=rows - self._edges[first])
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         owners: list[int] = owner.tolist()
+        # Once all are open, the set of owners need not be made for every batch.
         if len(self._opened) < len(self._shards):
             for index in set(owners):
                 self._open(index)
@@ -224,6 +226,7 @@ class ShardTable:
         stored = self._bytes[column.name]
         size, first = column.row_bytes, places.local * column.row_bytes
         ranges = zip(places.owners, first.tolist(), (first + size).tolist(), strict=True)
+        # A bytearray, since numpy gives a read-only array over bytes, and `take` promises a writable one.
         joined = bytearray().join([stored[owner][low:high] for owner, low, high in ranges])
         return np.frombuffer(joined, column.dtype).reshape(len(first), *column.shape)
 
@@ -245,16 +248,19 @@ class ShardTable:
         if self._threads == 1 or pieces == 1:
             return work(0, len(wanted))
         edges = [len(wanted) * piece // pieces for piece in range(pieces + 1)]
+        # `list` raises what a thread raised.
         list(self._decoders().map(work, edges[:-1], edges[1:]))
 
     def _decoders(self) -> ThreadPoolExecutor:
         with self._lock:
+            # Made when first needed: a table of pixels has no threads, and threads do not survive a fork.
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="sparknet-decode")
             return self._pool
 
     def _open(self, index: int) -> None:
         """Map a shard into memory if it is not yet."""
+        # Two threads may open one shard at the same time: both map the same file and store equal views.
         if index in self._opened:
             return
         batch = _read(self._directory / self._shards[index].path, self._shards[index], self._columns)
@@ -282,11 +288,13 @@ def _read(path: Path, shard: Shard, columns: Sequence[Column]) -> Any:
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: the shard is damaged: {error}; {remedy}") from error
     expected = schema_of(columns)
+    # Held against the manifest, since numpy will read whatever bytes there are in the type that it is told.
     if not schema.equals(expected):
         raise DataError(
             f"{path}: the shard's columns are {_one_line(schema)}; the manifest says {_one_line(expected)}: "
             f"{remedy}"
         )
+    # One batch: only then is a column one piece of memory.
     found = [batch.num_rows for batch in batches]
     if found != [shard.rows]:
         raise DataError(f"{path}: batches of {found} rows; the manifest says one of {shard.rows}: {remedy}")

@@ -67,8 +67,11 @@ class ShardWriter:
         at = 0
         while at < len(labels):
             before = int(ends[at - 1]) if at else 0
+            # How far the rows at hand reach before this file is full: no loop over single rows.
             room = before + self._shard_bytes - self._filled_bytes
             stop = int(np.searchsorted(ends, room, side="right"))
+            # The next row does not fit; in an empty file it would be taken all the same, or a large row had no
+            # place.
             if stop <= at and self._labels:
                 self._finish_file()
                 continue
@@ -77,6 +80,7 @@ class ShardWriter:
             self._labels.append(labels[piece])
             self._filled_bytes += int(ends[piece.stop - 1]) - before
             counted = Statistics.of(inputs[piece], labels[piece])
+            # While the pixels are in the cache and decoded: a second pass over a shard would read all of it again.
             self._counted = Statistics.merged([self._counted, counted], shape=self._columns[0].shape)
             at = piece.stop
 
@@ -93,7 +97,9 @@ class ShardWriter:
     def _finish_file(self) -> None:
         name = f"{self._prefix}-{len(self.written):04d}.arrow"
         image, label = (column.name for column in self._columns)
+        # One batch for a file, as `ShardTable` needs it.
         batch = batch_of(self._columns, {image: self._inputs.filled(), label: np.concatenate(self._labels)})
+        # Under its name only when whole: a task that is killed leaves drafts, which nobody takes for shards.
         _write(self._directory / name, batch)
         self.written.append(WrittenShard(name=name, statistics=self._counted))
         self._inputs.clear()

@@ -107,11 +107,13 @@ class Statistics:
 
         Deviations: d = d1 + d2 + (mean2 - mean1)² n1 n2 / (n1 + n2), after Chan, Golub and LeVeque (1983).
         """
+        # Parts have seen different largest labels.
         counts = np.zeros(max(len(self.label_counts), len(part.label_counts)), np.int64)
         counts[: len(self.label_counts)] = self.label_counts
         counts[: len(part.label_counts)] += part.label_counts
         deviation = self.channel_deviation + part.channel_deviation
         here, there = self._values, part._values
+        # An empty part has no mean.
         if here and there:
             apart = part.channel_sum / there - self.channel_sum / here
             deviation += apart**2 * (here * (there / (here + there)))
@@ -125,6 +127,7 @@ class Statistics:
 
 def _by_channel(values: np.ndarray) -> np.ndarray:
     """Sum over all axes but the first: of floats float64, of integers int64."""
+    # In 64 bits, whatever numpy would choose: a float32 sum over a million rows has lost its last digits.
     wide = np.float64 if values.dtype.kind == "f" else np.int64
     return values.reshape(len(values), -1).sum(axis=1, dtype=wide)
 
@@ -143,6 +146,7 @@ def _count_bytes(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # numpy adds narrow integers fastest: of a block's bytes 16 bits hold the sum, of the squares 32
         values, squared = np.zeros(total.shape, np.uint32), np.zeros(total.shape, np.uint32)
         for block in _blocks(inputs[at : at + _MOST_SQUARES], most_rows=_MOST_BYTES):
+            # 255² fits 16 bits.
             square = np.square(block, dtype=np.uint16)
             values += block[0] if len(block) == 1 else block.sum(axis=0, dtype=np.uint16)
             squared += square[0] if len(block) == 1 else square.sum(axis=0, dtype=np.uint32)
@@ -161,6 +165,7 @@ def _count_bytes(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _count_floats(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As `_count_bytes`."""
+    # Two passes, mean first: the square of a sum would take away the digits that the deviation is made of.
     total = inputs.sum(axis=0, dtype=np.float64)
     by_place = np.zeros(total.shape)
     if len(inputs):

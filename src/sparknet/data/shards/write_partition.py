@@ -92,6 +92,7 @@ class _Writers:
     def append(self, rows: WholeRows, marks: np.ndarray) -> None:
         """Add rows; `marks` are the validation rows among them, bool [n]."""
         for writer, chosen in ((self._validation, marks), (self._train, ~marks)):
+            # Most often: no copy is made of the rows.
             if chosen.all():
                 files = None if rows.files is None else Cells.of(rows.files)
                 writer.append(rows.values, rows.labels, encoded=files)
@@ -103,6 +104,7 @@ class _Writers:
         """Close all files; name the file of sums, and report on the shards."""
         train, validation = self._train.close(), self._validation.close()
         sums = f"sums-{self._attempt}.npz"
+        # Of training rows alone: mean and deviation must know nothing of those that are held out.
         total = Statistics.merged((shard.statistics for shard in train), shape=self.column.shape)
         total.save(self._directory / sums)
         written: list[tuple[Literal["train", "validation"], Any]] = [
@@ -138,11 +140,13 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
     writers: _Writers | None = None
     try:
         for rows in reader.read(batches):
+            # Only now: what a row is, the first whole one tells.
             if writers is None:
                 writers = _Writers(plan, column=rows.column, partition=partition)
             writers.append(rows, _marks(plan, rows, partition=partition))
         if not reader.rows:
             return None
+        # A partition of damaged rows alone writes nothing, and yet is reported, for its damage counts.
         sums, shards = writers.finish() if writers else ("", ())
     except OSError as error:
         raise DataError(

@@ -49,6 +49,7 @@ def read(partition: RowRange, storage: Storage = LOCAL) -> Iterator[pa.RecordBat
         DataError: the file cannot be read, has shrunk, or holds a label above 9; names file and row.
     """
     start, size = partition.start * _RECORD_BYTES, (partition.stop - partition.start) * _RECORD_BYTES
+    # One ranged read of 15 MB, and views of it: an object store answers one request.
     data = memoryview(storage.place(partition.path).read_range(start, size))
     for first, last in ranges(partition.start, partition.stop, _BATCH_ROWS):
         piece = data[first * _RECORD_BYTES - start : last * _RECORD_BYTES - start]
@@ -56,6 +57,7 @@ def read(partition: RowRange, storage: Storage = LOCAL) -> Iterator[pa.RecordBat
 
 
 def _partitions_of(file: Facts, *, storage: Storage) -> list[RowRange]:
+    # The only thing that can be told without reading: the format has no header and no checksum.
     rows, rest = divmod(file.bytes, _RECORD_BYTES)
     if rest or not rows:
         raise DataError(
@@ -67,6 +69,7 @@ def _partitions_of(file: Facts, *, storage: Storage) -> list[RowRange]:
 
 def _decode(data: memoryview, *, path: str, start: int) -> pa.RecordBatch:
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD_BYTES)
+    # The labels stand between the images, so both are copied apart.
     labels = records[:, 0].astype(np.int64)
     check_labels(labels, classes=_CLASSES, where=path, first_row=start)
     return pixel_batch(records[:, 1:], labels)

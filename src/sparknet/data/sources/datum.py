@@ -111,6 +111,7 @@ def _written_by_caffe(view: memoryview) -> Datum | None:
     at, numbers = 0, [0, 0, 0]
     try:
         for field in (_CHANNELS, _HEIGHT, _WIDTH):
+            # Tag and wire type (varint, 0) of a low field number are one byte.
             if view[at] != field << 3:
                 return None
             numbers[field - 1], at = _number(view, at + 1, _NUMBER_BYTES)
@@ -118,6 +119,7 @@ def _written_by_caffe(view: memoryview) -> Datum | None:
             return None
         size, start = _number(view, at + 1, _LENGTH_BYTES)
         end = start + size
+        # Beyond the record this is an IndexError, so a length that claims too much is found here.
         if view[end] != _LABEL << 3:
             return None
         label, at = _number(view, end + 1, _NUMBER_BYTES)
@@ -143,6 +145,7 @@ def _in_any_order(view: memoryview) -> Datum:
         elif kind == _BYTES and field in (_DATA, _FLOATS):
             piece, at = _piece(view, at)
             if field == _DATA:
+                # The last of a field wins, and is a view: nothing of the image is copied.
                 data = piece
             else:
                 floats.append(_packed(piece, at - len(piece)))
@@ -173,6 +176,7 @@ def _number(view: memoryview, at: int, longest: int) -> tuple[int, int]:
         byte = view[at + place]
         number |= (byte & 127) << 7 * place
         if byte < 128:
+            # Ten bytes hold 70 bits, of which protobuf keeps 64.
             return number & 0xFFFF_FFFF_FFFF_FFFF, at + place + 1
     raise DataError(f"offset {at}: a number of more than {longest} bytes")
 
@@ -180,6 +184,7 @@ def _number(view: memoryview, at: int, longest: int) -> tuple[int, int]:
 def _read_tag(view: memoryview, at: int) -> tuple[int, int, int]:
     """Field, wire type, and where the value begins."""
     tag, after = _number(view, at, _TAG_BYTES)
+    # Field 0 does not exist, and tags have 32 bits.
     if not 8 <= tag < 1 << 32 or tag & 7 > _FIXED32:
         raise DataError(f"offset {at}: {tag:#x} is no field's tag")
     return tag >> 3, tag & 7, after
@@ -187,6 +192,7 @@ def _read_tag(view: memoryview, at: int) -> tuple[int, int, int]:
 
 def _piece(view: memoryview, at: int) -> tuple[memoryview, int]:
     size, start = _number(view, at, _LENGTH_BYTES)
+    # Checked by hand: a slice of a view that is too long is cut short without a word.
     if size > len(view) - start:
         raise DataError(f"offset {at}: a field of {size} bytes, and the record ends after {len(view) - start}")
     return view[start : start + size], start + size
@@ -219,6 +225,7 @@ def _skip(view: memoryview, at: int) -> int:
 def _packed(piece: memoryview, at: int) -> np.ndarray:
     if len(piece) % 4:
         raise DataError(f"offset {at}: float_data of {len(piece)} bytes, which is no multiple of 4")
+    # At any offset, aligned or not, and without a copy.
     return np.frombuffer(piece, "<f4")
 
 
@@ -236,6 +243,7 @@ def _tagged(view: memoryview, at: int) -> tuple[np.ndarray, int]:
     while True:
         # a longer look only after a full one: looking at all that is left would make many short runs slow
         pairs = np.frombuffer(view, _TAGGED_FLOAT, count=min(count, left), offset=at)
+        # As one array of tag and value: ten thousand floats would be ten thousand calls.
         ours = pairs["tag"] == _FLOAT_TAG
         run = len(pairs) if ours.all() else int(ours.argmin())
         if run < count or count >= left:

@@ -46,13 +46,16 @@ def read(partition: RowRange, storage: Storage = LOCAL) -> Iterator[pa.RecordBat
     yield pixel_batch(images[rows], labels[rows])
 
 
+# Once in a process: the package parses a text file for it.
 @cache
 def _arrays() -> tuple[np.ndarray, np.ndarray]:
     try:
+        # Not at the top: it is an extra, and the command line imports this module for its name alone.
         datasets = importlib.import_module("sklearn.datasets")
     except ModuleNotFoundError as error:
         raise MissingDependency(
             "the digits need scikit-learn, which is not installed: pip install 'sparknet[demo]'"
         ) from error
     digits = datasets.load_digits()
+    # Floats in the package, but whole numbers from 0 to 16.
     return digits.images.astype(np.uint8)[:, np.newaxis], digits.target.astype(np.int64)

@@ -74,9 +74,11 @@ def find_files(path: str, *, in_directory: Sequence[str], what: str, storage: St
         DataError: nothing is there, or it cannot be reached.
     """
     place = storage.place(path)
+    # The name itself first: a file may be named like a pattern.
     here = place.facts()
     if here and here.is_directory:
         listings: dict[str, list[Facts]] = {}  # several patterns look into one directory, which is listed once
+        # The first pattern that matches: a directory may hold a file both plain and gzipped.
         for pattern in in_directory:
             found = _named_like(place / pattern, listings)
             if found:
@@ -105,6 +107,7 @@ def _named_like(pattern: Place, listings: dict[str, list[Facts]]) -> list[Facts]
     directory = pattern.parent
     if directory.uri not in listings:
         listings[directory.uri] = directory.files()
+    # Hidden files are what other programs are about to write, or macOS has left there.
     hidden = pattern.name.startswith(".")
     named = (file for file in listings[directory.uri] if fnmatchcase(file.name, pattern.name))
     return [file for file in named if hidden or not file.name.startswith(".")]
@@ -114,6 +117,7 @@ def split_rows(file: Place | Path, *, rows: int, most: int) -> list[RowRange]:
     """Cut a file's rows into as few ranges of nearly equal size as keep each within `most` rows."""
     uri = file.uri if isinstance(file, Place) else str(file.absolute())
     count = -(-rows // most)
+    # Nearly equal: a short last range would leave a core idle while the others end.
     bounds = [rows * part // count for part in range(count + 1)] if count else [0]
     return [RowRange(path=uri, start=start, stop=stop) for start, stop in itertools.pairwise(bounds)]
 

@@ -60,6 +60,7 @@ class NamedRows:
 
     def has_room(self, row: NamedRow) -> bool:
         """Tell whether the row fits into the batch; the first one always does."""
+        # Bounded by bytes and by rows: an archive of thumbnails would make batches of a million names.
         return not self._rows or (len(self) < _BATCH_ROWS and self._bytes + row.bytes <= _BATCH_BYTES)
 
     def append(self, row: NamedRow) -> None:
@@ -84,6 +85,7 @@ def pixel_batch(pixels: np.ndarray, labels: np.ndarray) -> pa.RecordBatch:
     """
     flat = np.ascontiguousarray(pixels).reshape(-1)
     width = flat.size // len(labels)
+    # Built from buffers: the pixels lie there already, end to end, as Arrow wants them.
     offsets = np.arange(len(labels) + 1, dtype=np.int32) * np.int32(width)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(flat)]
     images = pa.Array.from_buffers(pa.binary(), len(labels), buffers)
@@ -97,11 +99,13 @@ def binary_array(values: Sequence[bytes | memoryview | None]) -> Any:
     """
     sizes = [0 if value is None else len(value) for value in values]
     offsets = np.zeros(len(values) + 1, np.int32)
+    # 32 bits suffice: a batch is 8 MB, or a single image of at most 256 MB.
     np.cumsum(sizes, out=offsets[1:])
     data = pa.allocate_buffer(int(offsets[-1]))
     target = memoryview(data).cast("B")
     for value, start, size in zip(values, offsets.tolist(), sizes, strict=False):
         if value is not None:
             target[start : start + size] = value
+    # Arrow packs the bits itself; the buffer behind an array of booleans is such a bitmap.
     valid = pa.array([value is not None for value in values], pa.bool_()).buffers()[1]
     return pa.Array.from_buffers(pa.binary(), len(values), [valid, pa.py_buffer(offsets), data])

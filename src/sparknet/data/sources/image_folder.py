@@ -73,6 +73,7 @@ def _partitions(
     return [
         FolderPartition(
             directory=root.uri,
+            # Names travel without their directory, which is the same for all.
             names=tuple(name for name, _ in images[start:stop]),
             labels=tuple(numbers[_class_of(name)] for name, _ in images[start:stop]),
             sizes=tuple(file.bytes for _, file in images[start:stop]),
@@ -92,6 +93,7 @@ def read(partition: FolderPartition, storage: Storage = LOCAL) -> Iterator[pa.Re
     root = storage.place(partition.directory)
     batch = NamedRows()
     with ThreadPoolExecutor(_READERS) as pool:
+        # Group by group: `map` would otherwise read the whole partition ahead of whoever takes the rows.
         for start, stop in _groups(partition.sizes):
             places = [root / name for name in partition.names[start:stop]]
             contents = pool.map(_content, places, partition.sizes[start:stop])
@@ -110,6 +112,7 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Which consecutive files are read at the same time: a few, and fewer where they are large."""
     start, held = 0, 0
     for stop, size in enumerate(sizes):
+        # One file at least, however large it is.
         if stop > start and (stop - start >= 4 * _READERS or held + size > _READ_AT_ONCE_BYTES):
             yield start, stop
             start, held = stop, 0
@@ -119,6 +122,7 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _content(place: Place, size: int) -> bytes | None:
     """The file; None where it is larger than an image."""
+    # A video among the images would fill the memory of the task.
     return place.read() if size <= LARGEST_IMAGE else None
 
 
@@ -126,6 +130,7 @@ def _what_is_wrong(place: Place, data: bytes | None) -> str | None:
     if data is None:
         return f"{place.uri}: more than {LARGEST_IMAGE} bytes, which no image has"
     try:
+        # The header alone: whoever needs the pixels decodes them, and finds what is damaged behind it.
         size_of(data)
     except BadImage as error:
         return f"{place.uri}: {error}"
@@ -133,6 +138,7 @@ def _what_is_wrong(place: Place, data: bytes | None) -> str | None:
 
 
 def _class_names(images: Sequence[tuple[str, Facts]]) -> tuple[str, ...]:
+    # Sorted, as torchvision's ImageFolder numbers them too.
     return tuple(sorted({_class_of(name) for name, _ in images}))
 
 

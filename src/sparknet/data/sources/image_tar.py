@@ -108,6 +108,7 @@ def read(partition: TarPartition, storage: Storage = LOCAL) -> Iterator[pa.Recor
             row = _row(pieces, member, labels, place)
             if row is None:
                 continue
+            # Also when little of what was fetched is images: the rows' views keep whole pieces in memory.
             if not batch.has_room(row) or (len(batch) and pieces.fetched_bytes > _MOST_HELD_BYTES):
                 yield batch.take()
                 pieces.fetched_bytes = 0
@@ -125,6 +126,7 @@ def _archives(where: Location) -> list[Facts]:
     found = find_files(where.path, in_directory=patterns, what="tar files", storage=where.storage)
     other = _STANDARD["test" if where.split == "train" else "train"] + ".tar"
     if where.storage.place(where.path).name != other:  # whoever names it means it
+        # `*.tar` in a directory of both archives would mix the splits.
         found = [file for file in found if file.name != other]
     if not found:
         raise DataError(
@@ -155,6 +157,7 @@ def _label_file(where: Location, archive: Facts) -> Facts:
 
 
 def _partitions(archives: Sequence[Facts], labels: Facts, storage: Storage) -> list[TarPartition]:
+    # A Python worker outlives its task, and the label file may be another by the next run.
     state = (labels.bytes, labels.modified_ns)
     return [
         TarPartition(uri=archive.uri, start=start, stop=stop, labels=labels.uri, labels_state=state)
@@ -165,6 +168,7 @@ def _partitions(archives: Sequence[Facts], labels: Facts, storage: Storage) -> l
 
 def _parts(place: Place, size: int) -> Iterator[tuple[int, int]]:
     start = 0
+    # Cutting needs every header: cheap for a local file, for a remote one the whole file through the driver.
     if size > (_PARTITION_BYTES if place.local else _REMOTE_WHOLE_BYTES):
         whole = True
         for member in _indexed(place, size):
@@ -203,6 +207,7 @@ def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[TarMember]
         if not member.name.lower().endswith(".tar"):
             yield member
             continue
+        # An archive within that is cut short is told of, and its members are read as far as they are there.
         if member.damage:
             yield member
         if not member.is_link:
@@ -211,13 +216,16 @@ def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[TarMember]
 
 def _row(pieces: "_Pieces", member: TarMember, labels: Labels, place: Place) -> NamedRow | None:
     base = posixpath.basename(member.name)
+    # By base name: label files and archives differ in their directories.
     label = labels.of(base)
     expected = label is not None or base.lower().endswith(IMAGE_SUFFIXES)
     if member.damage:
         meant = expected or not member.is_link or base.lower().endswith(".tar")
         return _damaged(member, member.damage, place) if meant else None
+    # macOS's own attributes beside a file, with the file's name and suffix.
     if base.startswith("._"):
         return None
+    # By its first bytes: names lie (ImageNet has a PNG named .JPEG).
     if not is_encoded(pieces.slice(member.offset, min(member.bytes, 64))):
         return _damaged(member, "its bytes are no image", place) if expected else None
     if label is None:
@@ -262,6 +270,7 @@ class _Pieces:
         """These bytes, which must lie before `stop`."""
         begin = offset - self._start
         if begin < 0 or begin + size > len(self._piece):
+            # Never beyond `stop`, where another task's part begins.
             self._fetch(offset, max(size, min(self._least, self._stop - offset)))
             begin = 0
         return self._piece[begin : begin + size]
@@ -269,11 +278,14 @@ class _Pieces:
     def _fetch(self, offset: int, size: int) -> None:
         begin = offset - self._start
         rest = self._piece[begin:] if begin >= 0 else self._piece[:0]  # is not read again
+        # A new buffer for each piece: rows of the last one may still be waiting in a batch.
         buffer = memoryview(pa.allocate_buffer(size)).cast("B")
         buffer[: len(rest)] = rest
         filled = len(rest)
         try:
+            # Past Python's own buffer, which would copy every byte once more.
             self._file.raw.seek(offset + filled, os.SEEK_SET)
+            # A read may give fewer bytes than asked for; 0 is the end.
             while filled < size and (count := self._file.raw.readinto(buffer[filled:])):
                 filled += count
         except OSError as error:

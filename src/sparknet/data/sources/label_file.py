@@ -92,6 +92,7 @@ def write_labels(place: Place, labels: Iterable[tuple[str, int]]) -> None:
     with place.writing() as file:
         for name, label in labels:
             line = f"{name} {label}\n".encode()
+            # By reading the line again: what cannot be read is found now, and not by whoever trains.
             if not _readable(line, name.encode(), label):
                 raise DataError(
                     f"{place}: {name!r} with label {label!r} is no line of a label file; names are of one line and "
@@ -174,10 +175,12 @@ def _bad_line(lines: list[bytes], first: int, place: Place) -> DataError:
 
 
 def _sorted(place: Place, names: Any, bases: Any, values: np.ndarray) -> Labels:
+    # Sorted by Arrow: Python's own would make an object of each of a million names.
     order = pc.call_function("sort_indices", [bases])
     bases, values = bases.take(order), values[order.to_numpy()]
     # Equal neighbours once they are sorted: a dictionary of a million names would take several times the memory.
     again = pc.call_function("equal", [bases[1:], bases[:-1]]).to_numpy(zero_copy_only=False)
+    # The same name twice with one label is harmless.
     different = again & (values[1:] != values[:-1])
     if different.any():
         at = int(different.argmax())
@@ -185,6 +188,7 @@ def _sorted(place: Place, names: Any, bases: Any, values: np.ndarray) -> Labels:
             f"{place}: {bases[at].as_py().decode()} has the labels {values[at]} and {values[at + 1]}; images are "
             "found by their names without directories, so a name has one label: correct the file or rename an image"
         )
+    # The first of equal names.
     kept = np.flatnonzero(np.concatenate(([True], ~again)))
     names = names.take(order.take(pa.array(kept)))
     del order, bases, again

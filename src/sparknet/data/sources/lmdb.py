@@ -148,6 +148,7 @@ def read(partition: LmdbPartition, storage: Storage = LOCAL) -> Iterator[pa.Reco
     )
     first_row, rows = partition.first_row or 0, 0
     with _opened(place, _Window) as (tree, fetch):
+        # The cheapest sign of another database under the same name; the count of rows below is the other.
         if tree.header.entries != partition.entries:
             raise _changed(f"{place.uri}: {tree.header.entries} records; {partition.entries} were there")
         for key, value in _records(tree, fetch, partition.first_key, partition.stop_key):
@@ -197,6 +198,7 @@ def _matching(place: Place) -> list[Place]:
         matches = sorted(glob.glob(str(place.local)))  # noqa: PTH207 - Path.glob takes no absolute pattern
         candidates = [place.storage.place(match) for match in matches]
         found = [at / _FILE if at.local and at.local.is_dir() else at for at in candidates]
+        # A glob such as `*.mdb` means the library's lock file too.
         return [at for at in found if at.local and at.local.is_file() and at.name != "lock.mdb"]
     if not set("*?[") & set(place.name):
         return []
@@ -227,8 +229,10 @@ def _partitions_of(place: Place, held: "_Held") -> list[LmdbPartition]:
         entries, size = tree.header.entries, tree.header.pages * tree.header.page_bytes
         # small partitions of a remote database would cost too much: up to a piece is read beyond the end of each
         fewest = min(_FEWEST_PARTITIONS, -(-size // _SMALLEST_PARTITION_BYTES)) if place.local else 1
+        # At least a record each; four partitions of a small local database give four cores something to do.
         count = min(entries, max(fewest, -(-size // _PARTITION_BYTES)))
         cuts = _between_pages(tree, fetch, count) if isinstance(fetch, _Pages) else None
+        # A local file's leaf pages are near, and a remote one whose pages are too few has few of them.
         cuts = cuts or _between_rows(tree, count)
     return [
         LmdbPartition(
@@ -259,6 +263,7 @@ def _between_pages(tree: Tree, pages: "_Pages", count: int) -> list[tuple[bytes,
     """First keys of partitions of equally many pages of the highest level that has enough; nothing if none has."""
     header = tree.header
     level, children = 1, list[Child]([(b"", header.root)])
+    # Down the tree only until there are enough pages to cut between: the leaves are most of a database.
     while len(children) < count:
         pages.read([number * header.page_bytes for _, number in children], header.page_bytes)
         if level == header.depth:
@@ -329,6 +334,7 @@ class _Window:
             start, before = max(near)
             least = min(_GROWTH * before, _PIECE_BYTES)
         piece = _within(self._file, start, max(least, offset + size - start))
+        # The one used longest ago goes: leaf pages and records alternate between few places.
         self._pieces = [*self._pieces[1 - _PIECES :], (start, piece)]
         return start, piece
 
@@ -362,6 +368,7 @@ def _mapped(path: Path, *, where: str) -> Generator[memoryview]:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise DataError(f"{where}: no LMDB file: it is empty; copy the database again")
+            # The file may be closed: the map holds it, and rows that still wait view the map.
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error}; check that every worker reaches it") from error
@@ -468,6 +475,7 @@ class RowBatch:
 
     def _cell(self, datum: Datum) -> memoryview | np.ndarray:
         form = self._form
+        # One kind for a database: Arrow has one type for the column, and a net one shape.
         if datum.encoded != form.encoded:
             raise DataError(
                 "an encoded image among pixels" if datum.encoded else "no encoded image as the first is"
@@ -488,6 +496,7 @@ class RowBatch:
 def _lists(cells: Sequence[np.ndarray | None]) -> pa.Array:
     """An Arrow array of lists of float32; None becomes null."""
     offsets = np.fromiter(accumulate((cell.size if cell is not None else 0 for cell in cells), initial=0), np.int32)
+    # With an empty one in front, since there may be no other.
     values = np.concatenate([np.empty(0, np.float32), *(cell for cell in cells if cell is not None)])
     buffers = [_validity(cells), pa.py_buffer(offsets)]
     kind = pa.list_(pa.float32())

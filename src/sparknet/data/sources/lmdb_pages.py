@@ -76,6 +76,7 @@ def read_header(fetch: Fetch, *, size: int, where: str) -> Header:
     Raises:
         DataError: this is no LMDB file of a kind that can be read, or it is truncated.
     """
+    # The page size stands in the first meta page, and where the second one is depends on it.
     first = _meta(fetch(0, _META_BYTES), where=where)
     page_bytes = first[0].page_bytes
     second = _meta(fetch(page_bytes, _META_BYTES), where=where)
@@ -106,10 +107,12 @@ def _meta(page: bytes | memoryview, *, where: str) -> tuple[Header, int]:
         raise DataError(f"{where}: LMDB data version {version}; only {_VERSION} is read: write it with LMDB 0.9")
     page_bytes, *_ = struct.unpack_from("<I", page, 40)
     kind, depth, entries, root, last, transaction = struct.unpack_from("<4xHH24xQQQQ", page, 88)
+    # Checked before any product with them: everything below trusts these numbers.
     if page_bytes not in _PAGE_SIZES or depth > _DEEPEST or last + 1 < _FIRST_DATA_PAGE:
         raise DataError(
             f"{where}: damaged meta page: pages of {page_bytes} bytes, {depth} levels, last page {last}; {_REMEDY}"
         )
+    # The highest bit (MDB_VALID) has a meaning in the library's memory only.
     if kind & 0x7FFF:
         raise DataError(
             f"{where}: a database with flags {kind:#x} (duplicate, reversed or integer keys); Caffe's have none: "
@@ -186,10 +189,13 @@ class Tree:
             return
         children = self._children(page)
         for place, (key, number) in enumerate(children):
+            # The next page begins at or before what is wanted: this one ends before it.
             if place + 1 < len(children) and first_key >= children[place + 1][0]:
                 continue
+            # Damage could have crossed two pages; each would be in order by itself.
             if place and self._rows and self._last >= key:
                 raise self._damaged(number, "keys that belong to the next page")
+            # Keys rise from here on, so nothing behind is wanted either.
             if place and stop_key and key >= stop_key:
                 return
             yield from self._below((key, number), level + 1, first_key, stop_key)
@@ -222,6 +228,7 @@ class Tree:
         ends = starts + _NODE_HEADER + nodes[:, 4]
         if ends.max() > size:
             raise self._damaged(number, "a key goes beyond its end")
+        # One copy of the page: keys outlive what `fetch` gave.
         content = page.tobytes()
         begins = (starts + _NODE_HEADER).tolist()
         return [content[begin:end] for begin, end in zip(begins, ends.tolist(), strict=True)], nodes
@@ -238,8 +245,10 @@ class Tree:
         ):
             raise self._damaged(number, "its keys are not in order")
         self._rows, self._last = self._rows + len(keys), keys[-1]
+        # Also the bound on the walk: pages that point in circles would otherwise never end.
         if self._rows > self.header.entries:
             raise self._damaged(number, f"more keys than the {self.header.entries} of the meta page")
+        # Their values are pages of other trees, not bytes.
         if (nodes[:, 3] & ~_KNOWN_NODE_FLAGS).any():
             raise self._damaged(number, "it holds duplicate keys or databases within the database")
         starts = nodes[:, 0] + _NODE_HEADER + nodes[:, 4]

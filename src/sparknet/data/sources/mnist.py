@@ -84,6 +84,7 @@ def _images(path: str, *, split: Split, storage: Storage) -> list[Facts]:
     stem = _STEMS[split]
     names = [f"{stem}-images{dot}idx3-ubyte{end}" for end in ("", ".gz") for dot in "-."]
     found = find_files(path, in_directory=names, what=f"MNIST {split} images", storage=storage)
+    # A glob like `train*` means both, and the labels file is found by its images.
     images = [file for file in found if "labels" not in file.name]
     if not images:
         raise DataError(f"{path}: only labels; MNIST is named by its images file: give that one")
@@ -100,6 +101,7 @@ def _partitions_of(file: Facts, labels: Facts, *, storage: Storage) -> list[Mnis
         )
     return [
         MnistPartition(images=part.path, labels=labels.uri, start=part.start, stop=part.stop)
+        # A gzipped file cannot be entered in its middle.
         for part in split_rows(images, rows=rows, most=rows if gzipped else _PARTITION_ROWS)
     ]
 
@@ -112,6 +114,7 @@ def _labels_of(images: Place) -> Facts:
         )
     name = images.name.replace("images", "labels").replace("idx3", "idx1")
     plain = name.removesuffix(".gz")
+    # One of the two may have been unpacked by hand.
     for candidate in (name, plain, f"{plain}.gz"):
         found = (images.parent / candidate).facts()
         if found and not found.is_directory:
@@ -123,6 +126,7 @@ def _labels_of(images: Place) -> Facts:
 def _open(place: Place) -> Generator[tuple[BinaryIO, bool]]:
     """The file's contents, and whether they were gzipped."""
     with place.open() as file:
+        # By its first bytes, not its name: servers and browsers unpack on the way and keep the name.
         if file.peek(2)[:2] != b"\x1f\x8b":
             yield file, False
             return
@@ -145,6 +149,7 @@ def _rows(place: Place, magic: int, *, size: int) -> tuple[int, bool]:
     if not rows:
         raise DataError(f"{place}: no rows; an IDX file must hold at least one: fetch it again")
     expected = len(header) + rows * (_SIDE * _SIDE if sides else 1)
+    # A gzipped file's own length says nothing; it is found short when it is read.
     if not gzipped and size != expected:
         raise DataError(f"{place}: {size} bytes; {rows} rows take {expected}: fetch it again")
     return rows, gzipped

@@ -50,6 +50,7 @@ class OpenedSource:
         Where the rows may be images, it says how they become pixels. Of rows that Spark reads only the cells
         themselves tell whether they are.
         """
+        # Several columns are numbers; a source that says it holds pixels is believed, whatever a row begins with.
         pixels = bool(data.features) or (self.source is not None and not self.source.schema.encoded)
         form = ImageForm(order=data.channel_order or "rgb", resize_mode=data.resize_mode)
         return InputPlan(
@@ -77,6 +78,7 @@ class OpenedSource:
         if found and found.encoded and not shape:
             size = data.resize or self._size_of_first
             shape = (_COLOURS, *size) if size else ()
+        # Unknown until the rows are read: whoever asks builds its net later.
         if not shape:
             return None
         return RowSchema(
@@ -90,6 +92,7 @@ class OpenedSource:
     def _size_of_first(self) -> tuple[int, ...]:
         """Height and width of the first whole image; () where there is none."""
         for partition in self.listed.partitions:
+            # Image by image: the first may be damaged, and one must not end the question.
             for batch in self.reader.read(partition, self.where.storage):
                 for image in batch.column("image"):
                     with suppress(BadImage):
@@ -120,6 +123,7 @@ def open_sources(data: Data) -> OpenedSources:
         ConfigError: `data.source` is no format, or a setting does not suit it.
         DataError: a path is missing or damaged, or the two sources are of different kinds.
     """
+    # Training rows first: their directories number the classes of the others.
     train = open_source(data)
     if not data.validation_path:
         return OpenedSources(train=train, validation=None)
@@ -189,5 +193,6 @@ def _check_local(path: str) -> None:
     if "://" in path and not is_file_uri(path):
         return
     place = local_path(path)
+    # Spark's own error for it is a page long and comes after Spark has started.
     if not set("*?[{") & set(str(place)) and not place.exists():
         raise DataError(f"{path}: no such file or directory; correct data.path or data.validation_path")

@@ -78,6 +78,7 @@ def find_format(data: Data) -> Format:
         close = difflib.get_close_matches(data.source, FORMATS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "correct data.source"
         raise ConfigError(f"data.source is {data.source!r}; it must be one of {', '.join(FORMATS)}: {hint}")
+    # Here and not in the configuration, which knows no formats.
     if bool(data.path) != found.has_path:
         needs = f"source {data.source} needs it: set data.path"
         raise ConfigError(

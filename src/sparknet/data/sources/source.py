@@ -25,6 +25,7 @@ class Source:
     cut: Callable[[], Sequence[Any]]
     """Cuts the rows into input partitions. Called late, since databases and archives are gone through for it."""
 
+    # Once: for an archive all its headers are read, and both the count of tasks and the tasks ask for it.
     @cached_property
     def partitions(self) -> Sequence[Any]:
         """The input partitions, in the order of the rows: what one task each reads. They are plain, small data.

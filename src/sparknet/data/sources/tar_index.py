@@ -83,6 +83,7 @@ def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> 
         start: of the archive or part.
         links: yield hard and symbolic links too, as damage.
     """
+    # Nothing at all is no archive, though an end marker alone is one: `tar` never writes 0 bytes.
     if start == stop:
         yield TarMember(name="", start=start, offset=start, bytes=0, damage="an empty file is no archive")
     position = start
@@ -95,6 +96,7 @@ def index(file: Readable, stop: int, *, start: int = 0, links: bool = False) -> 
                 return
             header = _read_header(file, position + zeros, stop)
         except _NoHeaderError as error:
+            # Damage ends where the next sound header begins; `tarfile` would give up the rest.
             found = _find_header(file, position + zeros + BLOCK, stop)
             # What follows an end marker and holds no header is padding, not damage.
             if found < stop or zeros < 2 * BLOCK:
@@ -134,12 +136,15 @@ def _member(header: _Header, start: int, stop: int) -> TarMember | None:
 def _read_header(file: Readable, position: int, stop: int) -> _Header:
     """Read the header at a place, with the long name and pax records before it."""
     name, records = b"", dict[bytes, bytes]()
+    # Bounded, as every loop here: a damaged file must not be able to hold a task.
     for _ in range(_MOST_EXTENSIONS):
         block = _read(file, position, stop, BLOCK)
+        # The checksum before any field is believed.
         size, kind = _checked(block), block[156]
         position += BLOCK
         if kind not in _PAX + _LONG_NAME + _OTHER_EXTENSIONS:
             return _header(block, size, name, records, _skip_sparse_map(file, position, stop, block))
+        # Read into memory below, and the size is only the file's claim.
         if size > _MOST_EXTENSION_BYTES:
             raise _NoHeaderError(f"a name or pax records of {size} bytes")
         body = _read(file, position, stop, size)
@@ -183,12 +188,14 @@ def _number(field: bytes) -> int:
     """A number in octal digits, or in base 256 where the first bit is set (GNU)."""
     # GNU writes sizes above 8 GB and times before 1970 so.
     if field[0] & 0x80:
+        # The sign of a number in two's complement.
         if field[0] & 0x40:
             raise _NoHeaderError("a negative number")
         return int.from_bytes(bytes([field[0] & 0x3F]) + field[1:], "big")
     digits = field.partition(b"\0")[0].strip()
     if digits.strip(b"01234567"):
         raise _NoHeaderError(f"{digits!r} is no octal number")
+    # Old programs leave a field blank that says nothing.
     return int(digits or b"0", 8)
 
 
@@ -208,8 +215,10 @@ def _pax_records(body: bytes) -> dict[bytes, bytes]:
     """Read `LENGTH KEY=VALUE` lines, of which LENGTH counts every byte."""
     records = dict[bytes, bytes]()
     position = 0
+    # Some writers fill up with zeros.
     while position < len(body) and body[position]:
         digits = body[position : position + 20].partition(b" ")[0]
+        # In bytes, its own digits among them; a value may hold line breaks, so lines cannot be split.
         length = _decimal(digits)
         key, equals, value = body[position + len(digits) + 1 : position + length].partition(b"=")
         if not equals or not value.endswith(b"\n") or position + length > len(body):
@@ -221,6 +230,7 @@ def _pax_records(body: bytes) -> dict[bytes, bytes]:
 
 def _skip_sparse_map(file: Readable, position: int, stop: int, block: bytes) -> int:
     """Where the data begin: directly behind the header, or behind the blocks that say where GNU's holes are."""
+    # The header has room for four holes and a byte that says whether more blocks follow.
     more = block[156] == _SPARSE and block[482]
     for _ in range(_MOST_MAP_BLOCKS):
         if not more:

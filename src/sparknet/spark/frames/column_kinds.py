@@ -41,6 +41,7 @@ Kind = Literal["bytes", "image", "numbers", "number", "word", "other"]
 cannot be used."""
 FAULT = "sparknet: what is wrong with the row"
 """A column of ours beside a source's own, with a name that no table has."""
+# Without `origin`, which nothing here reads and which may have been dropped on the way.
 _IMAGE_FIELDS = {"height", "width", "nChannels", "mode", "data"}
 _ROW_BITS = 33  # monotonically_increasing_id has the partition above these
 
@@ -57,10 +58,13 @@ def find_column(frame: DataFrame, name: str, *, key: str) -> tuple[SparkColumn, 
         DataError: there is no such column, or several.
     """
     names = [one for one in frame.columns if one != FAULT]
+    # A join can leave two columns of one name, which Spark complains of only where one is used, in words of its
+    # own.
     times = names.count(name)
     if times != 1:
         has = "is not" if not times else f"is {times} times"
         raise DataError(f"column {name} {has} in the data, which has {', '.join(names)}: set data.{key}")
+    # In backticks, since Spark takes a dot in a bare name for a field of a struct.
     quoted = name.replace("`", "``")
     return F.col(f"`{quoted}`"), frame.schema[name].dataType
 
@@ -71,6 +75,7 @@ def kind_of(kind: DataType) -> Kind:
         return "bytes"
     if isinstance(kind, StructType) and set(kind.names) >= _IMAGE_FIELDS:
         return "image"
+    # Old vectors too: tables saved by spark.mllib's time still have them, and `vector_to_array` takes both.
     if _is_vector(kind) or (isinstance(kind, ArrayType) and _is_number(_innermost(kind))):
         return "numbers"
     if _is_number(kind):
@@ -88,7 +93,8 @@ def as_number(column: SparkColumn) -> SparkColumn:
 def as_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
     """A vector, dense or sparse, or an array, nested or not, as array<float> of all its numbers in order."""
     if not isinstance(kind, ArrayType):
-        # Here, since Spark's library of models brings pandas with it, and few tables have vectors.
+        # A user-defined type has no cast, and a sparse vector's own fields hold its indices. Imported here, since
+        # Spark's library of models brings pandas with it, and few tables have vectors.
         from pyspark.ml.functions import vector_to_array
 
         return vector_to_array(column, "float32")
@@ -104,11 +110,13 @@ def as_nested_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
 
 def as_word(column: SparkColumn) -> SparkColumn:
     """A text, number or boolean as a word without spaces around it."""
+    # Many tables have a space behind each comma (UCI's do); it would make two words of one.
     return F.trim(column.cast("string"))
 
 
 def row_name(row: SparkColumn) -> SparkColumn:
     """Name a row for a message; `row` is what monotonically_increasing_id gave it."""
+    # Split by Spark's layout of these ids, so that a message names a row that can be looked up.
     number = row.bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
     parts = (F.lit("row "), number, F.lit(" of partition "), F.shiftright(row, _ROW_BITS))
     return F.concat(*(part.cast("string") for part in parts))
@@ -136,6 +144,8 @@ def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str)
         message: in pieces, none of which may be null.
     """
     pieces = [piece if isinstance(piece, SparkColumn) else F.lit(piece) for piece in message]
+    # SQL knows three truths: what is null is neither good nor, negated, bad, and the row would be told of by
+    # nobody.
     good = F.coalesce(holds, F.lit(False))
     return Checked(cells=F.when(good, value), fault=F.when(~good, F.concat(*pieces)))
 

@@ -36,6 +36,8 @@ class _Source(DataSource):
     def reader(self, schema: StructType) -> DataSourceReader:
         return _Reader(self._opened)
 
+    # Spark asks for the schema in one process and for the reader in another, to which this object travels with what
+    # it has opened: an archive is indexed once.
     @cached_property
     def _opened(self) -> OpenedSource:
         split = self.options.get("split", "train")
@@ -58,6 +60,7 @@ class _Partition(InputPartition):
 
 class _Reader(DataSourceReader):
     def __init__(self, opened: OpenedSource) -> None:
+        # Not `opened` itself, which also holds the files' names and sizes: Spark pickles the reader for every task.
         self._partitions = opened.listed.partitions
         self._read = opened.reader.read
         self._storage = opened.where.storage
@@ -74,6 +77,7 @@ def _source_of(name: str, form: Format) -> type[_Source]:
     return type(f"{name}_source", (_Source,), {"form": form, "name": classmethod(lambda cls: name)})
 
 
+# Spark warns when a name is registered again. Weak, so that a stopped session is not kept for ever.
 _registered: WeakSet[SparkSession] = WeakSet()
 
 

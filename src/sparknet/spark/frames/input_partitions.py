@@ -30,8 +30,7 @@ class PartitionReader:
     read: Callable[[Any, Storage], Iterator[pa.RecordBatch]]
     storage: Storage
     partitions: tuple[bytes, ...]
-    """Each pickled for itself: a task that unpickles the plan, as Spark does for every task, then does not make the
-    objects of all other tasks, which for a million files are a million names."""
+    """Each pickled for itself."""
 
     @classmethod
     def of(cls, *opened: OpenedSource) -> "PartitionReader":
@@ -39,6 +38,9 @@ class PartitionReader:
         return cls(
             read=opened[0].reader.read,
             storage=opened[0].where.storage,
+            # In the order of the sources: whoever asked for two tells training from validation by the number alone.
+            # Pickled one by one, since every task unpickles the plan: it then does not make the objects of all the
+            # others, which for a million files are a million names.
             partitions=tuple(pickle.dumps(part) for one in opened for part in one.listed.partitions),
         )
 
@@ -61,6 +63,7 @@ def numbers_in(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
 
 def row_columns(opened: OpenedSource) -> str:
     """The columns of a source's rows, as Spark writes a schema."""
+    # Spark has no column of unsigned bytes but `binary`.
     image = "array<float>" if opened.listed.schema.input.dtype == "float32" else "binary"
     columns = f"image {image}, label bigint"
     return f"name string, {columns}, error string" if opened.format.names_rows else columns
@@ -71,6 +74,7 @@ def rows_frame(spark: SparkSession, opened: OpenedSource) -> DataFrame:
     reader = PartitionReader.of(opened)
     numbers = partition_numbers(spark, len(reader.partitions))
     columns = f"{row_columns(opened)}, `{FAULT}` string"
+    # Over numbers: the tasks have no shuffle before them, so Spark repeats only the one that failed.
     return numbers.mapInArrow(partial(_read_partitions, reader, _row_schema(opened)), columns)
 
 
@@ -90,6 +94,7 @@ def _read_partitions(
     for number in numbers_in(batches):
         try:
             for batch in reader.rows(number):
+                # Whole rows have no fault, but the frame's schema has the column.
                 yield batch.append_column(FAULT, pa.nulls(batch.num_rows, pa.string()))
         except DataError as error:
             yield pa.RecordBatch.from_pylist([{FAULT: str(error)}], schema=schema)

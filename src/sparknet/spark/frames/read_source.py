@@ -20,6 +20,7 @@ from sparknet.spark.frames.input_partitions import rows_frame
 __all__ = ["read_source"]
 
 _GLOB_LETTERS = re.compile(r"[\\*?\[\]{}]")
+# Endings by which Hadoop chooses a codec.
 _COMPRESSED = (".gz", ".bz2", ".zst", ".xz", ".lz4", ".snappy", ".deflate")
 _MOST_SHOWN = 80
 """Characters of a line in a message."""
@@ -48,6 +49,7 @@ def _read_by_spark(spark: SparkSession, opened: OpenedSource, data: Data) -> Dat
             return _read_csv(spark, path, header=data.header)
         return spark.read.format(data.source).load(_as_hadoop_has_it(path))
     except (PySparkException, Py4JError) as error:
+        # Only this one needs words about packages; the caller translates the others.
         if not any(sign in str(error) for sign in _NO_FILE_SYSTEM):
             raise
         scheme = path.split("://", 1)[0]
@@ -67,6 +69,8 @@ def _read_csv(spark: SparkSession, path: str, *, header: bool) -> DataFrame:
         return reader.options(escape='"', **options)
 
     place = _as_hadoop_has_it(path)
+    # Twice: Spark fills the column of malformed lines only where a schema names it, and infers nothing for a schema
+    # that is given.
     inferred = read(inferSchema="true").csv(place).schema
     if not inferred.names:
         raise DataError(f"{path}: the file is empty; training needs rows: correct data.path")
@@ -86,18 +90,18 @@ def _read_csv(spark: SparkSession, path: str, *, header: bool) -> DataFrame:
 
 
 def _check_headers(files: Sequence[str]) -> None:
-    """Hold the first lines of local files against each other; remote and compressed files are not looked at.
-
-    Spark takes one file's names for the columns of all, and a first line that is written in another way for a row,
-    which makes words of numbers.
-    """
+    """Hold the first lines of local files against each other; remote and compressed files are not looked at."""
+    # Spark takes one file's names for the columns of all, and a first line that is written in another way for a
+    # row, which makes words of numbers.
     known: dict[str, str] = {}
     for file in sorted(files):
         if not is_file_uri(file) or file.endswith(_COMPRESSED):
             continue
+        # A byte order mark, as spreadsheets write it, is no part of the first name.
         with local_path(file).open(encoding="utf-8-sig", errors="replace") as lines:
             header = next((line.rstrip("\n") for line in lines if line.strip()), "")
         if header:
+            # Byte for byte: another order of the same names would put values under the wrong ones just as well.
             known.setdefault(header, file)
         if len(known) > 1:
             (theirs, first), (ours, _) = known.items()
@@ -113,4 +117,5 @@ def _as_hadoop_has_it(path: str) -> str:
     if "://" in path and not is_file_uri(path):
         return path
     local = local_path(path).absolute()
+    # A directory named `run[1]` is one directory and no pattern; a path that is not there may be meant as one.
     return _GLOB_LETTERS.sub(r"\\\g<0>", str(local)) if local.exists() else str(local)

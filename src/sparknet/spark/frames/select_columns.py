@@ -49,10 +49,12 @@ def select_columns(
     Raises:
         DataError: a column is missing or of a type that cannot be used.
     """
+    # A second source makes the marks: a column of that name would contradict it.
     first = _select(frame, data, table, mark=data.validation_column if validation is None else "")
     if validation is None:
         return first
     second = _select(validation, data, table, mark="")
+    # Spark's union would widen some pairs of types silently and refuse others in words of its own.
     here, there = first.schema["input"].dataType, second.schema["input"].dataType
     if kind_of(here) != kind_of(there):
         raise DataError(
@@ -61,19 +63,17 @@ def select_columns(
         )
     names = ["input", "label", "validation", *first.columns[2:]]
     marked = [rows.withColumn("validation", F.lit(mark)) for rows, mark in ((first, False), (second, True))]
+    # By name, and in the order of `RowReader.read`, which takes the first three by place.
     return marked[0].unionByName(marked[1]).select(*names)
 
 
 def describe_frame(frame: DataFrame) -> dict[str, Any]:
-    """What identifies any DataFrame within its Spark application, as JSON values.
-
-    Spark's hash of a plan over rows in memory does not depend on those rows across applications, so the
-    application is part of the description.
-    """
+    """What identifies any DataFrame within its Spark application, as JSON values."""
     local, remote = _input_files(frame)
     return {
         "plan": frame.semanticHash(),
         "schema": frame.schema.json(),
+        # Spark's hash of a plan over rows in memory does not tell those rows apart across applications.
         "application": frame.sparkSession.conf.get("spark.app.id", ""),
         "files": describe_files(local),
         "remote_files": remote,
@@ -89,6 +89,7 @@ def describe_file_source(frame: DataFrame) -> list[Any]:
         DataError: a local file is gone.
     """
     local, remote = _input_files(frame)
+    # The operating system tells of local files at once; a remote store's credentials may be Spark's alone.
     if not remote:
         return describe_files(local)
     facts = [f"_metadata.{name}" for name in ("file_path", "file_size", "file_modification_time")]
@@ -96,12 +97,14 @@ def describe_file_source(frame: DataFrame) -> list[Any]:
 
 
 def _input_files(frame: DataFrame) -> tuple[list[Path], list[str]]:
+    # Sorted: Spark promises no order, and the description is compared.
     names = sorted(frame.inputFiles())
     local = [Path(unquote(urlsplit(name).path)) for name in names if name.startswith("file:")]
     return local, [name for name in names if not name.startswith("file:")]
 
 
 def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: str) -> DataFrame:
+    # Without a table nothing was learned: columns of numbers need none, and others are refused.
     encoding = table or plain_encoding(frame, data)
     label = _label(frame, data.label, encoding)
     rest = [_marks(frame, mark)] if mark else []
@@ -111,6 +114,8 @@ def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: 
     faults = [F.col(f"`{FAULT}`")] if FAULT in frame.columns else []
     if encoding == TableEncoding():
         return frame.select(_input(frame, data.image), label, *rest, *(fault.alias("fault") for fault in faults))
+    # Cells first, under names: value, test and message of a check then refer to a column, not each to the whole
+    # expression.
     pieces = table_pieces(frame, encoding.features)
     inputs = [piece.cells.alias(f"piece{at}") for at, piece in enumerate(pieces)] or [_input(frame, data.image)]
     # A column of its own: within an expression that is not evaluated for every row it would not count the rows.

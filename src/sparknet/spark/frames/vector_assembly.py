@@ -49,6 +49,7 @@ def table_pieces(frame: DataFrame, features: Sequence[Feature]) -> list[Piece]:
     for kind, group in itertools.groupby((_read(frame, feature) for feature in features), lambda one: one.kind):
         run = list(group)
         if kind == "number":
+            # Neighbours become one array, so that a table of thousands of columns has one check and not thousands.
             numbers = F.array(*(one.cells for one in run))
             run = [Piece(features=tuple(one.features[0] for one in run), kind=kind, cells=numbers)]
         pieces += run
@@ -65,6 +66,7 @@ def table_input(pieces: Sequence[Piece], cells: Sequence[SparkColumn], row: Spar
     """
     checks = {"number": _numbers_in_columns, "numbers": _numbers_in_one_column, "word": _one_hot}
     found = [checks[piece.kind](of, piece, row) for piece, of in zip(pieces, cells, strict=True)]
+    # The first fault is told, in the order of the columns; `concat` of a null is null, so no half row is made.
     return Checked(cells=F.concat(*(one.cells for one in found)), fault=F.coalesce(*(one.fault for one in found)))
 
 
@@ -77,6 +79,7 @@ def label_numbers(cells: SparkColumn, words: Sequence[str], row: SparkColumn, *,
         row: names the row.
         name: of the column.
     """
+    # From 1; 0 for another word and null for null, both of which `place > 0` refuses.
     place = F.array_position(_constant(words), cells)
     some = ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
     said = (f"column {name}: ", row, " says ", _quoted(cells), f"; the training rows say {some}: ")
@@ -107,9 +110,10 @@ def _is_finite(value: SparkColumn) -> SparkColumn:
 
 
 def _numbers_in_columns(cells: SparkColumn, piece: Piece, row: SparkColumn) -> Checked:
-    """Checked as one array: thousands of columns with a check each take Spark minutes to plan."""
+    # As one array: thousands of columns with a check each take Spark minutes to plan.
     good = F.transform(cells, lambda value: F.coalesce(_is_finite(value), F.lit(False)))
     place = F.array_position(good, False).cast("int")
+    # Evaluated for rows at fault alone, where `place` is at least 1: Spark refuses element 0.
     name = F.element_at(_constant([feature.name for feature in piece.features]), place)
     value = F.coalesce(F.element_at(cells, place).cast("string"), F.lit("null"))
     whole = F.forall(cells, _is_finite)
@@ -122,6 +126,7 @@ def _numbers_in_one_column(cells: SparkColumn, piece: Piece, row: SparkColumn) -
     null = (f"column {feature.name}: ", row, " is null or holds a null, NaN or infinity")
     finite = checked(cells, F.forall(cells, _is_finite), *null, _NEEDS_NUMBER)
     has = (f"column {feature.name}: ", row, " has ", count.cast("string"), f" values and needs {feature.width}")
+    # After the nulls: of a row that is null altogether the width is no news.
     complete = checked(finite.cells, count == feature.width, *has, ", as in training: correct such rows")
     return Checked(cells=complete.cells, fault=F.coalesce(finite.fault, complete.fault))
 
@@ -130,6 +135,7 @@ def _one_hot(cells: SparkColumn, piece: Piece, row: SparkColumn) -> Checked:
     (feature,) = piece.features
     place = F.array_position(_constant(feature.words), cells).cast("int")
     zero, one = F.lit(0.0).cast("float"), F.array(F.lit(1.0).cast("float"))
+    # For an unknown word `place` is 0 and this makes nonsense; `checked` then gives null in its place.
     marks = F.concat(F.array_repeat(zero, place - 1), one, F.array_repeat(zero, feature.width - place))
     said = (f"column {feature.name}: ", row, " says ", _quoted(cells), "; a word of the training rows is needed: ")
     remedy = "correct it, remove such rows, or train on rows that have it (an unknown may say '?')"

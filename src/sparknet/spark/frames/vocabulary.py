@@ -46,6 +46,7 @@ def learn(frame: DataFrame, data: Data) -> TableEncoding | None:
     wanted = _to_learn(frame, features)
     if kind_of(label_type) == "word":
         wanted.append(_Wanted(name=data.label, cells=as_word(label), most=_MOST_LABEL_WORDS))
+    # A boolean has two classes, whether or not the training rows show both.
     fixed = ("false", "true") if isinstance(label_type, BooleanType) else ()
     if not features and not wanted and not fixed:
         return None
@@ -122,6 +123,7 @@ def _to_learn(frame: DataFrame, features: dict[str, DataType]) -> list[_Wanted]:
         if kind_of(kind) == "word":
             wanted.append(_Wanted(name=name, cells=as_word(column)))
         elif kind_of(kind) == "numbers":
+            # The length alone travels to Python, not the numbers.
             wanted.append(_Wanted(name=name, cells=F.array_size(as_numbers(column, kind))))
     return wanted
 
@@ -141,6 +143,7 @@ def _survey(frame: DataFrame, wanted: list[_Wanted]) -> dict[str, _Learned]:
     """What each wanted column holds: its words, sorted, or the length of its arrays."""
     if not wanted:
         return {}
+    # These columns alone: Parquet then reads no other from the disk.
     selected = frame.select(*(want.cells.alias(f"c{at}") for at, want in enumerate(wanted)))
     limits = tuple((want.name, want.most) for want in wanted)
     reports = collect_reports(selected, functools.partial(look_through, limits), doing="learning the table")
@@ -154,6 +157,7 @@ def _survey(frame: DataFrame, wanted: list[_Wanted]) -> dict[str, _Learned]:
 def _merged(name: str, values: set[Any], most: int) -> _Learned:
     if not values:
         raise DataError(f"column {name} is null in every row; it tells nothing: name other columns")
+    # JSON keeps the two apart: lengths come back as integers and words as texts.
     numbers = isinstance(next(iter(values)), int)
     return _one_width(name, values) if numbers else _words(name, values, most)
 
@@ -175,10 +179,13 @@ def look_through(
     for batch in batches:
         rows += batch.num_rows
         for at, (name, most) in enumerate(limits):
+            # Arrow drops repetitions first: only different values become Python objects.
             found[at] |= {value for value in batch.column(at).unique().to_pylist() if value is not None}
             if pa.types.is_string(batch.schema.types[at]):
+                # After every batch: a column of names is refused before a million of them fill the memory.
                 _words(name, found[at], most)
     if rows:
+        # An empty partition says nothing, so that no rows at all can be told from rows of nulls.
         yield {"found": [sorted(values) for values in found]}
 
 

@@ -33,14 +33,20 @@ def spark_errors(doing: str) -> Generator[None]:
     try:
         yield
     except (PySparkException, Py4JError) as error:
+        # What `raise_error` said is a parameter of Spark's error, whose own text wraps it in an error class and a
+        # stack.
         if isinstance(error, PySparkException) and error.getCondition() == _RAISED_BY_A_ROW:
             said = (error.getMessageParameters() or {})["errorMessage"]
             raise DataError(" ".join(said.split())) from None
+        # An exception that a worker raised arrives as text alone, inside Spark's own: class and message are a line
+        # of it.
         text = str(error)
         ours = _RAISED_BY_US.search(text)
         if ours:
             # the stack trace of the JVM says nothing that the message does not
             raise _OURS[ours[1]](ours[2].strip()) from None
+        # A query or file that Spark will not take is refused before any task has run: the data are at fault, not
+        # the cluster.
         if isinstance(error, AnalysisException) or _UNREADABLE_FILE in text:
             raise DataError(f"{doing}: Spark refused: {_sentence(text)}; correct the source") from None
         lines = text.strip().splitlines() or [repr(error)]

@@ -47,6 +47,7 @@ class Report:
 
 def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
     """The numbers 0 to `numbers` - 1 in the column `id`, for `tasks` tasks, without a shuffle."""
+    # A job behind a shuffle runs its stage again when an executor dies, and a partition then twice at once.
     return spark.range(0, numbers, 1, tasks)
 
 
@@ -67,6 +68,8 @@ def collect_reports(
         WorkerError: a task failed in another way; names worker, host, phase and cause.
         ClusterError: Spark failed, or the time was up.
     """
+    # Reports are JSON in one column, whatever the task: each kind in types of Spark's would need a schema of its
+    # own.
     guarded = functools.partial(_guarded, task)
     frame = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
     spark = frame.sparkSession
@@ -77,6 +80,7 @@ def collect_reports(
         return frame.collect()
 
     with spark_errors(doing):
+        # `collect` by the job's own thread: in the main one an interrupt would cut the talk with the Java machine.
         rows = run_job(spark, job, doing=doing, limit_seconds=limit_seconds)
     for row in rows:
         if row.error in _TOLD_AS_THEY_ARE:
@@ -89,6 +93,7 @@ def collect_reports(
 
 def _guarded(task: Task, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The task: runs in a Python worker, once for each partition."""
+    # The number is the partition's: Spark keeps it when it tries a task again on another machine.
     context = TaskContext.get()
     assert context is not None, "Spark runs this in a task"
     error = ""
@@ -137,6 +142,7 @@ class TaggedJob(Generic[T]):
             if context is None
             else (context.addJobTag, context.cancelJobsWithTag)
         )
+        # A daemon: a job that hears of no cancel must not keep the process from its end.
         threading.Thread(target=self._run, name="spark-job", daemon=True).start()
 
     @property
@@ -150,6 +156,7 @@ class TaggedJob(Generic[T]):
 
     def cancel(self, patience_seconds: float) -> bool:
         """End the job's tasks on the workers, and wait so long for the work to notice; whether it has ended."""
+        # Before the first look: work that has not yet begun sees it and does not begin.
         self._cancelled.set()
         give_up = time.monotonic() + patience_seconds
         while not self.ended:
@@ -173,6 +180,7 @@ class TaggedJob(Generic[T]):
 
     def _run(self) -> None:
         try:
+            # In this thread, which submits the jobs: Spark copies tags from the thread that submits.
             self._add_tag(self._tag)
             if self._cancelled.is_set():
                 raise ClusterError("the job was cancelled before it began; run it again")
@@ -204,6 +212,7 @@ def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seco
                 "it more, wait until others have left theirs, or lower --workers"
             )
     finally:
+        # Also after an interrupt: a job that is left alone goes on in a session that may be the user's.
         if not running.ended:
             running.cancel(_LAST_WORD_SECONDS)
     return running.result()

@@ -106,6 +106,8 @@ def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: st
     with spark_errors(f"looking at {place}"):
         _check_reach(spark, place)
     frame = _selected(spark, opened, data)
+    # Rows are numbered through all partitions, and a task sees only its own: so they are counted first. Both jobs
+    # cut the source alike.
     counted = {
         report.slot: report.values["rows"]
         for report in collect_reports(frame, _count_rows, doing="counting the rows")
@@ -116,6 +118,7 @@ def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: st
     cells = "array<float>" if numbers else "binary"
     columns = f"id bigint, data {cells}, label bigint, damaged bigint, examples array<string>, error string"
     numbered = frame.mapInArrow(partial(_number_rows, plan), columns)
+    # Counted while the rows are written: another job would decode every image again.
     seen = Observation()
     measured = numbered.observe(
         seen,
@@ -124,7 +127,10 @@ def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: st
         F.flatten(F.collect_list("examples")).alias("examples"),
         F.max("error").alias("error"),
     )
+    # Behind the observation, which must see the rows that only tell of damage; these have no number.
     whole = measured.where("id is not null").select("id", "data", "label", (F.col("id") % keys).alias("key"))
+    # All rows of a key in one task: a file for each key, where every task would otherwise write a small one for
+    # each.
     ordered = whole.repartition(keys, "key").sortWithinPartitions("key", "id")
 
     def write() -> dict[str, Any] | None:
@@ -173,6 +179,8 @@ def _check_reach(spark: SparkSession, place: Place) -> None:
     if place.local is not None:
         return
     try:
+        # Spark finds the file system, then says that the path is not there (AnalysisException): that much is
+        # wanted.
         _ = spark.read.text(place.uri).schema
     except (PySparkException, Py4JError) as error:
         if any(sign in str(error) for sign in _NO_FILE_SYSTEM):
@@ -245,6 +253,7 @@ class _Draft:
         if directory is None or target is None:
             return
         try:
+            # The rename of the directory comes last: until then nothing is under the target's name.
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rmdir()  # it was empty
@@ -289,6 +298,8 @@ def _write_database(plan: _DatabasePlan, batches: Iterator[pa.RecordBatch]) -> I
     if local is not None:
         yield encode(write_database(plan.rows, batches, partition=partition, directory=local / name))
         return
+    # LMDB works on a file in place, and an object store takes whole ones. There it appears whole, and a later
+    # attempt's replaces it: its name needs no attempt.
     with tempfile.TemporaryDirectory(prefix="sparknet-lmdb-") as spool:
         done = write_database(plan.rows, batches, partition=partition, directory=Path(spool) / name)
         if done.rows:
@@ -370,10 +381,12 @@ def _schema(plan: _TablePlan) -> pa.Schema:
 def _table(rows: WholeRows, *, begin: int) -> pa.RecordBatch:
     count = len(rows.labels)
     if rows.files is not None:
+        # Spark's `binary` has offsets of 32 bits, and these may be `large_binary`.
         cells = rows.files.cast(pa.binary())
     elif rows.column.dtype == "uint8":
         cells = pa.array([row.tobytes() for row in rows.values], pa.binary())
     else:
+        # One buffer for all rows, not a list for each.
         offsets = np.arange(count + 1, dtype=np.int32) * rows.column.width
         cells = pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.values.reshape(-1)))
     columns = {

@@ -87,6 +87,7 @@ def make_chunks(
     """
     session = _session_of_our_own(spark)
     todo = work.open_chunks
+    # Rounded up: no more passes than were asked for, each of which reads the whole archive.
     step = -(-len(todo) // passes) if todo else 1
     for first in range(0, len(todo), step):
         done = len(work.kept) + first
@@ -95,9 +96,11 @@ def make_chunks(
 
 def _session_of_our_own(spark: SparkSession) -> SparkSession:
     """A session with its own settings in the same application."""
+    # The user's session keeps its settings: the application and its executors are the same.
     session = spark.newSession()
     # Adaptive execution would merge small chunks into one task, and cut the job so that its progress is hidden.
     session.conf.set("spark.sql.adaptive.enabled", "false")
+    # The default of 10,000 images would be hundreds of MB in a task's memory at a time.
     session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(_ROWS_AT_ONCE))
     return session
 
@@ -113,7 +116,11 @@ def _make(
     this = _Pass(work=work, keys=dict(zip(chunks, keys, strict=True)), failure=failure)
     # One row for each piece in a task of its own: the numbers travel, and what they mean is in the plan.
     pieces = numbered(spark, len(work.pieces), tasks=len(work.pieces))
+    # The plan holds every piece, and Spark broadcasts what is above 1 MB: once for each executor, not for each
+    # task.
     rows = pieces.mapInArrow(partial(_read_pieces, this), _ROWS_DDL)
+    # Sorted on disk by Spark, which spills: grouping by chunk would hold one in memory, of at most Arrow's 2 GB.
+    # `offset` decides between images of one place, so that the bytes are the same every time.
     sorted_rows = rows.repartition(len(chunks), "key").sortWithinPartitions("place", "offset")
 
     def tell(read: int, written: int) -> None:
@@ -137,6 +144,7 @@ def _keys(spark: SparkSession, count: int) -> list[int]:
         numbers = spark.range(first, first + step, 1, 1)
         table = numbers.select("id", F.pmod(F.hash("id"), F.lit(count)).alias("partition")).toArrow()
         for number, partition in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            # The smallest such value: the same on every run, though any would do.
             found.setdefault(partition, number)
         if len(found) == count:
             break
@@ -166,6 +174,7 @@ def _batches(this: _Pass, rows: Iterable[ImageRow]) -> Iterator[pa.RecordBatch]:
     for row in rows:
         taken.append({"key": this.keys[row.chunk], **row._asdict()})
         size += len(row.image)
+        # By bytes too: how large an image is, is the user's choice.
         if len(taken) >= _ROWS_AT_ONCE or size >= _BATCH_BYTES:
             yield pa.RecordBatch.from_pylist(taken, _ROWS)
             taken, size = [], 0

@@ -100,6 +100,8 @@ def prepare(
     sources = sources or open_sources(data)
     opened = sources.train
     if opened.source:
+        # What the source itself says goes into the fingerprint: `data.classes = 10` given or known is the same
+        # data.
         data = replace(data, classes=opened.classes(data), shape=opened.input_plan(data).shape)
         rows: OpenedSources | _Frames = sources
         files = [describe_files(side.listed.files) for side in sources.sides]
@@ -164,9 +166,12 @@ def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
     _check_store(asked.data.store)
     digest = _digest(asked)
     directory = asked.store / digest[:16]
+    # No lock: two runs may prepare the same at once, each in a hidden directory of its own, and the first to
+    # publish wins.
     if not directory.exists():
         _make(asked, directory, digest=digest)
     manifest = Manifest.load(directory)
+    # The name has a fourth of the digest only, and a directory may have been put there by hand.
     if manifest.fingerprint != digest:
         raise DataError(
             f"{directory}: holds data with fingerprint {manifest.fingerprint}, not {digest}: "
@@ -175,6 +180,7 @@ def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
     # They may have been prepared when more was allowed.
     damage = Damage(rows=manifest.skipped, examples=manifest.skipped_examples)
     damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=asked.data.corrupt_share)
+    # Opened now, and not by a task after an hour: somebody may have deleted a file of a finished preparation.
     manifest.train_table(directory).verify()
     manifest.validation_table(directory).verify()
     if manifest.train_rows < asked.workers:
@@ -195,6 +201,7 @@ def _check_store(store: str) -> None:
 
 def _digest(asked: _Preparation) -> str:
     data, form = asked.data, asked.opened.input_plan(asked.data).form
+    # Only what decides the shards' bytes: threads, mean or crop may change without another preparation.
     return fingerprint(
         {
             "version": FORMAT_VERSION,
@@ -218,6 +225,8 @@ def _split_seed(asked: _Preparation) -> int:
 
 
 def _make(asked: _Preparation, directory: Path, *, digest: str) -> None:
+    # On the store's own file system, since only there a rename is one step; the name is unique, since a run that
+    # was killed leaves its own behind.
     hidden = asked.store / f".preparing-{directory.name}-{uuid.uuid4().hex}"
     try:
         hidden.mkdir(parents=True)
@@ -244,13 +253,17 @@ def _run_job(asked: _Preparation, hidden: Path) -> tuple[list[PartitionReport], 
     with spark_errors(_DOING):
         if isinstance(rows, OpenedSources):
             reader = PartitionReader.of(*rows.sides)
+            # The task that reads is the task that writes: rows never pass through the Java machine.
             task = partial(_write_partitions, plan, reader, len(rows.train.listed.partitions))
             frame = partition_numbers(spark, len(reader.partitions))
         else:
             table = learn(rows.train, asked.data)
             task = partial(_write_rows, plan)
             frame = select_columns(rows.train, asked.data, validation=rows.validation, table=table)
+    # A task may run more than once: each attempt writes files of its own, and only reported ones are kept.
     found = collect_reports(frame, task, doing=_DOING)
+    # By input partition: the order of the shards, and with it of training, does not depend on which task ended
+    # first.
     reports = [decode(PartitionReport, report.values) for report in found]
     return sorted(reports, key=lambda report: report.partition), table
 
@@ -277,6 +290,7 @@ def _write_partitions(
 ) -> Iterator[dict[str, Any]]:
     """A task: reads the input partitions whose numbers it is given; those below `training` hold training rows."""
     for number in numbers_in(batches):
+        # A second source's partitions follow the first's; a fraction is drawn later, row by row.
         mark = number >= training if plan.rows.validation else None
         rows = (_as_input(batch, mark=mark) for batch in reader.rows(number))
         report = write_partition(plan, rows, partition=number)
@@ -286,6 +300,7 @@ def _write_partitions(
 
 def _as_input(batch: pa.RecordBatch, *, mark: bool | None) -> pa.RecordBatch:
     """A reader's rows with the names and in the order of `RowReader.read`."""
+    # The first three are taken by place.
     columns: dict[str, Any] = {"input": batch.column("image"), "label": batch.column("label")}
     if mark is not None:
         columns["validation"] = pa.repeat(pa.scalar(mark), batch.num_rows)

@@ -28,6 +28,7 @@ from sparknet.training.coordination.messages import (
 
 __all__ = ["DriverAddress", "DriverClient"]
 
+# The service answers `Wait` after a long poll; a call that outlives one by this much has lost its server.
 _CALL_SECONDS = LONG_POLL_SECONDS + 10
 _TRANSFER_SECONDS = 3600.0
 """Bound on moving a checkpoint; a driver that is gone is noticed by the heartbeat long before."""
@@ -81,6 +82,7 @@ class DriverClient:
         self._pause = threading.Event()
         self._serial = 0
         try:
+            # Nothing is connected yet: gRPC does so at the first call, so only a malformed address fails here.
             roots = {"tls_root_certs": address.tls_roots} if address.tls_roots else {}
             self._client = flight.FlightClient(address.uri, **roots)
         except (pa.ArrowException, OSError) as error:
@@ -93,21 +95,28 @@ class DriverClient:
             ClusterError: the driver cannot be reached.
             Unauthorized: it refused the token.
         """
+        # Two requests may be equal in every other field (after a fall back a worker is `Ready` for the same round
+        # again); a repetition of this one keeps its number.
         self._serial += 1
         body = dump_message(replace(request, serial=self._serial))
         while True:
             answer = self._action("ask", body, seconds=_CALL_SECONDS)[0]
             message = cast("Answer", load_message(answer))
+            # `Wait`: the same request again. The coordinator takes it for a repetition, so a lost answer costs
+            # nothing.
             if not isinstance(message, Wait):
                 return message
 
     def tell(self, message: Heartbeat | Failed) -> Pulse:
         """Send what is answered at once; tried once, with a short deadline."""
+        # Not repeated: the next heartbeat says more than a late one, and a driver that missed it counts the
+        # silence.
         answer = self._call("tell", dump_message(message), seconds=self._beat_seconds)[0]
         return cast("Pulse", load_message(answer))
 
     def publish(self, key: str, value: bytes) -> None:
         """Store a value for the other workers."""
+        # gloo's addresses are bytes that need not be UTF-8.
         body = json.dumps({"key": key, "value": base64.b64encode(value).decode()}).encode()
         self._action("publish", body, seconds=_CALL_SECONDS)
 
@@ -120,6 +129,7 @@ class DriverClient:
         give_up = time.monotonic() + timeout_seconds
         while time.monotonic() < give_up:
             found = self._action("fetch", json.dumps({"key": key}).encode(), seconds=_CALL_SECONDS)
+            # No result: the service's own wait was over before the value came.
             if found:
                 return found[0]
         raise ClusterError(f"no worker left its address as {key} in {timeout_seconds:g} s")
@@ -130,8 +140,11 @@ class DriverClient:
         descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round, "sizes": sizes}).encode())
         try:
             writer, _ = self._client.do_put(descriptor, FILE_SCHEMA, self._options(_TRANSFER_SECONDS))
+            # Leaving waits for the service's own end of the call: what it refused is raised here, and the files are
+            # on its disk.
             with writer:
                 for name, data in files.items():
+                    # Slices of a view are no copies: of a checkpoint of gigabytes one piece is copied at a time.
                     view = memoryview(data)
                     for at in range(0, len(view), CHUNK_BYTES):
                         piece = pa.array([view[at : at + CHUNK_BYTES]], pa.binary())
@@ -151,6 +164,7 @@ class DriverClient:
             ticket = flight.Ticket(json.dumps({"round": round}).encode())
             for chunk in self._client.do_get(ticket, self._options(_TRANSFER_SECONDS)):
                 name: str = chunk.data.column(0)[0].as_py()
+                # Pieces of one stream arrive in order, so they need no numbers.
                 files.setdefault(name, bytearray()).extend(memoryview(chunk.data.column(1)[0].as_buffer()))
         except (pa.ArrowException, OSError) as error:
             raise self._translated(error, f"fetching the checkpoint of round {round}") from error
@@ -169,7 +183,7 @@ class DriverClient:
             try:
                 return self._call(kind, body, seconds=seconds)
             except Unauthorized:
-                raise
+                raise  # the token will be as wrong at the next try
             except ClusterError:
                 # From the first failure on: the call before it may have waited long for a decision.
                 give_up = give_up or time.monotonic() + self._patience_seconds
@@ -185,9 +199,11 @@ class DriverClient:
             raise self._translated(error, f"calling {kind}") from error
 
     def _options(self, seconds: float) -> Any:
+        # Every call has a deadline: gRPC sets none, and a host that lost its power never says that it is gone.
         return flight.FlightCallOptions(headers=self._headers, timeout=seconds)
 
     def _translated(self, error: Exception, doing: str) -> ClusterError:
+        # Arrow appends gRPC's record of the call, a line of JSON with addresses and positions in C++ files.
         reason = str(error).split(". gRPC client debug context", 1)[0].split(". Client context", 1)[0]
         if isinstance(error, flight.FlightUnauthenticatedError):
             return Unauthorized(

@@ -33,12 +33,15 @@ from sparknet.training.run_files.checkpoint import Checkpoints
 
 __all__ = ["CHUNK_BYTES", "FILE_SCHEMA", "LONG_POLL_SECONDS", "DriverService"]
 
+# A waiting call holds a thread of gRPC's and nothing else; shorter polls would only be more calls.
 LONG_POLL_SECONDS = 5.0
+# A value of Arrow's `binary` ends at 2 GB, and a file of weights need not.
 CHUNK_BYTES = 4 << 20
 """Files travel in record batches of at most this size."""
 FILE_SCHEMA = pa.schema([("file", pa.string()), ("data", pa.binary())])
 _TICK_SECONDS = 0.1
 _SHUTDOWN_SECONDS = 3.0
+# A worker holds the token, but a defect in one must not fill the driver's memory.
 _MAX_ADDRESS_BYTES = 64 << 10
 _MAX_ADDRESSES = 8192
 
@@ -52,7 +55,9 @@ class _TokenCheck(flight.ServerMiddlewareFactory):  # pyright: ignore[reportUnty
 
     def start_call(self, info: Any, headers: dict[str, list[str | bytes]]) -> None:
         given = headers.get("authorization", [""])[0]
+        # Any byte is a letter of latin-1: a strange header is a wrong token and no exception of the decoder's.
         text = given.decode("latin-1") if isinstance(given, bytes) else given
+        # Takes as long for a wrong first letter as for a wrong last one. As bytes: it refuses texts beyond ASCII.
         if not hmac.compare_digest(text.encode(), self._expected.encode()):
             raise flight.FlightUnauthenticatedError("the bearer token is missing or wrong")
 
@@ -69,6 +74,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         tls: certificate and key as PEM, for TLS.
 
     Attributes:
+        address: URI at which workers reach it.
         events: the coordinator's event records, in order.
         lost: (slot, attempt) of workers that fell silent; their tasks may hang and want killing.
     """
@@ -83,6 +89,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         bind: str = "",
         tls: tuple[bytes, bytes] | None = None,
     ) -> None:
+        # All of this before the server exists, which answers calls from the moment that it does.
         self._coordinator = coordinator
         self._checkpoints = checkpoints
         self._changed = threading.Condition()
@@ -93,6 +100,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         scheme = "grpc+tls" if tls else "grpc"
         try:
             super().__init__(
+                # Port 0: the kernel gives a free one. One chosen beforehand could be taken before it is bound.
                 f"{scheme}://{bind or host}:0",
                 tls_certificates=[tls] if tls else None,
                 middleware={"token": _TokenCheck(token)},
@@ -117,6 +125,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def close(self) -> None:
         """Stop the clock and the server; waiting calls end."""
+        # First, so that no call begins to wait again; then those that wait are woken, for the shutdown waits for
+        # them.
         self._closing.set()
         self._ticker.join()
         with self._changed:
@@ -148,6 +158,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         self._changed.notify_all()
 
     def _pass_on_events(self) -> bool:
+        # Under the lock, so that the queue has the events in the order of the decisions.
         events = self._coordinator.drain_events()
         for event in events:
             self.events.put(event)
@@ -179,8 +190,10 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
             raise ClusterError(f"{type(request).__name__} is no question of a worker")
         give_up = time.monotonic() + LONG_POLL_SECONDS
         with self._changed:
+            # At every repetition too: it changes nothing then, but is a sign of life.
             self._coordinator.receive(request, time.monotonic())
             self._announce()
+            # Each decision wakes everybody who waits; who has no answer yet waits on.
             while (answer := self._coordinator.answer_for(request.slot, request.attempt)) is None:
                 left = give_up - time.monotonic()
                 if left <= 0 or self._closing.is_set():
@@ -193,6 +206,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
             raise ClusterError(f"{type(message).__name__} wants `ask`")
         with self._changed:
             self._coordinator.receive(message, time.monotonic())
+            # Heartbeats come from every worker several times a second: waking all who wait at each would be work
+            # for K² threads.
             if self._pass_on_events() or self._coordinator.ended:
                 self._changed.notify_all()
             return self._coordinator.pulse_for(message.slot, message.attempt)
@@ -202,6 +217,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
             raise ClusterError(f"{len(value)} bytes; an address has at most {_MAX_ADDRESS_BYTES}")
         with self._changed:
             self._addresses[key] = value
+            # A dictionary keeps the order in which keys came.
             while len(self._addresses) > _MAX_ADDRESSES:  # the oldest: groups that will never meet again
                 del self._addresses[next(iter(self._addresses))]
             self._changed.notify_all()
@@ -222,16 +238,20 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
             round, sizes = int(request["round"]), dict(request["sizes"])
         with self._changed:
             progress = self._coordinator.progress
+        # A worker that was given up meanwhile may still send the checkpoint of a round long past.
         if progress.round != round:
             raise flight.FlightServerError(f"a checkpoint of round {round} came in round {progress.round}")
         began = time.monotonic()
         try:
+            # Without the lock: writing gigabytes under it would silence every heartbeat. No round is committed
+            # meanwhile, since the next quorum waits for this chore.
             with self._checkpoints.writing(progress) as draft:
                 for name, data in _pieces(reader):
                     draft.write(name, data)
                 if draft.sizes != sizes:  # a worker that dies ends its stream as one that has sent everything
                     raise flight.FlightServerError(f"got {draft.sizes} bytes of a checkpoint of {sizes}")
         except CheckpointError as error:
+            # The disk's failure ends the run; a stream that broke off is a worker's, and another gets the chore.
             self.locked(lambda coordinator, reason=str(error): coordinator.fail(reason))
             raise flight.FlightServerError(str(error)) from error
         self.events.put(
@@ -253,6 +273,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         def batches() -> Iterator[pa.RecordBatch]:
             for name in saved.files:
                 with (directory / name).open("rb") as file:
+                    # As the client takes it: every joiner's own copy of the checkpoint would be memory of the
+                    # driver's.
                     while data := file.read(CHUNK_BYTES):
                         yield pa.record_batch([[name], [data]], schema=FILE_SCHEMA)
 

@@ -117,6 +117,7 @@ def train(
 def count_rounds(start: RunStart, training_rows: int, done: RunProgress) -> int:
     """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
     config = start.config
+    # Rounds are the whole run's, so that a resumed one ends where it would have ended.
     if config.run.rounds is not None:
         return config.run.rounds
     per_step = config.solver.batch_size * start.recipe.batches_per_step
@@ -158,14 +159,18 @@ class _Run:
                 workers=config.run.workers,
                 sources=sources,
             )
+            # On the driver too: a net that does not fit the rows fails here, once, and not in every task.
             objective = self._start.objective(manifest.rows)
             preprocessing = make_preprocessing(
                 config, objective.transforms, manifest, directory, run_dir=self._run_dir.path
             )
+            # A checkpoint of this run is newer than whatever it once began from.
             saved = self._resume_point() or self._beginning(objective)
             done = saved.progress if saved else RunProgress()
             rounds = count_rounds(self._start, manifest.train_rows, done)
             notes = self._hook.start(objective, self._run_dir.path, rounds) if self._hook else []
+            # After the preparation, which may take hours: its clock runs from here, and workers have only so long
+            # to come.
             coordinator = self._coordinator(manifest, objective, rounds, saved)
             self._announce(manifest, objective, rounds, first_round=coordinator.round + 1, notes=notes)
             with self._service(coordinator, spark) as service:
@@ -178,6 +183,7 @@ class _Run:
                     preprocessing=preprocessing,
                 )
                 self._supervise(spark, service, plan)
+        # Outside the session: one of our own has given back its cores by then.
         return self._finish(coordinator, manifest, preprocessing.test, saved)
 
     def _supervise(self, spark: SparkSession, service: DriverService, plan: WorkerPlan) -> None:
@@ -189,12 +195,14 @@ class _Run:
                     self._tell(event, **fields)
                 if event == "checkpoint" and self._hook is not None:
                     round = int(str(fields["round"]))
+                    # Only made here; writing a net's files takes seconds, in which no hung task would be freed.
                     job = self._hook.on_checkpoint(round, self._checkpoints.path(round))
                     if job is not None:
                         jobs.submit(job)
                 self._tell_all(jobs.collect())
 
             Supervision(spark, service, tell).run(functools.partial(run_workers, spark, plan))
+            # The last checkpoint's files are part of the result: the run ends when they are written.
             self._tell_all(jobs.finish())
 
     def _tell_all(self, records: Sequence[dict[str, object]]) -> None:
@@ -237,6 +245,7 @@ class _Run:
             grace_seconds=cluster.grace_seconds,
             start_seconds=cluster.start_seconds,
         )
+        # What decides how rows are dealt: a cursor means nothing in another order.
         order = f"{run.workers} slots, seed {run.seed}, data {manifest.fingerprint}"
         start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
@@ -273,14 +282,19 @@ class _Run:
         with DriverService(
             coordinator,
             self._checkpoints,
+            # The address at which Spark's own executors find the driver is known to be reachable from where the
+            # workers run.
             host=driver_host(self._config.cluster, spark),
             token=self._token,
+            # In a container Spark listens on one address and is reached by another, and so must we. A remote
+            # session's settings are those of the server's machine.
             bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
             tls=self._tls,
         ) as service:
             yield service
 
     def _address(self, service: DriverService) -> DriverAddress:
+        # Workers trust this very certificate: it needs no authority behind it.
         roots = self._tls[0] if self._tls else b""
         return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
 
@@ -295,6 +309,7 @@ class _Run:
             raise CheckpointError(f"{weights} is gone; do not delete checkpoints of a run that is going on")
         save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
         seconds = time.monotonic() - coordinator.began_training
+        # Of this start alone, as the seconds are.
         samples = coordinator.samples - (saved.samples if saved else 0)
         result = RunResult(
             **as_fields(evaluation.outputs),

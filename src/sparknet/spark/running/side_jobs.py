@@ -35,6 +35,7 @@ class SideJobs:
         """Have a job done next; one that waits already is passed over, for the newer one knows more."""
         with self._changed:
             if self._waiting is not None:
+                # No queue: jobs that take longer than the time between two checkpoints would pile up for ever.
                 self._tell_missed(self._waiting)
             self._waiting = job
             self._changed.notify()
@@ -72,6 +73,7 @@ class SideJobs:
     ) -> None:
         """Wait for the job that is being done; what it raises now becomes a note of the error that ends the run."""
         with self._changed:
+            # Unlike `finish`, which lets the one that waits be done: after an error nothing more is begun.
             self._ending, self._waiting = True, None
             self._changed.notify()
         self._thread.join()
@@ -84,6 +86,7 @@ class SideJobs:
                 event = job.work()
             except BaseException as error:  # raised again by the thread that collects
                 with self._changed:
+                    # Nothing more is begun: this error is about to end the run.
                     self._error, self._waiting, self._ending = error, None, True
             else:
                 with self._changed:
@@ -91,11 +94,13 @@ class SideJobs:
                         self._tell_missed(job)
                     else:
                         self._told.append(dict(event))
+            # The thread that tells sleeps on its queue and would learn of this only with the next event.
             self._put({"event": DONE})
 
     def _next(self) -> SideJob | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._ending)
+            # What waits comes before the end: None is given only when there is nothing left to do.
             job, self._waiting = self._waiting, None
             return job
 

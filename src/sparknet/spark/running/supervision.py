@@ -41,16 +41,20 @@ class Supervision:
         try:
             self._watch(job)
         except BaseException as error:
+            # The coordinator first: workers that hear of the end leave by themselves and close what they hold.
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
             self._service.locked(lambda coordinator: coordinator.stop(reason))
             _end_job(job, _STOP_SECONDS)
             raise
+        # The run is over once the coordinator says so; Spark's job ends some moments after, when every worker has
+        # heard.
         _end_job(job, _FINISH_SECONDS)
         self._tell_events()
         self._judge(job.error)
 
     def _watch(self, job: TaggedJob[object]) -> None:
         while not job.ended:
+            # This wait paces the loop. It is short because a task that hangs is freed between two of them.
             self._tell_events(wait_seconds=0.1)
             self._free_hung_tasks()
             if self._service.locked(lambda coordinator: coordinator.ended):
@@ -76,7 +80,10 @@ class Supervision:
                 _, attempt = self._service.lost.get_nowait()
             except queue.Empty:
                 return
+            # Connect has no call for one task: there a hung one ends with its job, or when its executor is lost.
             if not is_remote():
+                # By Spark's number of the attempt, never by slot: the slot may have a new attempt, which is
+                # healthy. One that has ended meanwhile is not found, and nothing happens.
                 context: Any = self._spark.sparkContext
                 context._jsc.sc().killTaskAttempt(attempt, True, "the worker fell silent")
 
@@ -84,6 +91,8 @@ class Supervision:
         status, reason, culprit, last = self._service.locked(
             lambda c: (c.status, c.reason, c.culprit, c.last_error)
         )
+        # Whatever became of Spark's job: a task that was killed after the last commit takes nothing from the
+        # result.
         if status == "finished":
             return
         if status not in ("stopped", "failed"):
@@ -92,6 +101,7 @@ class Supervision:
             raise WorkerError(
                 slot=culprit.slot, host=culprit.host, phase=culprit.phase, cause=culprit.cause
             ) from error
+        # Without Spark's error as its cause, which is only the consequence of what the coordinator decided.
         if reason:
             raise ClusterError(reason)
         lines = str(error).strip().splitlines() if error else []

@@ -59,6 +59,7 @@ def run_workers(spark: SparkSession, plan: WorkerPlan) -> None:
         Exception: whatever Spark raises when a task has failed too often or the job was cancelled.
     """
     slots = plan.config.run.workers
+    # No barrier: its stage restarts all tasks when one fails, and the point is that the others go on.
     spark.range(0, slots, 1, slots).mapInArrow(functools.partial(run_slot, plan), "slot bigint").collect()
 
 
@@ -66,8 +67,10 @@ def run_slot(plan: WorkerPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
     """The task: train as the worker of this partition's slot until the run ends."""
     context = TaskContext.get()
     assert context is not None
+    # Taken first, so that nothing waits in Spark's pipe for the hours that follow.
     for _ in batches:
         pass
+    # The task attempt's id is unique in the application and grows; the attempt number begins anew with a stage.
     slot, attempt = context.partitionId(), context.taskAttemptId()
     train_as(plan, Register(slot=slot, attempt=attempt, host=socket.gethostname(), pid=os.getpid()))
     yield pa.record_batch({"slot": pa.array([slot], pa.int64())})
@@ -83,28 +86,35 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
     # Two connections: a heartbeat must not queue behind a checkpoint.
     client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
     beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
+    # By the interface that leads to the driver: gloo would take the address of the host's name, which on many
+    # machines is a loopback one.
     groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)
     worker: Worker | None = None
     tables = contextlib.ExitStack()
 
     def beat() -> Pulse:
+        # Read without a lock from another thread: a count that is one behind is told at the next beat.
         progress = worker.progress if worker is not None else 0
         return beat_client.tell(Heartbeat(slot=who.slot, attempt=who.attempt, progress=progress))
 
     beats = Heartbeats(beat, groups.abort, timeout)
     try:
         worker = _prepare(plan, who, client=client, groups=groups, beats=beats, tables=tables)
+        # Only now: the driver watches who has registered, and that is the worker's first word.
         with beats:
             worker.run()
     except Exception as error:
         phase = worker.phase if worker is not None else "opening the data and building the net"
+        # A cluster's error may be gone at the next attempt; wrong data or settings are wrong there too.
         fatal = isinstance(error, SparkNetError) and not isinstance(error, ClusterError)
         cause = str(error) if isinstance(error, SparkNetError) else f"{type(error).__name__}: {error}"
+        # Nobody is there to be told.
         if beats.driver_lost:
             raise ClusterError(f"worker {who.slot} lost the driver while {phase}: {cause}") from error
         beat_client.tell(
             Failed(slot=who.slot, attempt=who.attempt, host=who.host, phase=phase, cause=cause, fatal=fatal)
         )
+        # A fatal one ends quietly: raised, it would be tried again as often as Spark allows.
         if not fatal:
             raise
     finally:
@@ -138,6 +148,7 @@ def _prepare(
 ) -> Worker:
     """The worker with all that it needs; `tables` is given what must be closed at its end."""
     config, directory = plan.config, Path(plan.data_dir)
+    # Spark starts Python workers with OMP_NUM_THREADS set to the cores of a task, which is 1 by default.
     torch.set_num_threads(config.cluster.threads_per_worker)
     keep_freed_memory()
     manifest = Manifest.load(directory)
@@ -145,8 +156,10 @@ def _prepare(
     train = tables.enter_context(manifest.train_table(directory, threads=threads))
     validation = tables.enter_context(manifest.validation_table(directory, threads=threads))
     columns = (manifest.input.name, manifest.label.name)
+    # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     recipe = Recipe.read(config.net, config.solver)
+    # The same seed in every slot: replicas begin with equal weights, and none need be sent.
     objective = build_objective(
         recipe, manifest.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
     )
@@ -154,6 +167,7 @@ def _prepare(
     objective.to(torch.device("cpu"))
     cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
+    # The whole run's iterations, also when it resumes: a learning rate that falls to its end must know that end.
     solver = build_inner_solver(recipe, objective, total_iterations=plan.rounds * config.sync.local_steps)
     replica = Replica(objective, solver, config, slot=who.slot, feed=feed)
 
