@@ -37,8 +37,10 @@ T = TypeVar("T", ClusterAlone, DataAndCluster)
 
 def count_workers(arguments: argparse.Namespace) -> int:
     """Cores of the embedded session: as many as `--workers` says, else all that this process may use."""
-    # Not `cpu_count`, which in a container counts the machine's.
-    return arguments.workers or len(os.sched_getaffinity(0))
+    if arguments.workers:
+        return int(arguments.workers)
+    # Not `cpu_count`, which in a container counts the machine's; macOS has nothing else.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def job_config(kind: type[T], arguments: argparse.Namespace, tables: Mapping[str, Any] | None = None) -> T:

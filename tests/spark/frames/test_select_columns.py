@@ -201,3 +201,9 @@ def test_what_reaches_python(rows, image, kind):
     assert sum(report.values["rows"] for report in reports) == 2
     # what Arrow calls the values of a list depends on Spark's version
     assert {report.values["type"].replace("element", "item") for report in reports} == {kind}
+
+
+def test_columns_that_differ_in_case_alone(spark):
+    frame = spark.createDataFrame([(1.0, 2.0, 0)], "x double, X double, label int")
+    with pytest.raises(DataError, match="columns x and X differ in the case of letters alone"):
+        select_columns(frame, data("x"), validation=None)

@@ -14,7 +14,7 @@ from sparknet.config import Cluster, Data, Net, Run, RunConfig, Solver
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.shards.shard_table import Shard
 from sparknet.data.shards.shard_writer import ShardWriter
-from sparknet.errors import ClusterError
+from sparknet.errors import ClusterError, DataError
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
@@ -143,3 +143,15 @@ def test_after_the_driver_is_gone_which_spark_must_hear_of(stage_for, started):
     gone.join()
     assert stage.coordinator.round >= 2
     check_ended(before, started)
+
+
+def test_a_cause_that_no_driver_hears_is_raised_itself(stage_for, tmp_path):
+    """Not the failed call: whoever reads the task's log must see what was wrong."""
+    stage = stage_for(rounds=2)
+    before = own_threads()
+    stage.service.close()
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(DataError, match="manifest") as raised:
+        stage.train()
+    assert raised.value.__notes__, "that nobody was told stands beside it"
+    assert own_threads() <= before

@@ -64,6 +64,12 @@ def find_column(frame: DataFrame, name: str, *, key: str) -> tuple[SparkColumn, 
     if times != 1:
         has = "is not" if not times else f"is {times} times"
         raise DataError(f"column {name} {has} in the data, which has {', '.join(names)}: set data.{key}")
+    alike = [one for one in names if one.lower() == name.lower()]
+    if len(alike) > 1 and frame.sparkSession.conf.get("spark.sql.caseSensitive") != "true":
+        raise DataError(
+            f"columns {' and '.join(alike)} differ in the case of letters alone, which Spark does not tell apart: "
+            "rename one, or set spark.sql.caseSensitive to true"
+        )
     # In backticks, since Spark takes a dot in a bare name for a field of a struct.
     quoted = name.replace("`", "``")
     return F.col(f"`{quoted}`"), frame.schema[name].dataType

@@ -60,13 +60,16 @@ class _Partition(InputPartition):
 
 class _Reader(DataSourceReader):
     def __init__(self, opened: OpenedSource) -> None:
-        # Not `opened` itself, which also holds the files' names and sizes: Spark pickles the reader for every task.
         self._partitions = opened.listed.partitions
         self._read = opened.reader.read
         self._storage = opened.where.storage
 
     def partitions(self) -> list[InputPartition]:
         return [_Partition(part) for part in self._partitions]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Spark pickles the reader with every task, and each partition besides for its own.
+        return {**self.__dict__, "_partitions": ()}
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         return self._read(partition.value, self._storage)

@@ -16,6 +16,7 @@ from sparknet.data.storage.local_files import is_file_uri
 from sparknet.errors import DataError
 from sparknet.spark.frames.column_kinds import FAULT, checked
 from sparknet.spark.frames.input_partitions import rows_frame
+from sparknet.spark.jobs.error_translation import lacks_file_system
 
 __all__ = ["read_source"]
 
@@ -24,8 +25,6 @@ _GLOB_LETTERS = re.compile(r"[\\*?\[\]{}]")
 _COMPRESSED = (".gz", ".bz2", ".zst", ".xz", ".lz4", ".snappy", ".deflate")
 _MOST_SHOWN = 80
 """Characters of a line in a message."""
-_NO_FILE_SYSTEM = ("No FileSystem for scheme", "S3AFileSystem not found")
-"""How Hadoop says that it lacks a library."""
 
 
 def read_source(spark: SparkSession, opened: OpenedSource, data: Data) -> DataFrame:
@@ -50,7 +49,7 @@ def _read_by_spark(spark: SparkSession, opened: OpenedSource, data: Data) -> Dat
         return spark.read.format(data.source).load(_as_hadoop_has_it(path))
     except (PySparkException, Py4JError) as error:
         # Only this one needs words about packages; the caller translates the others.
-        if not any(sign in str(error) for sign in _NO_FILE_SYSTEM):
+        if not lacks_file_system(error):
             raise
         scheme = path.split("://", 1)[0]
         raise DataError(

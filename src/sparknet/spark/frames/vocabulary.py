@@ -181,7 +181,8 @@ def look_through(
         for at, (name, most) in enumerate(limits):
             # Arrow drops repetitions first: only different values become Python objects.
             found[at] |= {value for value in batch.column(at).unique().to_pylist() if value is not None}
-            if pa.types.is_string(batch.schema.types[at]):
+            kind = batch.schema.types[at]
+            if pa.types.is_string(kind) or pa.types.is_large_string(kind):
                 # After every batch: a column of names is refused before a million of them fill the memory.
                 _words(name, found[at], most)
     if rows:

@@ -9,13 +9,18 @@ from pyspark.errors import AnalysisException, PySparkException, PythonException
 
 from sparknet.errors import ClusterError, DataError, MissingDependency, SparkNetError
 
-__all__ = ["spark_errors"]
+__all__ = ["lacks_file_system", "spark_errors"]
 
 _OURS: dict[str, type[SparkNetError]] = {"DataError": DataError, "MissingDependency": MissingDependency}
 _RAISED_BY_US = re.compile(rf"sparknet\.errors\.({'|'.join(_OURS)}): (.+)")
 _UNREADABLE_FILE = "[FAILED_READ_FILE"
 _RAISED_BY_A_ROW = "USER_RAISED_EXCEPTION"
 """Spark's name for what `raise_error` raises in a query."""
+
+
+def lacks_file_system(error: Exception) -> bool:
+    """Whether Hadoop says that it has no library for the scheme of a path."""
+    return any(sign in str(error) for sign in ("No FileSystem for scheme", "S3AFileSystem not found"))
 
 
 @contextmanager

@@ -29,13 +29,12 @@ from sparknet.errors import DataError
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.frames.vocabulary import learn
-from sparknet.spark.jobs.error_translation import spark_errors
+from sparknet.spark.jobs.error_translation import lacks_file_system, spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
 
 __all__ = ["Conversion", "free_place", "to_lmdb", "to_parquet"]
 
 _MOST_EXAMPLES = 10
-_NO_FILE_SYSTEM = ("No FileSystem for scheme", "S3AFileSystem not found")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +182,7 @@ def _check_reach(spark: SparkSession, place: Place) -> None:
         # wanted.
         _ = spark.read.text(place.uri).schema
     except (PySparkException, Py4JError) as error:
-        if any(sign in str(error) for sign in _NO_FILE_SYSTEM):
+        if lacks_file_system(error):
             scheme = place.uri.split("://", 1)[0]
             raise DataError(
                 f"{place}: this Spark has nothing to write {scheme}:// with, and it is Spark that writes Parquet: "

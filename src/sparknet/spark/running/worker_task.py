@@ -83,23 +83,40 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
     told to the driver and raised, so that Spark starts the task again.
     """
     timeout = plan.config.cluster.heartbeat_timeout_seconds
-    # Two connections: a heartbeat must not queue behind a checkpoint.
-    client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
-    beat_client = DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout)
+    with contextlib.ExitStack() as held:
+        # Spark uses this process again: connections, and threads that decode, must not pile up in it.
+        # Two connections: a heartbeat must not queue behind a checkpoint.
+        client, beat_client = (
+            held.enter_context(
+                contextlib.closing(DriverClient(plan.driver, patience_seconds=2 * timeout, beat_seconds=timeout))
+            )
+            for _ in range(2)
+        )
+        _train_with(plan, who, client=client, beat_client=beat_client, held=held)
+
+
+def _train_with(
+    plan: WorkerPlan,
+    who: Register,
+    *,
+    client: DriverClient,
+    beat_client: DriverClient,
+    held: contextlib.ExitStack,
+) -> None:
+    cluster = plan.config.cluster
     # By the interface that leads to the driver: gloo would take the address of the host's name, which on many
     # machines is a loopback one.
-    groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=plan.config.cluster.exchange_seconds)
+    groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=cluster.exchange_seconds)
     worker: Worker | None = None
-    tables = contextlib.ExitStack()
 
     def beat() -> Pulse:
         # Read without a lock from another thread: a count that is one behind is told at the next beat.
         progress = worker.progress if worker is not None else 0
         return beat_client.tell(Heartbeat(slot=who.slot, attempt=who.attempt, progress=progress))
 
-    beats = Heartbeats(beat, groups.abort, timeout)
+    beats = Heartbeats(beat, groups.abort, cluster.heartbeat_timeout_seconds)
     try:
-        worker = _prepare(plan, who, client=client, groups=groups, beats=beats, tables=tables)
+        worker = _prepare(plan, who, client=client, groups=groups, beats=beats, tables=held)
         # Only now: the driver watches who has registered, and that is the worker's first word.
         with beats:
             worker.run()
@@ -111,17 +128,17 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
         # Nobody is there to be told.
         if beats.driver_lost:
             raise ClusterError(f"worker {who.slot} lost the driver while {phase}: {cause}") from error
-        beat_client.tell(
-            Failed(slot=who.slot, attempt=who.attempt, host=who.host, phase=phase, cause=cause, fatal=fatal)
-        )
+        try:
+            beat_client.tell(
+                Failed(slot=who.slot, attempt=who.attempt, host=who.host, phase=phase, cause=cause, fatal=fatal)
+            )
+        except ClusterError as untold:
+            # The driver does not know why: at least the task's own log must say it, and not that nobody listened.
+            error.add_note(str(untold))
+            raise error from None
         # A fatal one ends quietly: raised, it would be tried again as often as Spark allows.
         if not fatal:
             raise
-    finally:
-        # Spark uses this process again for other tasks: threads that decode must not pile up in it.
-        tables.close()
-        client.close()
-        beat_client.close()
 
 
 def keep_freed_memory() -> None:
