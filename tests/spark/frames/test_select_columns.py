@@ -204,6 +204,6 @@ def test_what_reaches_python(rows, image, kind):
 
 
 def test_columns_that_differ_in_case_alone(spark):
-    frame = spark.createDataFrame([(1.0, 2.0, 0)], "x double, X double, label int")
+    frame = spark.createDataFrame([(1.0, 2.0, 0)], "x double, X double, y int")
     with pytest.raises(DataError, match="columns x and X differ in the case of letters alone"):
         select_columns(frame, data("x"), validation=None)
