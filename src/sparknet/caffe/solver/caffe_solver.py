@@ -242,7 +242,7 @@ class CaffeSolver:
             NetError: the weights are damaged, or of another net.
         """
         state = read_state(path)
-        # All checks come before the first change: a solver that refuses a snapshot can go on as it was.
+        # Checked before the weights are loaded: a solver that refuses a state goes on as it was.
         try:
             self._schedule.check_step(state.current_step)
             self.optimizer.check_histories(self._tensors(), [blob.shape for blob in state.history])

@@ -299,7 +299,7 @@ class Coordinator:
             where = f"worker {message.slot} on {message.host} failed while {message.phase}"
             self.fail(f"{where}: {message.cause}")
         elif member is not None and member.attempt == message.attempt and member.alive:
-            # the task raises it, so Spark counts a failure; killing the task before would hide that from Spark
+            # The task raises it, so Spark counts a failure; killing the task before would hide that from Spark.
             self._lose(member, f"error while {message.phase}: {message.cause}", task_ends=True)
         self._advance(now)
 

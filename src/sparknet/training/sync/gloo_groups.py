@@ -240,6 +240,8 @@ class Groups:
 
     def leave(self) -> None:
         """Drop the group at once: its sockets close, which frees peers that still wait for this worker."""
+        # Not where an operation was left behind, which keeps them open until it ends: those peers are freed by the
+        # abort that their heartbeats bring.
         with self._lock:
             if self._group is not None:
                 self._group.drop()

@@ -82,9 +82,9 @@ class DeviceNormalise:
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copy an array to the device; to a GPU from pinned memory, beside what this thread does next."""
-    # tables may give views of files, which cannot be written: torch has no such tensors
+    # Tables may give views of files, which cannot be written: torch has no such tensors.
     tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
     if device.type != "cuda":
         return tensor.to(device)
-    # the pinned copy is kept by torch's allocator until the device has read it
+    # The pinned copy is kept by torch's allocator until the device has read it.
     return tensor.pin_memory().to(device, non_blocking=True)

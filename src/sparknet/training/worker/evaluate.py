@@ -86,7 +86,7 @@ def evaluate_part(
     for start, stop in cuts.batches(*part):
         # Slices of the table and no loader: rows come in their own order, and none is read ahead for another part.
         images, labels = _read(table, columns, start, stop)
-        # the same numbers for a row in every evaluation, of whatever run
+        # The same numbers for a row in every evaluation, of whatever run.
         draws = row_draws(0, 0, np.arange(start, stop) % len(table), stream="evaluation")
         # Sums and not means, so that parts of different length add up.
         for name, value in objective.measure(*feed.rows(images, labels, draws)).items():
