@@ -18,8 +18,10 @@ def encode(value: object) -> Any:
     """Turn a dataclass into dictionaries, lists and scalars; fields that are None are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        # TOML has no word for None: a key that is not there says it, and `decode` gives its default back.
         return {name: encode(item) for name, item in pairs if item is not None}
     if isinstance(value, Mapping):
+        # JSON and TOML have keys of text alone; whoever has others turns them back.
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
@@ -87,6 +89,7 @@ def _union(members: tuple[Any, ...], value: object, path: str) -> Any:
         return None
     if len(inner) == 1:
         return _convert(inner[0], value, path)
+    # By the exact type and not isinstance: true is an int to Python, and would pass for 1.
     if type(value) not in inner:
         names = ", ".join(_NAMES[kind] for kind in inner)
         raise ConfigError(f"{path} is {value!r}; it must be one of: {names}")
@@ -102,6 +105,7 @@ _NAMES: dict[Any, str] = {
 
 
 def _scalar(hint: Any, value: object, path: str) -> Any:
+    # A whole number stands for a float, as people write 1 for 1.0, but true stands for no number.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -71,12 +71,14 @@ def sections_from(kind: type[T], tables: Mapping[str, Any], overrides: Iterable[
     Raises:
         ConfigError: the setting has another form, or names an unknown key, or a value breaks a rule.
     """
+    # Copies: the settings go into the tables, and those are the caller's.
     changed: dict[str, Any] = {
         name: {**table} if isinstance(table, Mapping) else table for name, table in tables.items()
     }
     for setting in overrides:
         path, equals, text = setting.partition("=")
         keys = [key.strip() for key in path.split(".")]
+        # One level at least: a section as a whole cannot be set, its other keys would be lost.
         if not equals or len(keys) < 2 or not all(keys):
             raise ConfigError(f"--set {setting!r}: the form is section.key=value, as in sync.local_steps=10")
         table = changed
@@ -89,6 +91,7 @@ def sections_from(kind: type[T], tables: Mapping[str, Any], overrides: Iterable[
             table[keys[-1]] = _toml_value(text.strip())
         else:
             table.pop(keys[-1], None)
+    # Decoded when all settings are in: rules between two keys must hold in the end, not after each of them.
     try:
         return decode(kind, changed)
     except ConfigError as error:
@@ -96,6 +99,7 @@ def sections_from(kind: type[T], tables: Mapping[str, Any], overrides: Iterable[
 
 
 def _toml_value(text: str) -> object:
+    # A shell takes quotes away, so that text comes bare, as in net.name=lenet; codec's types judge what it came to.
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

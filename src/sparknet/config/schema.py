@@ -26,7 +26,7 @@ def _at_least(key: str, value: float, least: float) -> None:
 
 
 def _all_finite(section: str, values: Any) -> None:
-    """TOML can say nan and inf; no setting means anything then, and comparisons would let some of them pass."""
+    # TOML can say nan and inf. inf is above every bound and nan is not 0: the other checks would let them pass.
     for setting in dataclasses.fields(values):
         value = getattr(values, setting.name)
         if isinstance(value, float):
@@ -86,6 +86,7 @@ class Run:
             _at_least("run.eval_batches", self.eval_batches, 1)
         _at_least("run.checkpoint_every", self.checkpoint_every, 0)
         _at_least("run.keep_checkpoints", self.keep_checkpoints, 2)
+        # It becomes part of a path.
         safe = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
         _require(safe, "run.name", self.name, "it must be letters, digits, dots, dashes and underscores")
 
@@ -162,6 +163,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _all_finite("data", self)
+        # Exactly one: of two it would not be plain which rows a result is of, and without any there is no result.
         ways = [bool(self.validation_path), bool(self.validation_column), self.validation_fraction != 0]
         _require(
             sum(ways) == 1,
@@ -264,6 +266,7 @@ class Net:
             (self.name, _shortened(self.prototxt)),
             "exactly one must be given: a zoo entry or callable, as in net.name='lenet', or a Caffe file",
         )
+        # Refused rather than passed over: who sets them expects an effect.
         _require(
             not self.arguments or not self.prototxt,
             "net.arguments",
@@ -321,6 +324,7 @@ class Solver:
 def _leave_to_prototxt(solver: Solver) -> None:
     for setting in dataclasses.fields(solver):
         value = getattr(solver, setting.name)
+        # Told by the default: a value that is set to just that does no harm, as the file's own still counts.
         if setting.name not in ("prototxt", "snapshot", "batch_size") and value != setting.default:
             raise ConfigError(
                 f"solver.{setting.name} is {value!r}; solver.prototxt says how to optimise: set it in that file, "
@@ -365,6 +369,7 @@ class Sync:
     def __post_init__(self) -> None:
         _all_finite("sync", self)
         _at_least("sync.local_steps", self.local_steps, 1)
+        # None and not the presets as defaults: else nobody could tell a preset from what was set in vain.
         given = {
             "sync.outer_learning_rate": self.outer_learning_rate,
             "sync.outer_momentum": self.outer_momentum,
@@ -377,6 +382,7 @@ class Sync:
                 value,
                 f"strategy {self.strategy} has no outer optimiser: set sync.strategy='diloco'",
             )
+        # What comes out is checked, presets filled in.
         outer = self.outer
         _require(outer.learning_rate > 0, "sync.outer_learning_rate", outer.learning_rate, "it must be more than 0")
         _require(
@@ -440,6 +446,7 @@ class Cluster:
             _require(value > 0, f"cluster.{key}", value, "it must be more than 0 seconds")
         _at_least("cluster.task_failures", self.task_failures, 1)
         _at_least("cluster.threads_per_worker", self.threads_per_worker, 1)
+        # One of them alone would leave the service without TLS, against what was plainly wanted.
         _require(
             bool(self.tls_certificate) == bool(self.tls_key),
             "cluster.tls_certificate and cluster.tls_key",

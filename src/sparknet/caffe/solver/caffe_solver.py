@@ -31,9 +31,6 @@ __all__ = ["CaffeSolver"]
 class CaffeSolver:
     """Trains a net as Caffe's solver of the same settings does.
 
-    Where a net reads a database and its file does not tell the shape of what it will be given, the nets are built
-    when the first batch shows it; until then `net` is not there.
-
     Args:
         settings: how to train.
         net: the training net, or the plan of it.
@@ -69,6 +66,7 @@ class CaffeSolver:
         self._net: CaffeNet | None = None
         self._test_nets: list[CaffeNet] = []
         self._optimizer: CaffeOptimizer
+        # A database layer's file tells no shape: the nets are then built when the first batch shows it.
         if not self._nets.unknown_inputs():
             self._build()
 
@@ -184,6 +182,7 @@ class CaffeSolver:
             for batch in batches:
                 outputs = net(as_tensors(batch))
                 for name in net.outputs:
+                    # By sums, so that any number of batches holds one set of outputs.
                     value = outputs[name].float()
                     sums[name] = sums[name] + value if count else value
                 count += 1
@@ -243,6 +242,7 @@ class CaffeSolver:
             NetError: the weights are damaged, or of another net.
         """
         state = read_state(path)
+        # Checked before the weights are loaded: a solver that refuses a state goes on as it was.
         try:
             self._schedule.check_step(state.current_step)
             self.optimizer.check_histories(self._tensors(), [blob.shape for blob in state.history])
@@ -264,10 +264,12 @@ class CaffeSolver:
         for batch in batches:
             outputs = net(as_tensors(batch))
             loss = net.loss(outputs)
+            # A net whose lr_mult are all 0 has a loss without a gradient, and Caffe runs it all the same.
             if loss.requires_grad:
                 loss.backward()
             total += float(loss.detach())
             self.outputs = {name: value.detach() for name, value in outputs.items()}
+        # After the passes and right before the update, as in Caffe's ApplyUpdate.
         self.last_rate = self._schedule.advance(self.iteration)
         for group in optimizer.param_groups:
             group["lr"] = self.last_rate
@@ -279,6 +281,7 @@ class CaffeSolver:
         return [blob.tensor for blob in self.net.learnable]
 
     def _build(self) -> None:
+        # Once for all nets, the training net first: that is the order in which Caffe's fillers draw.
         if self.settings.random_seed >= 0:
             torch.manual_seed(self.settings.random_seed)
         net, self._test_nets = self._nets.build(self.settings.weights)
@@ -304,11 +307,13 @@ def _check_trainable(net: CaffeNet) -> None:
 
 
 def _array(blob: Tensor) -> Array:
+    # Caffe's files have float and double: whatever is narrower is widened.
     wide = blob.detach().cpu()
     return (wide if wide.dtype == torch.float64 else wide.float()).numpy()
 
 
 def _grouped(batches: Iterable[Inputs], size: int) -> Iterator[list[Inputs]]:
     iterator = iter(batches)
+    # An iteration with fewer batches would be divided by iter_size all the same, and step too short.
     while len(group := list(islice(iterator, size))) == size:
         yield group

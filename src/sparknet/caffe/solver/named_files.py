@@ -33,6 +33,8 @@ def find_learned_net(name: str, state: Path) -> Path:
     Raises:
         CheckpointError: they are at none of these places.
     """
+    # Caffe writes the path as snapshot_prefix had it: relative, or of the machine that trained. Files that were
+    # moved together are found beside each other.
     places = dict.fromkeys((Path(name), state.parent / name, state.parent / Path(name).name))
     for place in places:
         if _holds(place.is_file):

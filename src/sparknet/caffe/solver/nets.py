@@ -38,6 +38,7 @@ class NetPlan:
         Raises:
             NetError: the description is not a net, or a shape is neither there nor in the file.
         """
+        # The shapes are of all the solver's nets, and a net refuses names that are no input of it.
         own = {blob.name for blob in self.inputs()}
         return CaffeNet(
             self.spec,
@@ -88,11 +89,13 @@ class SolverNets:
             NetError: a description is not a net, a shape is not known, or a file cannot be read.
         """
         net = self._net if isinstance(self._net, CaffeNet) else self._net.build(self._shapes)
+        # Before the test nets are there: they take these tensors and so have what was loaded.
         for name in weights:
             net.load_weights(name)
         shapes = self._shapes | {name: net.shapes[name] for name in net.inputs}
         tests: list[CaffeNet] = []
         for plan in self._tests:
+            # A test net has a batch of its own where its file says so; else that of the training net.
             told = {blob.name for blob in plan.inputs() if blob.shape is not None}
             tests.append(plan.build({name: shape for name, shape in shapes.items() if name not in told}))
             tests[-1].share_weights(net)
@@ -137,6 +140,7 @@ class NamedNets:
         message = self._message
         specs = [NetSpec.from_message(own, f"{self._source}: test_net_param") for own in message.test_net_param]
         specs += [self._file(name) for name in message.test_net]
+        # The common net fills what is left, as often as there are tests: each may have a state of its own.
         if len(message.test_iter) > len(specs):
             specs += [self._common()] * (len(message.test_iter) - len(specs))
         states = list(message.test_state) or [NetState()] * len(specs)
@@ -161,6 +165,7 @@ def _in_state(spec: NetSpec, phase: int, last: NetState) -> NetPlan:
     """The state of a net: the solver's phase, then what the net's file says, then what the solver says."""
     own: NetParameter = spec.parameters
     state = NetState(phase=TRAIN if phase == TRAIN else TEST)
+    # Each overrides the one before, and stages add up: so protobuf merges, and Caffe's order is this.
     state.MergeFrom(own.state)
     state.MergeFrom(last)
     return NetPlan(spec=spec, state=state)

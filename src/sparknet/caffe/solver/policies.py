@@ -53,6 +53,7 @@ class RatePolicy:
             value: object = getattr(self, key)
             given = value is not None and value != ()
             require(given, key, "missing", f"lr_policy {self.lr_policy} needs it: set {key}")
+        # Sigmoid's gamma is a slope and falls where it is negative; of the others it is a factor.
         if self.gamma is not None and self.lr_policy != "sigmoid":
             require(self.gamma >= 0, "gamma", self.gamma, "it must be at least 0")
         if self.stepsize is not None and self.lr_policy == "step":
@@ -68,6 +69,7 @@ def policy_step(policy: RatePolicy, iteration: int, current_step: int) -> int:
     """
     match policy.lr_policy:
         case "step":
+            # By the iteration alone, as Caffe recounts it at every step: no state to lose.
             return math.floor(iteration / (policy.stepsize or 1))
         case "multistep":
             due = current_step < len(policy.stepvalue) and iteration >= policy.stepvalue[current_step]
@@ -119,6 +121,7 @@ def policy_rate(policy: RatePolicy, iteration: int, current_step: int) -> float:
             rate = base * _power(1 - iteration / (policy.max_iter or 1), power)
         case "sigmoid":
             rate = base * _logistic(gamma * (iteration - (policy.stepsize or 0)))
+    # Caffe would go on and step with it; nan fails the comparison too.
     if not 0 <= rate < math.inf:
         raise ConfigError(
             f"lr_policy {policy.lr_policy} gives the rate {rate:g} at iteration {iteration}; it must be finite and "
@@ -173,6 +176,7 @@ def _power(base: float, exponent: float) -> float:
 
 def _logistic(value: float) -> float:
     """1 / (1 + e^-value), for any value."""
+    # Two forms, since exp of a large positive number overflows, which Python raises.
     if value >= 0:
         return 1 / (1 + math.exp(-value))
     grown = math.exp(value)

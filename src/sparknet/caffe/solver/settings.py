@@ -104,6 +104,7 @@ def _given(message: SolverParameter, settings: type[Any], but: Iterable[str] = (
         key = field.name
         if key in _LISTS:
             found[key] = tuple(getattr(message, key))
+        # Only what is set: the defaults are those of the dataclasses, which know "missing" where protobuf gives 0.
         elif key not in but and message.HasField(key):
             found[key] = getattr(message, key)
     return found

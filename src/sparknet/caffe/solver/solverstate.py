@@ -54,7 +54,7 @@ def read_state(path: str | os.PathLike[str]) -> SavedState:
         return _checked(_read_binary(name), name)
     except NetError as error:
         raise CheckpointError(f"{name}: a history blob is damaged: {error}; {_REMEDY}") from error
-    # h5py tells damage with any of the others
+    # h5py tells damage with any of the others.
     except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise CheckpointError(f"{name}: the solver state cannot be read: {reason}; {_REMEDY}") from error
@@ -102,6 +102,7 @@ def _read_binary(name: str) -> SavedState:
 
 
 def _write_binary(state: SavedState, path: Path) -> None:
+    # Found out before the message is built: protobuf says it only after all of it was copied.
     size = sum(array.nbytes for array in state.history)
     if size > _LIMIT_BYTES:
         raise CheckpointError(
@@ -128,6 +129,7 @@ def _read_hdf5(name: str) -> SavedState:
             iteration=int(entries["iter"][0]),
             current_step=int(entries["current_step"][0]),
             learned_net=bytes(entries["learned_net"][()]).decode() if "learned_net" in entries else "",
+            # By number: the file lists its names as texts, 10 before 2.
             history=tuple(_blob(history[str(place)]) for place in range(len(history))),
         )
 
@@ -139,6 +141,7 @@ def _blob(dataset: Any) -> Array:
 def _write_hdf5(state: SavedState, path: Path) -> None:
     with h5py.File(path, "w") as file:
         for key, number in (("iter", state.iteration), ("current_step", state.current_step)):
+            # An array of one, as Caffe's hdf5_save_int writes it.
             file.create_dataset(key, data=np.array([number], "<i4"))
         _write_c_string(file, "learned_net", state.learned_net)
         history = file.create_group("history")

@@ -41,6 +41,7 @@ class UpdateRule:
             hint = f", did you mean {by_lower[close[0]]!r}?" if close else ""
             raise ConfigError(f"type is {self.type!r}{hint}; it must be one of {', '.join(known)}")
         require_finite(self)
+        # Caffe trains with any of these values, and weights stand still, grow without end or become nan.
         below_one = "it must be at least 0 and below 1"
         require(0 <= self.momentum < 1, "momentum", self.momentum, below_one)
         require(0 <= self.momentum2 < 1, "momentum2", self.momentum2, below_one)

@@ -87,6 +87,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
                 loss = closure()
         groups = [group for group in self.param_groups if group["params"]]
         gradients = [_gradients(group) for group in groups]
+        # Over all groups before any is updated: the norm is of the whole gradient, without decay (ClipGradients).
         self._clip([gradient for group in gradients for gradient in group])
         for group, found in zip(groups, gradients, strict=True):
             self._update(group, found)
@@ -102,6 +103,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         Raises:
             CheckpointError: their number or a shape is another.
         """
+        # Caffe's order: every parameter's first history, then every parameter's second one.
         own = [tuple(tensor.shape) for _ in self.rule.histories for tensor in tensors]
         if len(shapes) != len(own):
             raise CheckpointError(
@@ -132,6 +134,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         state = cast("dict[str, Any]", self.state[tensor])
         if not state:
             for key in self.rule.histories:
+                # In the weight's memory order, so that both are cut into the same flat pieces.
                 state[key] = torch.zeros_like(tensor, memory_format=torch.preserve_format).detach()
             if self.rule.type == "Adam":
                 state["iteration"] = 0
@@ -143,7 +146,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         if limit < 0 or not gradients:
             return
         norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-        # stacked, so that a GPU is waited for once
+        # Stacked, so that a GPU is waited for once.
         norm = float(torch.linalg.vector_norm(torch.stack([part.to(norms[0]) for part in norms])))
         if norm > limit:
             for gradient in gradients:
@@ -157,9 +160,12 @@ class CaffeOptimizer(torch.optim.Optimizer):
             state = self._state_of(tensor)
             rate: float = group["lr"] * group["lr_mult"]
             if rule.type == "Adam":
+                # Into the rate: one number a tensor, where corrected averages would be two more passes over it.
                 state["iteration"] += 1
                 rate *= _adam_correction(rule, state["iteration"])
+            # All operations on one piece before the next: a whole tensor would leave the cache between any two.
             for weight, gradient, *histories in _pieces([tensor, whole, *(state[key] for key in rule.histories)]):
+                # In Caffe's order, Normalize and then Regularize: the decay is not divided by iter_size.
                 if rule.iter_size > 1:
                     gradient.mul_(1 / rule.iter_size)
                 if decay:
@@ -185,6 +191,7 @@ def _pieces(tensors: list[Tensor]) -> Iterator[Sequence[Tensor]]:
 
 def _sgd(weight: Tensor, gradient: Tensor, histories: list[Tensor], rate: float, rule: UpdateRule) -> None:
     (history,) = histories
+    # The rate goes into the history: when it falls, steps made before keep the larger one.
     history.mul_(rule.momentum).add_(gradient, alpha=rate)
     weight.sub_(history)
 
@@ -193,7 +200,7 @@ def _nesterov(weight: Tensor, gradient: Tensor, histories: list[Tensor], rate: f
     (history,) = histories
     gradient.mul_(rate)
     history.mul_(rule.momentum).add_(gradient)
-    # (1 + μ) V' - μ V = μ V' + a g
+    # (1 + μ) V' - μ V = μ V' + a g: no copy of V is needed.
     weight.sub_(gradient.add_(history, alpha=rule.momentum))
 
 
@@ -212,6 +219,7 @@ def _rmsprop(weight: Tensor, gradient: Tensor, histories: list[Tensor], rate: fl
 def _adadelta(weight: Tensor, gradient: Tensor, histories: list[Tensor], rate: float, rule: UpdateRule) -> None:
     squares, steps = histories
     squares.mul_(rule.momentum).addcmul_(gradient, gradient, value=1 - rule.momentum)
+    # By the mean square of the steps so far: this step joins it only afterwards.
     gradient.mul_(steps.add(rule.delta).div_(squares.add(rule.delta)).sqrt_())
     steps.mul_(rule.momentum).addcmul_(gradient, gradient, value=1 - rule.momentum)
     weight.sub_(gradient, alpha=rate)

@@ -36,6 +36,7 @@ class NetSources:
         if layer is None or not layer.data_param.source:
             return ""
         source = find_file(layer.data_param.source, self.directory)
+        # Published nets name the databases of their authors: one that is not here is as good as none named.
         if not Path(source).exists():
             return ""
         if layer.data_param.backend != layer.data_param.LMDB:
@@ -47,6 +48,7 @@ class NetSources:
 
     def resize(self) -> list[int]:
         """Height and width that an ImageData layer brings its images to; empty where there is none."""
+        # Only the size is taken: the layer's list of files is no source of rows here.
         layer = self._layer("TRAIN", "ImageData") or self._layer("TEST", "ImageData")
         if layer is None or not layer.image_data_param.new_height:
             return []
@@ -93,7 +95,7 @@ def data_source(
     if FORMATS[kind].held_out:
         return {**table, "validation_fraction": FORMATS[kind].held_out}
     if testing or _has_tests(kind, path, overrides):
-        return {**table, "validation_path": path}  # of one that is missing the source itself says so
+        return {**table, "validation_path": path}  # where its test files are missing, the source itself says so
     database = net.database("TEST") if net is not None and kind == "lmdb" else ""
     if database:
         return {**table, "validation_path": database}
@@ -133,6 +135,7 @@ def _has_tests(kind: str, path: str, overrides: Sequence[str]) -> bool:
     holds_tests = FORMATS[kind].holds_tests
     if holds_tests is None:
         return False
+    # The configuration is not built yet, for want of this very answer: the endpoint is taken from what was typed.
     endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
     return holds_tests(Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path))
 

@@ -95,6 +95,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         solver=replace(config.solver, prototxt=text, snapshot=snapshot),
         data=_from_anywhere(config.data, caffe=net is not None),
     )
+    # From what was read and not from the texts in `config`: errors then name the user's file and line.
     recipe = Recipe(net=config.net, spec=net.spec if net else None, solver=config.solver, settings=settings)
     hook = CaffeHook(config, settings) if net or solver or weights else None
     return RunStart(config=config, recipe=recipe, hook=hook)
@@ -155,6 +156,7 @@ def _with_prefix(text: str, prefix: str) -> str:
     tokens, depth = Tokens(text, "<text>"), 0
     while tokens.kind != "end":
         found = depth == 0 and tokens.kind == "name" and tokens.text == "snapshot_prefix"
+        # Only at the top: a net that stands in the solver has braces of its own, and may have any field in them.
         if tokens.kind == "symbol":
             depth += (tokens.text in "{<[") - (tokens.text in "}>]")
         tokens.advance()
@@ -184,6 +186,7 @@ def _from_anywhere(data: Data, *, caffe: bool) -> Data:
 
 def _absolute(path: str) -> str:
     """A local path or glob seen from the root; a URI, a home directory and an empty path stay as they are."""
+    # What another machine or user must resolve is not for this directory to complete.
     if not path or "://" in path or path.startswith(("file:", "~")):
         return path
     return os.path.join(Path.cwd(), path)  # noqa: PTH118 - a slash at the end, which tells a directory, is kept

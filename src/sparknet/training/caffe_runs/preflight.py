@@ -31,10 +31,12 @@ def check_caffe(start: RunStart, rows: RowSchema | None) -> RunStart:
     """
     config, recipe = start.config, start.recipe
     if recipe.settings is not None:
+        # The cheap checks first: building a large net takes seconds.
         check_prefix(recipe.settings)
         starting_round(config, recipe.settings)
     if recipe.spec is None or rows is None:
         return start
+    # Built in earnest, since nothing short of it finds what a layer refuses. The driver needs the net: it is kept.
     objective = start.objective(rows)
     if not isinstance(objective, CaffeObjective):
         raise ConfigError(f"net.prototxt gave a {type(objective).__name__}; this is a defect, please report it")

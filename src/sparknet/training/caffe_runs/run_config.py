@@ -72,8 +72,10 @@ def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) 
     spec = net.spec
     weights = files.weights or ",".join(listed_files(settings.weights, files.solver.parent))
     tables: dict[str, Any] = {
+        # Caffe's -1 asks for a seed from the clock; a run here always has one, so that it can be repeated.
         "run": {"name": _run_name(spec), "seed": max(0, settings.random_seed)},
         "data": data_source(source, overrides, net=NetSources(spec=spec, directory=files.solver.parent)),
+        # A snapshot brings weights of its own.
         "net": {"prototxt": net.text, "weights": "" if files.snapshot else weights},
         "solver": {
             "prototxt": str(files.solver),
@@ -112,6 +114,7 @@ def _counted(settings: SolverSettings, overrides: Sequence[str], *, local_steps:
     """What a solver counts in iterations, in rounds."""
 
     def rounds(iterations: int) -> int:
+        # Whatever is asked for at all comes: 0 would mean never.
         return max(1, round(iterations / local_steps)) if iterations else 0
 
     tests = bool(settings.test_iter and settings.test_iter[0])
@@ -122,12 +125,14 @@ def _counted(settings: SolverSettings, overrides: Sequence[str], *, local_steps:
     }
     if tests:
         counted["eval_batches"] = settings.test_iter[0]
+    # Rounds and epochs exclude each other, and what was typed wins.
     if not any(setting.strip().startswith("run.epochs") for setting in overrides):
         counted["rounds"] = math.ceil((settings.max_iter or 0) / local_steps)
     return counted
 
 
 def _with_net(message: SolverParameter, net: Path) -> SolverParameter:
+    # A copy: the message is also what the solver's file said.
     changed = SolverParameter()
     changed.CopyFrom(message)
     for name in _NETS:
@@ -142,6 +147,7 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
     train, tests = nets.plan_training(), nets.plan_tests()
     test = tests[0] if tests else replace(train, state=_phase_alone(train))
     plain = not any(plan.state.level or plan.state.stage for plan in (train, test))
+    # The file as it was written, with its comments and rules, wherever that says all.
     if plain and train.spec is test.spec and Path(train.spec.source).is_file():
         return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec)
     merged = NetParameter(name=train.spec.parameters.name)
@@ -151,6 +157,7 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
             "TRAIN" if phase == TRAIN else "TEST", level=state.level, stages=tuple(state.stage)
         )
         for layer in chosen.parameters.layer:
+            # Its rules have been applied. Whoever reads the file later knows a phase, and no levels and stages.
             del layer.include[:], layer.exclude[:]
             layer.include.add(phase=phase)
             merged.layer.append(layer)

@@ -51,6 +51,7 @@ class CaffeHook:
         self._rounds = rounds
         if self._settings is None:
             return []
+        # Before the training: a directory that cannot be made must not be found out at its end.
         if isinstance(objective, CaffeObjective):
             self._snapshots = make_snapshots(self._config, self._settings, objective, run_dir=run_dir)
         return rounding_notes(self._config, self._settings, rounds)

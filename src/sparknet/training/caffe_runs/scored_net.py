@@ -48,6 +48,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
     objective = build_test_objective(start.recipe, rows, data=config.data)
     normalise = file_normalise(config, objective.transforms, rows.input.shape)
     missing = load_listed(objective.test, weights)
+    # In training such layers are what is learnt anew; in a test they would give the numbers of chance.
     if missing:
         raise NetError(
             f"{weights} has no weights for layers {', '.join(missing)} of {objective.test.spec.source}, and what "

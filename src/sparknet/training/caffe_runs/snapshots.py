@@ -47,6 +47,7 @@ class CaffeSnapshots:
         checkpoint_every: int,
         stem: Path,
     ) -> None:
+        # The driver's own net, which nothing else uses once the run has begun: it serves as a place to read into.
         self._net = objective.train
         self._settings = settings
         self._local_steps = local_steps
@@ -73,6 +74,7 @@ class CaffeSnapshots:
             CheckpointError: they cannot be written, or the checkpoint cannot be read.
             NetError: the weights cannot be written.
         """
+        # Read at once and whole: the training goes on meanwhile and removes old checkpoints.
         try:
             weights, inner = ((checkpoint / name).read_bytes() for name in (WEIGHTS, INNER))
         except FileNotFoundError:
@@ -92,6 +94,7 @@ class CaffeSnapshots:
         tensors = [blob.tensor for blob in self._net.learnable]
         history = tuple(blob.detach().float().numpy() for blob in self._optimizer.histories(tensors))
         # The weights first, so that no state names weights that are not there.
+        # Not in the frame of the file that the net began with, which Caffe does not keep either.
         self._net.save_weights(model, as_loaded=False)
         # Caffe counts the step at the beginning of an iteration: the last one that did is the one before.
         step = settled_step(self._settings.policy, max(0, iteration - 1))
@@ -140,6 +143,7 @@ def check_prefix(settings: SolverSettings) -> None:
         return
     stem = Path(prefix).absolute()
     directory = stem if prefix.endswith("/") or is_directory(stem) else stem.parent
+    # The nearest folder that is there decides; lexists, since a dangling link is there and cannot be made.
     there = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
     if not is_directory(there):
         reason = f"{there} is no directory"
@@ -163,6 +167,7 @@ def starting_round(config: RunConfig, settings: SolverSettings) -> int:
     if not config.solver.snapshot:
         return 0
     iteration, local_steps = read_state(config.solver.snapshot).iteration, config.sync.local_steps
+    # A round in the middle would end at another iteration than all others, and its rates with it.
     if iteration % local_steps:
         fits = [str(steps) for steps in range(1, min(iteration, 1000) + 1) if iteration % steps == 0]
         raise ConfigError(
@@ -216,8 +221,9 @@ def begin(
     if settings is not None and config.solver.snapshot:
         round = starting_round(config, settings)
         files[INNER] = dump_optimizer(restored(config.solver.snapshot, settings, net).optimizer)
+    # As a checkpoint, which workers begin from and fall back to as from any other.
     files[WEIGHTS] = dump_weights(net)
     with checkpoints.writing(RunProgress(round=round)) as draft:
         for name, data in files.items():
             draft.write(name, data)
-    return checkpoints.load(round), missing
+    return checkpoints.load(round), missing  # read back, with its hashes

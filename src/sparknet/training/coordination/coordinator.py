@@ -6,11 +6,7 @@ a socket and a clock around it.
 
 A round runs so: every live member says `Ready`; the quorum gets an `Exchange`; all of them vote; when every live
 participant voted ok the round commits, otherwise it is aborted and all say `Ready` again with the steps they
-have already made. After a commit that is due for it, chores (evaluation parts, a checkpoint) are handed out and
-must be finished before the next quorum, so that they always see one and the same state.
-
-A member whose weights are not those of the current round (it is new, or was left behind) is healed from rank 0
-in the next quorum. When nobody alive has the current weights, the run falls back to its last checkpoint.
+have already made. A commit may bring chores (evaluation parts, a checkpoint), which come before the next quorum.
 """
 
 from collections.abc import Mapping
@@ -161,10 +157,12 @@ class Coordinator:
             if message.progress != member.progress:
                 member.progress, member.progress_since = message.progress, now
             return
+        # The serial number tells a repetition (after `Wait`) from a `Ready` after a fall-back, equal in all else.
         if message == member.request:
             return
         if member.request is not None and message.serial < member.request.serial:
             return  # a repetition that came late: it has been answered
+        # The old answer goes first: `answer_for` would give it as the answer to this request.
         member.request, member.answer, member.progress_since = message, None, now
         self._take(member, message, now)
         self._advance(now)
@@ -196,15 +194,14 @@ class Coordinator:
     def pulse_for(self, slot: int, attempt: int) -> Pulse:
         """The answer to a heartbeat."""
         member = self._members.get(slot)
+        # The beats begin before `Register` has come: an attempt that is not known yet must not be told to end.
         superseded = member is not None and (member.attempt > attempt or member.stuck)
         return Pulse(aborted_epoch=self._aborted_epoch, end=superseded or self.ended)
 
     def tick(self, now: float) -> None:
-        """Let time pass: deaths by silence, hangs, the start deadline, the grace period.
-
-        When the caller itself was held up (the driver was suspended), nobody could be heard in that time, so it
-        is not held against the workers.
-        """
+        """Let time pass: deaths by silence, hangs, the start deadline, the grace period."""
+        # A driver that was itself held up (suspended, say) could hear nobody in that time: without this, the
+        # first tick after it would find every worker dead at once.
         held_up = now - self._last_tick - self.rules.heartbeat_timeout_seconds / 2
         self._last_tick = now
         if held_up > 0:
@@ -256,10 +253,12 @@ class Coordinator:
             self.fail(f"a worker came with slot {message.slot}; slots are 0 to {self.rules.slots - 1}")
             return
         old = self._members.get(message.slot)
+        # Spark's task attempt ids only rise: the higher one is the newer attempt, whichever of the two comes first.
         if old is not None and old.attempt >= message.attempt:
             return
         if old is not None and old.alive:
             self._lose(old, f"replaced by attempt {message.attempt}")
+        # A new object: a quorum that still has the old one must see that die, and not revive with the new attempt.
         self._members[message.slot] = Member(message.slot, message.attempt, message.host, message.pid, now)
 
     def _heard(self, member: Member, now: float) -> None:
@@ -284,7 +283,7 @@ class Coordinator:
     def _lose(self, member: Member, reason: str, *, task_ends: bool = False) -> None:
         member.alive = False
         self.failures += 1
-        self._aborts_in_a_row = 0
+        self._aborts_in_a_row = 0  # a death explains the aborts before it: the network may be sound
         if not task_ends:
             self._lost.append(member.name)
         self._chores.give_back(member.slot)
@@ -300,7 +299,7 @@ class Coordinator:
             where = f"worker {message.slot} on {message.host} failed while {message.phase}"
             self.fail(f"{where}: {message.cause}")
         elif member is not None and member.attempt == message.attempt and member.alive:
-            # the task raises it, so Spark counts a failure; killing the task before would hide that from Spark
+            # The task raises it, so Spark counts a failure; killing the task before would hide that from Spark.
             self._lose(member, f"error while {message.phase}: {message.cause}", task_ends=True)
         self._advance(now)
 
@@ -323,11 +322,13 @@ class Coordinator:
             heal=heal,
             checkpoint=None if heal else self._checkpoint,
             steps=self.rules.local_steps,
+            # Where the slot's last commit ended: rows of an open round that was lost are read again.
             cursor=self.cursors.get(member.slot, Cursor(epoch=0, position=0)),
             chores=bool(self._chores) and not heal,
         )
 
     def _holds_current_state(self, member: Member) -> bool:
+        # The generation too: after a rollback the same round number comes again, with other weights.
         return member.state == (self._generation, self.round)
 
     def _live(self) -> list[Member]:
@@ -340,6 +341,7 @@ class Coordinator:
 
     def _advance(self, now: float) -> None:
         """Take every step that is possible now; called after every change."""
+        # In this order: a commit makes chores, which hold the next quorum back, so that all see one state.
         if self.status == "starting":
             self._try_start(now)
         if self.status == "running" and self._quorum is not None:
@@ -369,10 +371,12 @@ class Coordinator:
     def _begin_generation(self, members: list[Member], now: float) -> None:
         """Let `members` begin from the checkpoint (or the initial weights) at the current round."""
         self._chores = Chores()
+        # A run may resume after its last commit, with no round left to train and only its last chores to do.
         if self.round >= self.rules.rounds or (self.rules.evaluate_first and not self.round):
             self._add_chores()
         self._round_began = now
         for member in members:
+            # Counted as held before it is loaded: its next request comes after that, or never.
             member.state = (self._generation, self.round)
             member.phase = "working"
             member.answer = self._welcome_at_current_round(member, heal=False)
@@ -382,7 +386,8 @@ class Coordinator:
         if message.steps:
             member.seconds_per_step = message.step_seconds / message.steps
         if message.round != self.round or not message.steps:
-            member.state = None  # it does not bring steps from this round's weights: heal it
+            # It has no steps from this round's weights: heal it, or rounds would commit that nobody has trained.
+            member.state = None
         self._check_hash(member, message.anchor_hash)
 
     def _check_hash(self, member: Member, anchor_hash: str) -> None:
@@ -413,7 +418,8 @@ class Coordinator:
         if len(ready) < len(live) and (not ranks or now < self._grace_ends(live, ready)):
             return
         if ranks:
-            # Ranks stay as they were, so that a group outlives the healing of its newest member.
+            # Rank 0 must hold the state that others take. The other ranks stay as they were, so that a group
+            # outlives the healing of its newest member.
             before = {name: rank for rank, name in enumerate(self._group)}
             ready.sort(key=lambda m: (m not in ranks, before.get(m.name, len(before)), m.slot))
             self._form_quorum(ready, now)
@@ -421,6 +427,7 @@ class Coordinator:
     def _grace_ends(self, live: list[Member], ready: list[Member]) -> float:
         """When the others stop waiting: the grace period after the median live member was ready."""
         times = sorted(member.ready_since for member in ready)
+        # Of all that live, not of the ready ones: a few quick workers must not leave the majority behind.
         median = (len(live) - 1) // 2
         return times[median] + self.rules.grace_seconds if median < len(times) else float("inf")
 
@@ -441,6 +448,7 @@ class Coordinator:
 
     def _form_quorum(self, members: list[Member], now: float) -> None:
         group = [member.name for member in members]
+        # Nobody meets twice in an aborted epoch: its members dropped their sockets, each at its own moment.
         changed = group != self._group or self._aborted_epoch == self._epoch
         if changed:
             self._epoch, self._group = self._epoch + 1, group
@@ -464,6 +472,7 @@ class Coordinator:
         quorum = self._quorum
         member.phase = "working"
         this_one = quorum is not None and (quorum.round, quorum.epoch) == (vote.round, vote.epoch)
+        # `in` goes by identity: a newer attempt of the slot took no part in this exchange.
         if quorum is not None and this_one and member in quorum.members:
             quorum.votes[member.slot] = vote
             member.phase = "exchanging"
@@ -491,6 +500,7 @@ class Coordinator:
         self._aborted_epoch = quorum.epoch
         self._aborts_in_a_row += 1
         self._emit("round_aborted", round=self.round, epoch=quorum.epoch, reason=reason)
+        # The others are woken by their heartbeats, and hear of it as the answer to their late votes.
         for member in quorum.voters():
             member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
         if self._aborts_in_a_row >= MAX_ABORTS:
@@ -512,6 +522,7 @@ class Coordinator:
         self.round += 1
         for ready in quorum.readies():
             self.samples += ready.samples
+            # Without steps it is a newcomer, whose cursor may stand anywhere.
             if ready.steps:
                 self.cursors[ready.slot] = ready.cursor
         self.sync_seconds += quorum.wait_seconds + quorum.exchange_seconds()
@@ -556,11 +567,13 @@ class Coordinator:
     def _chore(self, member: Member, message: NextChore, now: float) -> None:
         member.phase = "chores"
         if message.round != self.round or not self._holds_current_state(member):
+            # The round went on while it was counted dead: its next steps are moved when a quorum heals it.
             member.answer = Proceed()
             member.phase = "working"
             return
         self._check_hash(member, message.anchor_hash)
         if message.report is not None and self._chores.finish(message.report, now):
+            # Only a checkpoint that its worker knows to be whole on the driver's disk is one to fall back to.
             if message.report.part < 0:
                 self._checkpoint, self._fallback = self.round, self.progress
             elif self._chores.evaluation is not None:
@@ -570,6 +583,7 @@ class Coordinator:
     def _hand_out_chores(self, now: float) -> None:
         current = [member for member in self._live() if self._holds_current_state(member)]
         asking = [member for member in current if member.phase == "chores" and member.answer is None]
+        # Where replicas differ by design, all parts go to one of them: a sum over several would be nobody's result.
         for member in asking if self.rules.replicas_agree else [m for m in asking if m is current[0]]:
             # One worker per round puts checkpoints, the same one while it lives: runs repeat exactly.
             member.answer = self._chores.next_for(member.slot, checkpoints=member is current[0], now=now)
@@ -580,7 +594,7 @@ class Coordinator:
             return
         for member in asking:
             member.phase, member.answer = "working", Proceed()
-        self._round_began = now
+        self._round_began = now  # the pace of a round is told without the chores before it
 
     def _emit(self, event: str, **fields: object) -> None:
         self._events.append({"event": event, **fields})

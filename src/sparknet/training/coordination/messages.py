@@ -255,6 +255,7 @@ Answer = (
     | Pulse
 )
 
+# Made of the two unions alone: a peer can name no other class to be built here.
 _KINDS: dict[str, type[Request] | type[Answer]] = {
     kind.__name__: kind for kind in (*Request.__args__, *Answer.__args__)
 }
@@ -274,6 +275,7 @@ def load_message(body: bytes) -> Request | Answer:
     try:
         fields = json.loads(body)
         return decode(_KINDS[fields.pop("kind")], fields)
+    # Bytes from the network may be anything: no object, no text, brackets nested past the parser's depth.
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ConfigError) as error:
         raise ClusterError(
             f"a message of {len(body)} bytes is not understood ({error}); driver and workers must run the same "

@@ -1,7 +1,7 @@
 """What must be done once after a commit: parts of the evaluation, and the checkpoint.
 
-Each chore is handed to one worker at a time and goes back when that worker dies, so it is done exactly once,
-whoever lives. Evaluation parts are summed in part order: the result does not depend on who computed what.
+Each chore is handed to one worker at a time and goes back when that worker dies, so it counts exactly once,
+whoever lives.
 """
 
 from collections.abc import Mapping
@@ -73,6 +73,7 @@ class Chores:
 
     def next_for(self, slot: int, *, checkpoints: bool, now: float) -> Evaluate | Checkpoint | None:
         """Hand a free chore to `slot`, the checkpoint only when `checkpoints`; None when there is none."""
+        # None is a free chore. A finished one is no key any more, and the default keeps it from looking free.
         if checkpoints and self._owner.get(CHECKPOINT, slot) is None:
             self._owner[CHECKPOINT] = slot
             return Checkpoint(round=self.round)
@@ -91,6 +92,7 @@ class Chores:
 
     def finish(self, report: ChoreReport, now: float) -> bool:
         """Take a report; False when that chore was already finished by somebody else."""
+        # A worker that was silent for a while reports a part that went to another one: it must not count twice.
         if report.part not in self._owner:
             return False
         del self._owner[report.part]
@@ -101,8 +103,10 @@ class Chores:
         return True
 
     def _sum(self, now: float) -> None:
+        # In part order, not as they came: a float sum depends on its order, and runs must repeat to the last bit.
         reports = [self._reports[part] for part in range(self.parts)]
         rows = sum(report.rows for report in reports)
+        # Not a set, whose order of texts changes from process to process.
         names = dict.fromkeys(name for report in reports for name in report.sums)
         self.evaluation = Evaluation(
             round=self.round,

@@ -10,6 +10,7 @@ __all__ = ["Member", "Quorum", "Verdict"]
 Phase = Literal["waiting", "working", "ready", "exchanging", "chores"]
 
 
+# eq=False: two attempts of a slot are two members, whatever their fields say.
 @dataclass(eq=False, slots=True)
 class Member:
     """One attempt of one slot, as the coordinator sees it."""
@@ -70,6 +71,7 @@ class Quorum:
     def hand_out(self) -> None:
         """Give every participant its place and its weight in the exchange."""
         readies = self.readies()
+        # A newcomer brought no samples, so that it weighs 0 and takes part to receive the others' average.
         total = sum(ready.samples for ready in readies)
         for rank, (member, ready) in enumerate(zip(self.members, readies, strict=True)):
             member.phase = "exchanging"
@@ -91,6 +93,7 @@ class Quorum:
         """Commit when all that are alive voted ok; abort when one did not, or cannot any more; else None."""
         refusals = [vote for vote in self.votes.values() if not vote.ok]
         if refusals:
+            # At once, without the other votes: who still waits in the exchange waits for the one that left it.
             return Verdict(False, f"worker {refusals[0].slot}: {refusals[0].reason}")
         live = [member for member in self.members if member.alive]
         silent = [member for member in self.members if member.slot not in self.votes]
@@ -98,6 +101,7 @@ class Quorum:
         if not live or (dead and any(member.alive for member in silent)):
             # Those who wait would wait for the dead; the heartbeat tells them to drop their group.
             return Verdict(False, f"worker {dead} died during the exchange")
+        # Dead ones that did not vote prevent nothing: the average with their steps is there on all that live.
         return None if any(member.alive for member in silent) else Verdict(True)
 
     def exchange_seconds(self) -> float:
@@ -107,9 +111,11 @@ class Quorum:
     def record(self, seconds: float) -> dict[str, object]:
         """The fields of a `round` event, for a round that took so many seconds."""
         readies = self.readies()
+        # A newcomer made no steps, and would pull the mean time of a step towards 0.
         worked = [ready for ready in readies if ready.steps]
         samples = sum(ready.samples for ready in readies)
         step_seconds = sum(ready.step_seconds for ready in worked) / max(1, len(worked))
+        # A round of a test may take no time at all by the clock, hence the smallest divisors below.
         sync_seconds = self.wait_seconds + self.exchange_seconds()
         return {
             "slots": [ready.slot for ready in readies],

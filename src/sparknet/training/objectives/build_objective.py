@@ -25,6 +25,7 @@ def check_net(recipe: Recipe) -> None:
     if recipe.spec is None:
         find_net(recipe.net.name)
         return
+    # For what they refuse.
     recipe.spec.select("TRAIN")
     recipe.spec.select("TEST")
 
@@ -51,6 +52,7 @@ def build_objective(
         train, intake = binding.state(recipe.spec, phase="TRAIN", batch=batch_size, seed=seed)
         return _trained(binding, train, intake, channels_last=net.channels_last)
     module = build_net(net.name, net.arguments, input_shape=fed.input.shape, classes=fed.label_bound, seed=seed)
+    # It came from a description, of the zoo or of the user's, whose inputs are known only now.
     if isinstance(module, CaffeNet):
         intake = binding.intake(module.spec, phase="TRAIN", batch=batch_size)
         return _trained(binding, module, intake, channels_last=net.channels_last)
@@ -76,6 +78,7 @@ def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None =
     batch = _test_batch(recipe.spec)
     binding = _Binding(rows if data is None else seen_rows(rows, data), data)
     test, intake = binding.state(recipe.spec, phase="TEST", batch=batch, seed=0)
+    # One net in both roles: a file that is only tested need not have a net of phase TRAIN.
     objective = CaffeObjective(
         test, test, intakes=(intake, intake), test_batch=batch, channels_last=recipe.net.channels_last
     )
@@ -98,7 +101,7 @@ class _Binding:
         """Build one state of a net."""
         intake = self.intake(spec.select(phase), phase=phase, batch=batch)
         with torch.random.fork_rng(devices=[]):
-            # this generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here
+            # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
             torch.default_generator.manual_seed(seed)
             return CaffeNet(spec, phase, input_shapes=intake.shapes), intake
 
@@ -106,6 +109,8 @@ class _Binding:
 def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_last: bool) -> CaffeObjective:
     """The objective of a TRAIN net, with its TEST net."""
     batch = _test_batch(train.description)
+    # The seed is of no account: the TEST net takes the tensors of the TRAIN net's layers, and only layers that it
+    # alone has keep what their fillers draw.
     test, test_intake = binding.state(train.description, phase="TEST", batch=batch, seed=0)
     objective = CaffeObjective(
         train, test, intakes=(intake, test_intake), test_batch=batch, channels_last=channels_last

@@ -52,9 +52,11 @@ class CaffeObjective:
         self.test = test
         for net in (train, test):
             in_memory_order(net, channels_last)
+        # As Caffe does before each test (solver.cpp); here the tensors are the same, so that once is enough.
         if test is not train:
             test.share_weights(train)
         self.learnable: Sequence[Learnable] = train.learnable
+        # Outputs are means over a batch: which rows make one must not depend on how an evaluation is shared.
         self.evaluation_batch = self.unit = test_batch
         self.intakes = intakes
         self.transforms: InputTransforms = (
@@ -129,6 +131,7 @@ class CaffeObjective:
         """
         self.test.eval()
         outputs = self._run(self.test, self.intakes[1], images, labels)
+        # Means of a batch become sums of its rows: the last batch may be shorter, and weighs less then.
         return {name: float(outputs[name].reshape(())) * len(labels) for name in self._measures}
 
     @torch.no_grad()
@@ -170,6 +173,7 @@ def _score_blob(net: CaffeNet) -> str:
             continue
         step = net.steps[places[-1]]
         name = step.bottoms[0]
+        # Caffe's layers may work in place: what is left in the blob at the end is then no longer what was read.
         over = [later.name for later in net.steps[places[-1] :] if name in later.tops]
         if over:
             raise NetError(

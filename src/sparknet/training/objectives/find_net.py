@@ -91,10 +91,10 @@ def build_net(
     factory = find_net(name)
     given = _arguments(name, factory, arguments, {"input_shape": input_shape, "classes": classes})
     with torch.random.fork_rng(devices=[]):
-        # this generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here
+        # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
         torch.default_generator.manual_seed(seed)
         try:
-            # typed as object: what a callable of the user's really returns is checked below
+            # Typed as object: what a callable of the user's really returns is checked below
             module = cast("object", factory(**given))
             if isinstance(module, NetSpec):
                 module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, input_shape))
@@ -155,7 +155,9 @@ def _arguments(
             own = [known for known in by_keyword if known not in offered]
             remedy = _nearest(key, own) if own else "it takes none of its own"
             raise NetError(f"net {name}: net.arguments.{key} is not an argument of it: {remedy}")
+    # Offered only by name: a callable that takes anything (**kwargs) may hand it to something that does not.
     given = {key: value for key, value in offered.items() if key in by_keyword} | dict(arguments)
+    # Before the call: a TypeError from inside the callable would be no fault of the arguments.
     try:
         signature.bind(**given)
     except TypeError as error:

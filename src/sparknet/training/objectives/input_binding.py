@@ -50,6 +50,7 @@ def seen_rows(rows: RowSchema, data: Data) -> RowSchema:
                 f"{key} is {value!r} and the rows have shape {shape}; it takes (channels, height, width): set "
                 f"data.shape, or leave {key} out"
             )
+    # Mirroring changes no shape: only the cut is left.
     if not data.crop:
         return rows
     if min(shape[1:]) < data.crop:
@@ -106,6 +107,7 @@ class Intake:
         """The net's inputs, for float32 [batch, *shape] and int64 [batch]."""
         given = {self.image.name: images}
         if self.label is not None:
+            # Caffe's labels may be [batch], [batch, 1] or [batch, 1, 1, 1]; each net says which.
             given[self.label.name] = labels.reshape(-1, *self.shapes[self.label.name][1:])
         return given
 
@@ -138,6 +140,7 @@ def batch_in_file(spec: NetSpec) -> int | None:
 
 def input_rows(spec: NetSpec) -> Shape | None:
     """Shape of one row of the image input where the file gives it, before anything is cut out; else None."""
+    # Where something is cut out, the file's shape is that of the cut and not that of a row.
     blobs = [blob for blob in inputs_of(spec) if blob.place == 0 and blob.name != "label"]
     if len(blobs) != 1 or blobs[0].shape is None or blobs[0].transform.crop_size:
         return None
@@ -170,6 +173,7 @@ def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, d
     label = _choose_label(blobs, rows)
     left = [blob for blob in blobs if blob is not label]
     named = [blob for blob in left if blob.name == rows.input.name]
+    # A name decides, else there must be only one: guessing between two would train on the wrong column.
     image = named[0] if named else left[0] if len(left) == 1 else None
     if image is None or len(left) > 1:
         names = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs)
@@ -201,10 +205,12 @@ def _plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
 
 
 def _batch_of(layer: LayerParameter) -> int | None:
-    return int(getattr(layer, _BATCHES[layer.type]).batch_size) or None
+    return int(getattr(layer, _BATCHES[layer.type]).batch_size) or None  # protobuf gives 0 for what is not set
 
 
 def _choose_label(blobs: list[InputBlob], rows: RowSchema) -> InputBlob | None:
+    # The surest sign first. Of a data layer's tops the place tells, whatever they are called; the tops of Input and
+    # others have no meaning but their names.
     for fits in (
         lambda blob: blob.name == rows.label.name,
         lambda blob: blob.place == 1 and blob.kind in _TRANSFORMING,
@@ -227,9 +233,11 @@ def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
             "prepare the images so, or remove it"
         )
     try:
+        # Of either phase: where the square is cut does not change its shape.
         seen = _plain_normalise(blob, "TEST").row_shape(found)
     except DataError as error:
         raise NetError(f"{where}: {error}") from error
+    # A database layer takes whatever shape its records have, as in Caffe; the others give theirs in the file.
     expected = blob.shape[1:] if blob.shape is not None and blob.kind not in _DATABASES else seen
     if seen != expected:
         raise NetError(

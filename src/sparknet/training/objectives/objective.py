@@ -123,6 +123,7 @@ class ModuleObjective:
     """
 
     evaluation_batch = EVALUATION_BATCH
+    # Measures are sums of single rows here: it is all one where an evaluation is cut.
     unit = 1
     transforms: InputTransforms = (None, None)
 
@@ -147,6 +148,7 @@ class ModuleObjective:
         try:
             return functional.cross_entropy(logits, labels)
         except IndexError as error:
+            # So torch tells a label out of range, on a CPU.
             raise NetError(
                 f"net {self.name} returned {tuple(logits.shape)} and a label is {int(labels.max())}; it must "
                 "return a score for every class: build it with the `classes` that it is given"

@@ -28,6 +28,7 @@ class InnerSolver:
     def set_rate(self, rate: float) -> None:
         """Give all parameters this rate, times their own multiplier where the optimiser leaves that to us."""
         for group in self.optimizer.param_groups:
+            # Caffe's optimiser multiplies by lr_mult itself; torch's SGD keeps the key and does not look at it.
             own = 1.0 if isinstance(self.optimizer, CaffeOptimizer) else group.get("lr_mult", 1.0)
             group["lr"] = rate * own
 
@@ -45,6 +46,7 @@ def build_inner_solver(recipe: Recipe, objective: Objective, *, total_iterations
     def rate(iteration: float) -> float:
         # The last round may go past max_iter, since rounds are whole; the rate stays what it was there.
         at = int(iteration) if settings.max_iter is None else min(int(iteration), settings.max_iter)
+        # No schedule with a state: whoever resumes, joins or falls back has the rate of the iteration at once.
         return policy_rate(policy, at, settled_step(policy, at))
 
     return InnerSolver(
@@ -71,6 +73,7 @@ def learning_rate(solver: Solver, iteration: float, total: int) -> float:
         case "step":
             return solver.learning_rate * solver.gamma ** math.floor(iteration / (solver.step_size or 1))
         case "cosine":
+            # Past the end the cosine would rise again.
             return solver.learning_rate * (1 + math.cos(math.pi * min(1.0, iteration / total))) / 2
 
 
@@ -79,9 +82,11 @@ def _torch_sgd(solver: Solver, objective: Objective) -> torch.optim.SGD:
         {
             "params": [tensor for tensor in group["params"] if tensor.requires_grad],
             "lr_mult": group["lr_mult"],
+            # Per group, since torch has no decay_mult.
             "weight_decay": solver.weight_decay * group["decay_mult"],
         }
         for group in parameter_groups(objective.learnable)
+        # A tensor that does not move needs no momentum either.
         if group["lr_mult"]
     ]
     return torch.optim.SGD(groups, lr=solver.learning_rate, momentum=solver.momentum)

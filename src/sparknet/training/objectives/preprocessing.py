@@ -60,6 +60,7 @@ class Preprocessing:
             ) from error
 
     def _told(self) -> dict[str, str]:
+        # The metadata of safetensors is text alone: what was not kept is left out.
         pairs = zip(_MEANS, self.mean_files, strict=True)
         return {name: file for name, file in pairs if file is not None}
 
@@ -102,7 +103,8 @@ def make_preprocessing(
         RunDirError: what was kept is damaged, or it cannot be kept.
     """
     data, shape = config.data, manifest.input.shape
-    seen_rows(manifest.rows, data)
+    seen_rows(manifest.rows, data)  # for what it refuses
+    # A resumed run may find the mean files gone or changed; what it began with is what it goes on with.
     kept = Preprocessing.load(run_dir)
     states, files = list[Normalise](), list[str]()
     for place, said in enumerate(transforms):
@@ -152,6 +154,7 @@ def file_normalise(config: RunConfig, transforms: InputTransforms, shape: tuple[
             or something does not fit the rows.
     """
     data = config.data
+    # Refused and not passed over: numbers of another preprocessing would look like those of a worse net.
     for key, value, remedy in (
         ("data.mean", data.mean, "name a mean_file in the net"),
         ("data.std", data.std, "give data.std_values"),
@@ -193,6 +196,7 @@ def _plain(data: Data, said: InputTransform | None, *, training: bool) -> Normal
     """All but mean and deviation: what the net says or, where it says nothing, the configuration."""
     if said is not None:
         check_augmentation(said, data)
+        # Both scales count: data.scale is 1 unless somebody asks for more than the file does.
         return replace(said.normalise, scale=said.normalise.scale * data.scale)
     return Normalise(
         mean=None,
@@ -218,6 +222,7 @@ def _mean_file(data: Data, said: InputTransform | None) -> str:
 
 def _kept_mean(kept: Preprocessing | None, place: int, *, file: str, shape: tuple[int, ...]) -> np.ndarray | None:
     """What the run has kept of a mean file; None if that was another one, or of other rows."""
+    # None is of a run directory that did not tell the file: then its mean is taken to be the one.
     if kept is None or not file or kept.mean_files[place] not in (None, file):
         return None
     mean = (kept.train, kept.test)[place].mean
@@ -228,6 +233,7 @@ def _named_mean(
     data: Data, said: InputTransform | None, shape: tuple[int, ...], *, remedy: str
 ) -> np.ndarray | None:
     """The mean that the configuration names, else the net, float32."""
+    # What the configuration says wins: it is how a net is used without its mean file.
     if data.mean_values:
         return _fitting("data.mean_values", data.mean_values, shape)
     if data.mean_file:
@@ -264,6 +270,7 @@ def _image_in(path: str, shape: tuple[int, ...], *, where: str, remedy: str) -> 
 
 def _read_npy(path: str) -> np.ndarray:
     try:
+        # An .npy of objects is a pickle, and a pickle may run anything.
         mean: object = np.load(path, allow_pickle=False)
     except OSError as error:
         raise NetError(f"{path} cannot be read: {error.strerror or error}; give a .npy file") from error

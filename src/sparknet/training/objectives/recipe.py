@@ -36,6 +36,7 @@ class Recipe:
         solver = solver or Solver()
         settings = None
         if solver.prototxt:
+            # A self-contained configuration holds the text as it was written, legacy fields too.
             message = upgrade_solver(parse_text(solver.prototxt, SolverParameter).message)
             # The run's net is told elsewhere, so that those which the solver names do not matter.
             settings = SolverSettings.from_message(message, own_nets=False)

@@ -69,12 +69,14 @@ class Draft:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Append to one of the checkpoint's files."""
+        # Names come over the network: any other could lead out of the directory.
         if name not in _FILES:
             raise CheckpointError(f"{name!r} is no file of a checkpoint; those are {', '.join(_FILES)}")
         if name not in self._open:
             self._open[name] = (self.directory / name).open("wb")
             self._hashes[name] = hashlib.sha256()
         self._open[name].write(data)
+        # While the bytes pass by: a hash of the file read again would vouch for what the disk made of it.
         self._hashes[name].update(data)
         self.sizes[name] = self.sizes.get(name, 0) + len(data)
 
@@ -90,6 +92,7 @@ class Draft:
         saved = Saved(
             round=progress.round, samples=progress.samples, cursors=cursors, order=progress.order, files=files
         )
+        # Last, and with the hashes of all the others: a checkpoint without it, or with another, is none.
         (self.directory / _INDEX).write_text(json.dumps(encode(saved), indent=1), encoding="utf-8")
 
     def close(self) -> None:
@@ -131,7 +134,7 @@ class Checkpoints:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # the same round comes once more after a fall-back: then a damaged one is in its place
+            # The same round comes once more after a fall-back: then a damaged one is in its place
             with whole_directory(self.path(progress.round)) as directory, closing(Draft(directory)) as draft:
                 yield draft
                 draft.finish(progress)
@@ -144,6 +147,7 @@ class Checkpoints:
         # Later ones are damaged, else the run had gone on from them: they must not displace good ones.
         upto = [round for round in self.rounds() if round <= progress.round]
         for round in upto[: -self.keep]:
+            # One that cannot be removed costs room alone, and half of one is passed over as damaged.
             shutil.rmtree(self.path(round), ignore_errors=True)
 
     def _free(self) -> str:
@@ -161,11 +165,13 @@ class Checkpoints:
         path = self.path(round)
         try:
             saved = decode(Saved, json.loads((path / _INDEX).read_text(encoding="utf-8")))
+            # The index is read from a disk that others write to: its names are held to the known ones too.
             if saved.round != round or WEIGHTS not in saved.files or not set(saved.files) <= set(_FILES):
                 raise CheckpointError(f"{path / _INDEX} is damaged: it describes another checkpoint")
             for name, file in saved.files.items():
                 with (path / name).open("rb") as stream:
                     found = hashlib.file_digest(stream, "sha256").hexdigest()
+                # All of it is read once more here, which is cheap beside a run that goes on from damaged weights.
                 if found != file.sha256:
                     raise CheckpointError(f"{path / name} is damaged: its SHA-256 is not the recorded one")
         except (OSError, ValueError, ConfigError) as error:

@@ -27,7 +27,9 @@ class EventLog:
         self.path = run_dir / "events.jsonl"
         self._began = began
         try:
+            # By lines: whoever follows the file sees each record when it is told, and a kill costs at most one.
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
+            # Else the first record of now would go on the line that was cut off, and both would be lost.
             if self._cut_off():
                 self._file.write("\n")
         except OSError as error:

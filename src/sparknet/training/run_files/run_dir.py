@@ -28,6 +28,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # The system drops this lock with the process that holds it (flock): a killed run leaves no stale one.
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(timeout=0)
@@ -53,11 +54,12 @@ class RunDir:
                 raise RunDirError(
                     f"{path} holds a run already; go on with `sparknet resume {path}`, or choose another --run-dir"
                 )
-            run_dir = cls(path.resolve())
+            run_dir = cls(path.resolve())  # a change of the current directory must not move the run
         except OSError as error:
             raise RunDirError(
                 f"the run directory {path} cannot be made: {error.strerror or error}; choose another --run-dir"
             ) from error
+        # The configuration makes a directory a run: it is written only when the lock is held.
         run_dir.save_config(config)
         return run_dir
 
@@ -79,6 +81,7 @@ class RunDir:
             raise RunDirError(
                 f"what a killed run left in {path} cannot be put right: {error}; make it writable, then resume"
             ) from error
+        # Shards that the killed run was preparing. A store elsewhere may be in use by others and is left alone.
         for draft in path.glob("store/.preparing-*"):
             shutil.rmtree(draft, ignore_errors=True)
         return run_dir
@@ -136,6 +139,7 @@ class RunDir:
             RunDirError: it cannot be written.
         """
         try:
+            # Its presence says that the run is finished, so it must never be there in part.
             with whole_file(self.path / _RESULT) as draft:
                 draft.write_text(json.dumps(dict(result), indent=1), encoding="utf-8")
         except OSError as error:

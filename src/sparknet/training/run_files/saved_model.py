@@ -66,9 +66,10 @@ def save_model(directory: Path, weights: Path, description: Description, normali
     Raises:
         CheckpointError: it cannot be written.
     """
-    # not ascontiguousarray, which would make the scale one-dimensional
+    # Not ascontiguousarray, which would make the scale one-dimensional.
     arrays = {name: np.asarray(array, order="C") for name, array in normalise.to_arrays().items()}
     try:
+        # The weights as the checkpoint has them, byte for byte: they were checked there against their hash.
         with whole_directory(directory) as draft:
             shutil.copyfile(weights, draft / WEIGHTS)
             save_file(arrays, draft / "preprocess.safetensors")
@@ -104,6 +105,7 @@ def load_model(directory: Path) -> Model:
         ) from error
     except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
+    # The seed is of no account: the weights replace what the fillers drew.
     recipe = Recipe.read(description.net)
     objective = build_objective(recipe, description.rows, batch_size=1, seed=0, data=description.data)
     objective.module.eval()

@@ -22,6 +22,7 @@ __all__ = [
 def dump_weights(module: nn.Module) -> bytes:
     """The module's state_dict as a safetensors file."""
     # Clones: the module's tensors may be views of one flat buffer, which safetensors refuses to guess about.
+    # It keeps the interpreter's lock, for 1 GB over 2 s: no thread runs in that time, the heartbeat's neither.
     return save({name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()})
 
 
@@ -53,6 +54,7 @@ def dump_optimizer(optimizer: torch.optim.Optimizer) -> bytes:
                 tensors[f"{index}.{key}"] = value.detach().clone().contiguous()
             elif value is not None:
                 numbers[f"{index}.{key}"] = value
+    # A line of JSON first, since safetensors keeps text alone beside its tensors; dumps puts no line end into it.
     return json.dumps(numbers).encode() + b"\n" + save(tensors)
 
 
@@ -70,4 +72,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, data: bytes) -> None:
             state.setdefault(int(index), {})[key] = value
     except (ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{len(data)} bytes of an optimiser's state are damaged: {error}") from error
+    # The groups stay its own: rates and decay are those of the configuration, which may have changed since.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

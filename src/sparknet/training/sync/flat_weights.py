@@ -31,12 +31,14 @@ class FlatWeights:
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
         buffers = list(module.buffers())
+        # Trainable ones first: the outer optimiser then works on the beginning of the vector.
         tensors = [p for p in parameters if p.requires_grad]
         self.trainable = sum(t.numel() for t in tensors)
         tensors += [p for p in parameters if not p.requires_grad]
         tensors += [b for b in buffers if b.is_floating_point()]
         self.counters = [b for b in buffers if not b.is_floating_point()]
         size = sum(t.numel() for t in tensors)
+        # The padding is 0 on every replica and stays so in every average: it must not make hashes differ.
         self.local = torch.zeros(math.ceil(size / FOLD) * FOLD)
         self._copied: list[tuple[Tensor, Tensor]] = []
         offset = 0
@@ -45,6 +47,7 @@ class FlatWeights:
                 segment = _segment(self.local, offset, tensor)
                 segment.copy_(tensor)
                 if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
+                    # Through .data the parameter stays the object that autograd and the optimiser know.
                     tensor.data = segment
                 else:
                     self._copied.append((segment, tensor))
@@ -101,6 +104,8 @@ class WeightsHash:
 
     def add(self, piece: Tensor) -> None:
         """Add a float32 piece whose length is a multiple of `FOLD`."""
+        # Two floats at a time as one integer. Sums that wrap round do not depend on the order or the cutting of the
+        # pieces, which a float sum would; and nan counts by its bits.
         self._fold += piece.view(torch.int64).view(-1, FOLD // 2).sum(0)
 
     def hex(self) -> str:

@@ -1,9 +1,6 @@
 """Gloo groups by membership epoch, which can be left at any moment.
 
-A group is kept while the membership stays the same and made anew (10 to 50 ms) when it changes. gloo itself
-cannot be interrupted: a peer that hangs would hold everybody until the timeout. So the caller waits for
-whichever comes first, the end of the operation or `abandon` from the heartbeat thread; an abandoned operation
-is left to a thread of its own together with the memory it may still write to.
+A group is kept while the membership stays the same and made anew (10 to 50 ms) when it changes.
 """
 
 import contextlib
@@ -57,6 +54,7 @@ class _Store(dist.Store):  # pyright: ignore[reportUntypedBaseClass]
         return self._rendezvous.fetch(f"{self._prefix}/{key}", self._timeout_seconds)
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        # gloo calls this for each peer's address, with a timeout of 30 minutes (torch 2.13): ours holds instead.
         for key in keys:
             self.get(key)
 
@@ -85,6 +83,9 @@ class GlooGroup:
     """
 
     def __init__(self, timeout_seconds: float) -> None:
+        # gloo cannot be interrupted: after ProcessGroupGloo.abort a waiting all-reduce still sits out its timeout
+        # (torch 2.13). So the end of an operation and the order to give it up come in one queue, and the caller
+        # follows whichever is first.
         self._signals: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._timeout_seconds = timeout_seconds
         self._group: Any = None
@@ -111,6 +112,8 @@ class GlooGroup:
             except Exception as error:  # handed to the caller, who raises it
                 self._signals.put(error)
 
+        # The constructor waits for all members. Where it is given up, it ends by itself on its thread, and the
+        # group that it still may make lies in a queue that nobody reads and goes with it.
         threading.Thread(target=meet, name="gloo-connect", daemon=True).start()
         self._group = self._next_signal("meeting the other workers")
 
@@ -144,10 +147,12 @@ class GlooGroup:
             work = begin()
         except RuntimeError as error:
             raise ExchangeFailed(f"the exchange could not begin: {_first_line(error)}") from error
+        # What comes is the finished Future: its wait() raises the operation's error in this thread.
         work.get_future().add_done_callback(self._signals.put)
         try:
             self._next_signal("exchanging weights").wait()
         except ExchangeFailed:
+            # It goes on in gloo's thread, reading and writing the buffer, which must not be freed under it.
             _leave_behind(self._group, work, buffer)
             raise
         except RuntimeError as error:
@@ -213,13 +218,16 @@ class Groups:
         with self._lock:
             if self._group is not None and self._epoch == epoch and self._aborted_epoch < epoch:
                 return self._group
+        # The old sockets close first: a peer may still wait on them before it comes to the new meeting.
         self.leave()
         store = _Store(self._rendezvous, f"epoch{epoch}", min(30.0, self._timeout_seconds))
         group = GlooGroup(self._timeout_seconds)
         with self._lock:
+            # The order to give up may have come before there was a group to give up.
             if self._aborted_epoch >= epoch:
                 raise ExchangeFailed(f"membership epoch {epoch} is already given up")
             self._epoch, self._group = epoch, group
+        # Known to `abort` before it connects, and without the lock, which `abort` needs to wake this very wait.
         group.connect(store, rank, size, self._host)
         return group
 
@@ -232,6 +240,8 @@ class Groups:
 
     def leave(self) -> None:
         """Drop the group at once: its sockets close, which frees peers that still wait for this worker."""
+        # Not where an operation was left behind, which keeps them open until it ends: those peers are freed by the
+        # abort that their heartbeats bring.
         with self._lock:
             if self._group is not None:
                 self._group.drop()

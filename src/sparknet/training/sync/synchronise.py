@@ -67,18 +67,18 @@ class Synchroniser:
     def heal(self, group: AllReduce, role: HealRole, inner_state: bytes) -> bytes | None:
         """Bring a joiner to the state of rank 0: anchor, outer momentum and inner optimiser state.
 
-        Every member of the quorum must call this, since every one takes part in a broadcast. `rebase` is for a
-        replica that was left behind with steps of its own: they become steps from the new anchor.
+        `rebase` is for a replica that was left behind with steps of its own: they become steps from the new anchor.
 
         Args:
-            group: all members of the quorum.
+            group: all members of the quorum, who all must call this.
             role: what this replica does with what comes from rank 0.
             inner_state: this replica's own inner state, which is sent if it is rank 0.
 
         Returns:
             Rank 0's inner state for role `receive`, else None.
         """
-        # Into temporaries first: a broadcast that breaks off must not leave half a state behind.
+        # A broadcast is of the whole group: every member goes through these in this order, also those that keep
+        # what they have. Into temporaries: one that breaks off must not leave half a state behind.
         anchor = self.anchor.clone()
         group.broadcast(anchor)
         momentum = None if self.momentum is None else self.momentum.clone()
@@ -86,6 +86,7 @@ class Synchroniser:
             group.broadcast(momentum)
         size = torch.tensor([len(inner_state)], dtype=torch.int64)
         group.broadcast(size)
+        # bytearray, since torch wants memory that may be written.
         own = torch.frombuffer(bytearray(inner_state), dtype=torch.uint8) if inner_state else torch.empty(0)
         inner = own if own.numel() == int(size) else torch.empty(int(size), dtype=torch.uint8)
         group.broadcast(inner)
@@ -93,12 +94,14 @@ class Synchroniser:
             return None
         self.weights.gather()
         if role == "rebase":
+            # If this try is aborted it is healed once more: the anchors are equal by then, and nothing moves twice.
             # Statistics stay its own: a variance moved by the difference of two others could be negative.
             own = slice(0, self.weights.trainable)
             self.weights.local[own] += anchor[own] - self.anchor[own]
         else:
             self.weights.local.copy_(anchor)
         self.weights.scatter()
+        # Integer counters need none of this: the exchange that follows takes their maximum.
         self.anchor, self.momentum = anchor, momentum
         self.anchor_hash = WeightsHash.of(anchor)
         return inner.numpy().tobytes() if role == "receive" else None
@@ -111,9 +114,12 @@ class Synchroniser:
         """
         self.weights.gather()
         total = 0.0
+        # Weights travel and not deltas: that spares reading the anchor here, and with rate 1 their sum already is
+        # the new anchor. The shares go in before the sum, so that nothing is left to divide after it.
         for local, buffer in chunks(self.weights.local, self._buffer):
             torch.mul(local, weight, out=buffer)
             total += float(local.sum())  # not finite as soon as one addend is not; local is still in cache
+        # Before anything is sent, and of a replica of weight 0 too: 0 times infinity is nan, and would reach all.
         if not torch.isfinite(torch.tensor(total)):
             raise TrainingDiverged(
                 "a weight is no longer finite after the local steps; lower solver.learning_rate or sync.local_steps"
@@ -134,6 +140,7 @@ class Synchroniser:
         outer, local = self.outer, self.weights.local
         if not self.average:
             self._buffer.copy_(local)
+        # Outer steps are for trainable weights: a variance that goes past its average may become negative.
         if self.momentum is not None:
             self._step_with_momentum(self.momentum)
         elif outer.learning_rate != 1:
@@ -147,6 +154,7 @@ class Synchroniser:
         # The buffer now holds the new anchor; the old anchor becomes the next buffer.
         self.anchor, self._buffer = self._buffer, self.anchor
         folded = WeightsHash()
+        # One pass for both: the hash reads what the copy has just brought into the cache.
         for anchor, piece in chunks(self.anchor, local):
             piece.copy_(anchor)
             folded.add(piece)
@@ -161,4 +169,5 @@ class Synchroniser:
             delta = anchor - average
             velocity.mul_(outer.momentum).add_(delta)
             step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
+            # Into the average's place, where `apply` looks for the new anchor.
             torch.sub(anchor, step, alpha=outer.learning_rate, out=average)

@@ -15,9 +15,6 @@ __all__ = ["DeviceFeed"]
 class DeviceFeed:
     """Divides the preprocessing between the loader's threads and the device.
 
-    Weights on the CPU: loaders preprocess, and a batch is used as it is. Elsewhere: loaders deliver stored rows,
-    bytes as a rule, which are copied to the device and preprocessed there.
-
     Args:
         normalise: what rows go through; None where they have gone through it.
         device: of the weights.
@@ -28,6 +25,8 @@ class DeviceFeed:
 
     def __init__(self, normalise: Normalise | None, device: torch.device) -> None:
         self.device = device
+        # On a CPU the loader's threads preprocess beside the step. Elsewhere stored rows are sent, bytes as a rule,
+        # a fourth of the float32 that they become, and the host's cores are left to decoding.
         on_host = device.type == "cpu"
         self.for_loaders = normalise if on_host else None
         self._normalise = None if on_host or normalise is None else DeviceNormalise(normalise, device)

@@ -1,7 +1,6 @@
 """What `data.loading.transform` does, where the weights are: bytes go to the device, and are cut there.
 
-A byte is a fourth of the float32 that it becomes, and the host's cores are left to what else they have to do. The
-results are those of the CPU to the last bit: the same windows, and one float32 operation after the other.
+The results are those of the CPU to the last bit: the same windows, and one float32 operation after the other.
 
 Tests hold it against the CPU's on torch's CPU device, and on CUDA where they find one. There was none when this was
 written: on a GPU it has yet to be seen.
@@ -50,10 +49,13 @@ class DeviceNormalise:
         windows = normalise.windows(tuple(images.shape), draws)
         mean, at = self._mean, None
         if shape != stored or normalise.mirror:
+            # One gather for the whole batch; a slice for every row would start kernels by the hundred.
             at = self._places(windows, stored, shape)
             images = images[at]
+            # The mean of a pixel goes where the pixel goes, mirrored too (Caffe's data_transformer.cpp).
             if mean is not None and normalise.mean_is_image(stored):
                 mean = mean.expand(stored)[at[1:]]
+        # A copy even of float32: the operations below work in place, and the caller keeps its rows.
         result = images.to(torch.float32, copy=True)
         if mean is not None:
             result -= mean
@@ -63,6 +65,7 @@ class DeviceNormalise:
 
     def _places(self, windows: Windows, stored: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
         """Indices of the windows' pixels, int64, that together broadcast to [n, channels, height, width]."""
+        # One transfer in place of three.
         numbers = np.stack([windows.ys, windows.xs, windows.turned.astype(np.int64)])
         ys, xs, turned = to_device(numbers, self._device)
         rows, channels, lines, columns = (
@@ -79,9 +82,9 @@ class DeviceNormalise:
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copy an array to the device; to a GPU from pinned memory, beside what this thread does next."""
-    # tables may give views of files, which cannot be written: torch has no such tensors
+    # Tables may give views of files, which cannot be written: torch has no such tensors.
     tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
     if device.type != "cuda":
         return tensor.to(device)
-    # the pinned copy is kept by torch's allocator until the device has read it
+    # The pinned copy is kept by torch's allocator until the device has read it.
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -15,6 +15,8 @@ from sparknet.training.worker.device_feed import DeviceFeed
 
 __all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
 
+# Few, so that a worker that dies costs little and a slow one does not hold up the others; more than one, since
+# each part takes a request to the driver.
 _BATCHES_PER_PART = 4
 
 
@@ -52,6 +54,8 @@ class Cuts:
 
     def batches(self, part: int, parts: int) -> Iterator[tuple[int, int]]:
         """The batches of a part, as rows `start` to `stop` (exclusive); all parts together cover each row once."""
+        # A Caffe net's outputs are means over a batch, so its batches must be the same ones however many workers
+        # share them: parts are cut between units, and a unit there is a batch.
         units = math.ceil(self.rows / self.unit)
         start, stop = (min(self.rows, at * units // parts * self.unit) for at in (part, part + 1))
         for at in range(start, stop, self.batch):
@@ -80,9 +84,11 @@ def evaluate_part(
     rows, sums = 0, dict[str, float]()
     feed = DeviceFeed.of(objective, normalise)
     for start, stop in cuts.batches(*part):
+        # Slices of the table and no loader: rows come in their own order, and none is read ahead for another part.
         images, labels = _read(table, columns, start, stop)
-        # the same numbers for a row in every evaluation, of whatever run
+        # The same numbers for a row in every evaluation, of whatever run.
         draws = row_draws(0, 0, np.arange(start, stop) % len(table), stream="evaluation")
+        # Sums and not means, so that parts of different length add up.
         for name, value in objective.measure(*feed.rows(images, labels, draws)).items():
             sums[name] = sums.get(name, 0.0) + value
         rows += stop - start

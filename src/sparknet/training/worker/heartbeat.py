@@ -10,6 +10,7 @@ from sparknet.training.coordination.messages import Pulse
 
 __all__ = ["Heartbeats"]
 
+# Above any epoch that a run comes to.
 _EVERY_EPOCH = 2**62
 
 
@@ -38,10 +39,12 @@ class Heartbeats:
 
     def _run(self) -> None:
         heard, aborted = time.monotonic(), -1
+        # Eight beats to a timeout: a few that are late or lost must not count as a death.
         while not self._closing.wait(self._timeout_seconds / 8):
             try:
                 pulse = self._beat()
-            except ClusterError:  # not reached this time
+            except ClusterError:
+                # Twice the driver's own patience: it may have been held up itself, and forgives that time then.
                 if time.monotonic() - heard > 2 * self._timeout_seconds:
                     self.driver_lost = True
                     self._end()
@@ -51,11 +54,13 @@ class Heartbeats:
             if pulse.end:
                 self._end()
                 return
+            # Told here and not as an answer: the main thread may be waiting in the very group that must be dropped.
             if pulse.aborted_epoch > aborted:
                 aborted = pulse.aborted_epoch
                 self._on_abort(aborted)
 
     def _end(self) -> None:
+        # In this order: the main thread must find `ended` set when the group lets it go.
         self.ended.set()
         self._on_abort(_EVERY_EPOCH)  # whatever group waits, it waits in vain
 

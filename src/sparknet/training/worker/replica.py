@@ -83,10 +83,13 @@ class Replica:
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0])
         )
+        # An evaluation may have left it in the other mode.
         self.module.train()
+        # Losses are summed where they are: reading each would let the host wait for the device at every step.
         total, samples, rate, cursor = torch.zeros((), device=self._feed.device), 0, 0.0, None
         began = time.perf_counter()
         for step in range(steps):
+            # At every step, since a superseded attempt takes the core of the one that has replaced it.
             if ended.is_set():
                 return None
             # Where paces differ, iterations are counted in shares of the round: all schedules agree.
@@ -96,12 +99,14 @@ class Replica:
             for _ in range(self._solver.batches_per_step):
                 batch = next(loader)
                 loss = self.objective.loss(*self._feed.batch(batch))
+                # Not divided: an optimiser of several batches a step divides their sum itself, as Caffe's does.
                 loss.backward()
                 total += loss.detach()
                 samples += len(batch.labels)
                 cursor = batch.cursor
             self.optimizer.step()
             self.steps_taken += 1
+        # Once a round is enough: a loss that was not finite leaves the sum so.
         mean = float(total) / (steps * self._solver.batches_per_step)
         if not np.isfinite(mean):
             knob = "base_lr in the solver file" if self.config.solver.prototxt else "solver.learning_rate"

@@ -82,6 +82,7 @@ class Worker:
         self._sync = Synchroniser(
             FlatWeights(replica.module), config.sync.outer, average=config.sync.strategy != "none"
         )
+        # A copy: a fall-back before the first checkpoint begins with these again.
         self._initial = dump_weights(replica.module)
         self._loader: Loader | None = None
         self._round = 0
@@ -98,6 +99,7 @@ class Worker:
                 self._followed += 1
                 answer = self._follow(answer)
         finally:
+            # First the sockets: peers in the middle of an exchange wait for this worker until they close.
             self._around.groups.leave()
             if self._loader is not None:
                 self._loader.close()
@@ -122,6 +124,7 @@ class Worker:
             case Committed():
                 return self._commit(answer)
             case Aborted():
+                # The same steps once more: nothing has changed since they were made.
                 return self._say_ready()
             case Evaluate():
                 self.phase = f"evaluating after round {answer.round}"
@@ -142,10 +145,12 @@ class Worker:
         """Take the state of a round: the initial weights, a checkpoint, or (by saying so) a peer's state."""
         self.phase = f"taking the state of round {welcome.round}"
         self._round, self._steps = welcome.round, welcome.steps
+        # After a fall-back there is one already, whose threads read ahead from another place.
         if self._loader is not None:
             self._loader.close()
         self._loader = self._around.open_loader(welcome.cursor)
         if welcome.heal:
+            # 0 steps ask for a peer's state, which comes in the same group as the next exchange.
             self._ready = self._message(welcome.cursor)
             return self._say_ready()
         self._restore(welcome.checkpoint)
@@ -155,12 +160,14 @@ class Worker:
         files = {WEIGHTS: self._initial}
         if checkpoint is not None:
             files = self._around.driver.fetch_checkpoint(checkpoint)
+        # Into the tensors that are there, which are views of the synchroniser's vector; it then looks again.
         load_weights(self._replica.module, files[WEIGHTS])
         self._sync.restart()
         self._replica.optimizer.state.clear()
         if INNER in files:
             load_optimizer(self._replica.optimizer, files[INNER])
         if self._sync.momentum is not None:
+            # Written over in any case: after a fall-back the momentum is of rounds that are not part of the run.
             outer = load(files[OUTER])["momentum"] if OUTER in files else torch.zeros_like(self._sync.momentum)
             self._sync.momentum.copy_(outer)
 
@@ -199,13 +206,16 @@ class Worker:
         self.phase = f"synchronising round {exchange.round + 1}"
         began = time.perf_counter()
         reason = ""
+        # Only what the network does becomes a vote. TrainingDiverged goes on up: the run fails by it, and the
+        # heartbeats of those who wait in the exchange tell them.
         try:
             group = self._around.groups.enter(exchange.epoch, exchange.rank, exchange.size)
             if exchange.healing:
                 self._heal(group, exchange)
             self._sync.exchange(group, exchange.weight)
         except ExchangeFailed as error:
-            # Leaving closes this worker's sockets, which frees the peers that wait for it.
+            # Before the vote: leaving closes this worker's sockets, which frees the peers that wait for it. In a
+            # ring only a dead worker's neighbour has an error at once, the others would sit out the timeout.
             reason = str(error)
             self._around.groups.leave()
             self._sync.abandon()
@@ -228,21 +238,25 @@ class Worker:
             # Where replicas train each by itself, one with steps of its own needs nobody's weights.
             left_behind = "rebase" if self._sync.average else "keep"
             role = left_behind if self._ready.steps else "receive"
+        # A newcomer takes rank 0's inner state: one replica's is as good as another's, and better than none.
         inner_state = dump_optimizer(self._replica.optimizer) if exchange.rank == 0 else b""
         inner = self._sync.heal(group, role, inner_state)
         if inner is not None:
             load_optimizer(self._replica.optimizer, inner)
+        # `_ready` stays as it is: if this try is aborted, the driver sees the old round in it and heals once more.
         self._round = exchange.round
 
     def _commit(self, committed: Committed) -> Answer:
         self._sync.apply()
         self._round, self._steps = committed.round, committed.steps
+        # Cleared and not zeroed: an optimiser makes its state anew at the next step, step counts included.
         if self._config.sync.inner_state == "reset":
             self._replica.optimizer.state.clear()
         return self._next_chore(None) if committed.chores else self._train()
 
     def _put_checkpoint(self, checkpoint: Checkpoint) -> Answer:
         self.phase = f"saving the checkpoint of round {checkpoint.round}"
+        # It is asked for between a commit and the next steps, when the local weights are the anchor.
         files = {
             WEIGHTS: dump_weights(self._replica.module),
             INNER: dump_optimizer(self._replica.optimizer),
