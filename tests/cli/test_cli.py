@@ -471,8 +471,8 @@ def test_a_loss_that_is_not_finite(warm, tmp_path):
 
 
 @spark
-def test_a_net_that_raises(warm, tmp_path):
-    (tmp_path / "broken_net.py").write_text(
+def test_a_net_that_raises(warm, nets, tmp_path):
+    (nets / "broken_net.py").write_text(
         textwrap.dedent(
             """
             from torch import nn
@@ -487,8 +487,7 @@ def test_a_net_that_raises(warm, tmp_path):
             """
         )
     )
-    command = ["train", DIGITS, "--run-dir", "run", "--set", "net.name=broken_net:Broken"]
-    done = sparknet(*command, "--set", "cluster.task_failures=3", cwd=tmp_path)
+    done = warm.run("train", DIGITS, "--run-dir", tmp_path / "run", "--set", "net.name=broken_net:Broken", cwd=nets)
     done.refused(
         1, r"worker [01] on \S+ failed while taking the local steps of round 1: RuntimeError: no way forward"
     )

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.errors import RunDirError
@@ -131,3 +132,16 @@ def test_the_store_lies_in_the_run_directory_unless_it_is_given(tmp_path):
         assert run_dir.store(CONFIG) == tmp_path / "run" / "store"
         data = Data(source="digits", validation_fraction=0.2, store=str(tmp_path / "shared"))
         assert run_dir.store(RunConfig(data=data, net=CONFIG.net, run=CONFIG.run)) == tmp_path / "shared"
+
+
+def test_a_run_that_another_process_made_and_ended_meanwhile(tmp_path, monkeypatch):
+    path, acquire = tmp_path / "run", FileLock.acquire
+
+    def late(lock, *arguments, **options):
+        (path / "config.toml").write_text("theirs")
+        return acquire(lock, *arguments, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with pytest.raises(RunDirError, match="holds a run already"):
+        RunDir.create(path, CONFIG)
+    assert (path / "config.toml").read_text() == "theirs"

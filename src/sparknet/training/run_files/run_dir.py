@@ -50,17 +50,20 @@ class RunDir:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if (path / _CONFIG).exists():
-                raise RunDirError(
-                    f"{path} holds a run already; go on with `sparknet resume {path}`, or choose another --run-dir"
-                )
+            _refuse_run(path)
             run_dir = cls(path.resolve())  # a change of the current directory must not move the run
         except OSError as error:
             raise RunDirError(
                 f"the run directory {path} cannot be made: {error.strerror or error}; choose another --run-dir"
             ) from error
-        # The configuration makes a directory a run: it is written only when the lock is held.
-        run_dir.save_config(config)
+        try:
+            # Once more: another process may have made a run here, and ended it, before the lock was taken.
+            _refuse_run(path)
+            # The configuration makes a directory a run: it is written only when the lock is held.
+            run_dir.save_config(config)
+        except RunDirError:
+            run_dir.close()
+            raise
         return run_dir
 
     @classmethod
@@ -158,3 +161,10 @@ class RunDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refuse_run(path: Path) -> None:
+    if (path / _CONFIG).exists():
+        raise RunDirError(
+            f"{path} holds a run already; go on with `sparknet resume {path}`, or choose another --run-dir"
+        )
