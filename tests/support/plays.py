@@ -187,3 +187,8 @@ def report_on(chore: Answer, *, rows: int = 50) -> ChoreReport:
     if part < 0:
         return ChoreReport(part=-1)
     return ChoreReport(part=part, rows=rows, sums={"accuracy": rows * 9 // 10, "top5": rows, "loss": 0.5 * rows})
+
+
+def live_slots(play):
+    """Slots whose worker is alive to the coordinator."""
+    return sorted(member.slot for member in play.coordinator._members.values() if member.alive)

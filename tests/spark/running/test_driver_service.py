@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 import sparknet.spark.running.driver_service as service_module
+from plays import live_slots
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.transform import Normalise
@@ -103,7 +104,7 @@ def test_a_wrong_token_is_refused_everywhere(stage, token):
         with pytest.raises(Unauthorized, match=r"refused the token while .*must get their plan from the driver"):
             call()
     assert stage.coordinator.status == "starting"
-    assert stage.coordinator.live_slots() == []
+    assert live_slots(stage) == []
     assert stage.checkpoints.rounds() == []
 
 
@@ -113,7 +114,7 @@ def test_a_missing_token_is_refused(stage):
         pytest.raises(flight.FlightUnauthenticatedError, match="token is missing or wrong"),
     ):
         list(client.do_action(flight.Action("ask", dump_message(register()))))
-    assert stage.coordinator.live_slots() == []
+    assert live_slots(stage) == []
 
 
 def test_the_token_is_in_no_text(stage):
@@ -228,7 +229,7 @@ def test_a_newer_attempt_ends_the_wait_of_the_older(tmp_path):
     try:
         client, newer = stage.client(), stage.client()
         with background(lambda: client.ask(register(0, 1))) as waiting:
-            wait_until(lambda: stage.coordinator.live_slots() == [0])
+            wait_until(lambda: live_slots(stage) == [0])
             with background(lambda: newer.ask(register(0, 2))) as waiting_too:
                 assert waiting.result(10) == Superseded()
                 stage.service.locked(lambda coordinator: coordinator.stop("enough"))
@@ -331,7 +332,7 @@ def test_closing_ends_the_calls_that_wait(tmp_path):
     stage = Stage(tmp_path, slots=2)
     client = stage.client(patience=0.0)
     with background(lambda: client.ask(register(0))) as waiting:
-        wait_until(lambda: stage.coordinator.live_slots() == [0])
+        wait_until(lambda: live_slots(stage) == [0])
         began = time.monotonic()
         stage.service.close()
         assert time.monotonic() - began < 2.0

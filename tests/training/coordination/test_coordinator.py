@@ -5,7 +5,7 @@ Who takes part and does the chores: test_coordinator_members.py. Any order of ev
 
 import pytest
 
-from plays import Play, report_on
+from plays import Play, live_slots, report_on
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.training.coordination.coordinator import MAX_ABORTS, RunProgress
 from sparknet.training.coordination.messages import (
@@ -47,7 +47,7 @@ def test_after_the_deadline_it_starts_with_those_that_came():
     play.passes(0.25, alive=[0, 2])
     assert isinstance(play.answer(0), Welcome)
     assert isinstance(play.answer(2), Welcome)
-    assert play.coordinator.live_slots() == [0, 2]
+    assert live_slots(play) == [0, 2]
 
 
 def test_too_few_workers_fail_the_run_with_the_remedy():
@@ -166,7 +166,7 @@ def test_a_death_during_the_exchange_aborts_it_and_the_others_go_on():
     play.begin(0, 1, 2)
     exchanges = play.quorum(0, 1, 2)
     play.passes(2.5, alive=[0, 1])
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     assert play.pulse(0).aborted_epoch == exchanges[0].epoch
     for slot in (0, 1):
         answer = play.vote(slot, of=exchanges[slot], ok=False, reason="a peer died")
@@ -442,7 +442,7 @@ def test_an_error_of_an_older_attempt_changes_nothing():
     play.register(1, 2)
     play.fails(1, 1, fatal=True)
     assert play.coordinator.status == "running"
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
 
 
 def test_replicas_that_differ_fail_the_run_and_are_named():
@@ -474,9 +474,9 @@ def test_silence_longer_than_the_timeout_is_death():
     play = Play()
     play.begin(0, 1)
     play.passes(2.0, alive=[0])
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     play.passes(0.25, alive=[0])
-    assert play.coordinator.live_slots() == [0]
+    assert live_slots(play) == [0]
     assert play.coordinator.drain_lost() == [(1, 1)]
     assert play.coordinator.failures == 1
 
@@ -487,11 +487,11 @@ def test_a_suspended_driver_does_not_take_its_workers_for_dead():
     play.passes(1.0, alive=[0, 1])
     play.now += 3600.0
     play.coordinator.tick(play.now)
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     for slot in (0, 1):
         play.coordinator.receive(Heartbeat(slot=slot, attempt=1), play.now)
     play.passes(1.0, alive=[0, 1])
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     assert play.coordinator.failures == 0
 
 
@@ -502,7 +502,7 @@ def test_after_a_suspension_the_dead_are_still_noticed():
     play.now += 3600.0
     play.coordinator.tick(play.now)
     play.passes(2.5, alive=[0])
-    assert play.coordinator.live_slots() == [0]
+    assert live_slots(play) == [0]
 
 
 def test_one_that_returns_is_alive_again():
@@ -510,6 +510,6 @@ def test_one_that_returns_is_alive_again():
     play.begin(0, 1)
     play.passes(2.5, alive=[0])
     play.passes(0.25, alive=[0, 1])
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     assert play.events("worker_returned")[0]["slot"] == 1
     play.commit(0, 1)

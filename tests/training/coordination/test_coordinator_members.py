@@ -2,7 +2,7 @@
 
 import pytest
 
-from plays import Play, report_on
+from plays import Play, live_slots, report_on
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.training.coordination.coordinator import RunProgress
 from sparknet.training.coordination.messages import (
@@ -145,7 +145,7 @@ def test_when_all_are_dead_the_run_falls_back_to_its_checkpoint():
     play.commit(0, 1, steps=9)
     assert (play.coordinator.round, play.coordinator.samples) == (3, 340)
     play.passes(2.5)
-    assert play.coordinator.live_slots() == []
+    assert live_slots(play) == []
     assert play.register(0, 2).heal
     play.ready(0, 2, steps=0)
     welcome = play.answer(0, 2)
@@ -347,14 +347,14 @@ def test_a_worker_that_beats_but_hangs_in_a_chore_is_given_up():
     assert isinstance(other, Evaluate)
     play.chore(1, report=report_on(other))
     play.passes(29, alive=[0, 1])
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     play.passes(2, alive=[0, 1])
-    assert play.coordinator.live_slots() == [1], "who waits for others does not hang"
+    assert live_slots(play) == [1], "who waits for others does not hang"
     assert "no progress for 30 s" in str(play.events("worker_lost")[0]["reason"])
     assert (0, 1) in play.coordinator.drain_lost(), "its task must be killed"
     assert play.answer(1) == hung, "its part goes to another"
     play.passes(5, alive=[0, 1])
-    assert play.coordinator.live_slots() == [1], "its heartbeat does not bring it back"
+    assert live_slots(play) == [1], "its heartbeat does not bring it back"
     assert play.pulse(0).end
     assert isinstance(play.answer(0), Superseded)
     assert isinstance(play.register(0, attempt=2), Welcome)
@@ -369,6 +369,6 @@ def test_a_slow_worker_that_gets_on_does_not_hang():
             beat = Heartbeat(slot=slot, attempt=1, progress=tick // 100)  # a step takes 25 s
             play.coordinator.receive(beat, play.now)
         play.coordinator.tick(play.now)
-    assert play.coordinator.live_slots() == [0, 1]
+    assert live_slots(play) == [0, 1]
     play.passes(31, alive=[0, 1])
-    assert play.coordinator.live_slots() == [], "without a step they do"
+    assert live_slots(play) == [], "without a step they do"

@@ -232,10 +232,6 @@ class Coordinator:
         """What a checkpoint of the current round must record."""
         return replace(self._start, round=self.round, samples=self.samples, cursors=dict(self.cursors))
 
-    def live_slots(self) -> list[int]:
-        """Slots whose worker is alive."""
-        return sorted(member.slot for member in self._members.values() if member.alive)
-
     def drain_events(self) -> list[dict[str, object]]:
         """The event records since the last call, oldest first."""
         events, self._events = self._events, []
