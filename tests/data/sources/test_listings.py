@@ -10,7 +10,7 @@ from image_files import jpeg, write_folder, write_tar
 from places import REFERENCE
 from s3_server import reach, s3_server
 from sparknet.config import Data
-from sparknet.data.sources.opening import open_sources
+from sparknet.data.sources.opening import open_source, open_sources
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Place
 
@@ -91,6 +91,13 @@ def test_a_directory_is_listed_once(kind, tmp_path, listed):
     assert ask_everything(Data(source=kind, path=str(path), validation_path=str(validation)))
     assert listed
     assert max(listed.values()) == 1, listed
+
+
+def test_a_tree_that_is_both_sides_numbers_its_own_classes(tmp_path, listed):
+    make_image_folder(tmp_path)
+    data = Data(source="image_folder", path=str(tmp_path), validation_path=str(tmp_path))
+    assert open_source(data, validation=True).listed.schema.class_names == ("a", "b")
+    assert listed == {str(tmp_path): 1}
 
 
 @pytest.mark.parametrize("kind", MADE)

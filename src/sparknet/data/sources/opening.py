@@ -157,7 +157,7 @@ def _opened(data: Data, *, validation: bool, training: Source | None) -> OpenedS
     if form.reader is None:
         _check_local(where.path)
         return OpenedSource(format=form, where=where, source=None)
-    if validation and form.names_classes:
+    if validation and form.names_classes and data.validation_path != data.path:
         names = training.schema.class_names if training else ()
         # The training images number the classes of all others.
         where = replace(where, labels=data.path, class_names=names)
