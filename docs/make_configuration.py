@@ -10,7 +10,7 @@ import typing
 from itertools import pairwise
 from pathlib import Path
 
-from sparknet.config import RunConfig, schema
+from sparknet.config import RunConfig
 from sparknet.data.sources.registry import FORMATS
 
 HEAD = """# Configuration
@@ -25,7 +25,7 @@ Values are TOML; bare words count as text; an empty value (`--set run.rounds=`) 
 Unknown keys and values that break a rule are refused with the key, the value, the rule and what to do. The run
 directory holds the configuration as resolved, `config.toml`, which is a valid file itself.
 
-This page is generated from `src/sparknet/config/schema.py`: `python docs/make_configuration.py`.
+This page is generated from `src/sparknet/config/sections/`: `python docs/make_configuration.py`.
 """
 
 
@@ -35,9 +35,25 @@ def page() -> str:
     texts = [HEAD]
     for name, section in sections.items():
         texts.append(f"\n## `[{name}]`\n\n{inspect.getdoc(section)}\n\n{_table(section)}")
+        texts += [
+            f"\n### `{title}`\n\n{inspect.getdoc(inner)}\n\n{_table(inner)}"
+            for title, inner in _inner_tables(name, section)
+        ]
         if name == "data":
             texts.append(f"\n{_formats()}")
     return "".join(texts)
+
+
+def _inner_tables(name: str, section: type) -> list[tuple[str, type]]:
+    """The tables within a section, with their headings in TOML."""
+    found: list[tuple[str, type]] = []
+    for key, hint in typing.get_type_hints(section).items():
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        members = [*arguments, *(inner for argument in arguments for inner in typing.get_args(argument))]
+        for member in filter(dataclasses.is_dataclass, members):
+            heading = {dict: f"[{name}.{key}.NAME]", tuple: f"[[{name}.{key}]]"}.get(origin, f"[{name}.{key}]")
+            found.append((heading, member))
+    return found
 
 
 def _table(section: type) -> str:
@@ -67,7 +83,7 @@ def _formats() -> str:
 
 def _field_docstrings(section: type) -> dict[str, str]:
     """The string that follows each field in the class body."""
-    tree = ast.parse(inspect.getsource(schema))
+    tree = ast.parse(inspect.getsource(inspect.getmodule(section)))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__)
     notes: dict[str, str] = {}
     for node, following in pairwise(body):
@@ -81,13 +97,17 @@ def _kind(hint: typing.Any) -> str:
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
     if hint in names:
         return names[hint]
+    if dataclasses.is_dataclass(hint):
+        return "table"
+    if hint is typing.Any:
+        return "value"
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return ", ".join(f'`"{choice}"`' for choice in arguments)
     if origin is tuple:
         return f"list of {_kind(arguments[0])}s"
     if origin is dict:
-        return "table of numbers, texts, true or false"
+        return f"table of {_kind(arguments[1])}s"
     return " or ".join(_kind(member) for member in arguments if member is not type(None))
 
 

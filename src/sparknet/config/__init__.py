@@ -2,22 +2,28 @@
 
 from sparknet.config.codec import decode, encode
 from sparknet.config.files import load_config, override, write_config
-from sparknet.config.schema import (
-    Cluster,
-    Data,
-    Net,
-    Run,
-    RunConfig,
-    Solver,
-    Sync,
-)
+from sparknet.config.schema import RunConfig
+from sparknet.config.sections.cluster import Cluster
+from sparknet.config.sections.data import Data, DataColumn
+from sparknet.config.sections.net import Net, Scalar
+from sparknet.config.sections.objective import Measure, Objective
+from sparknet.config.sections.run import EarlyStop, Run
+from sparknet.config.sections.solver import ParameterGroup, Solver
+from sparknet.config.sections.sync import OuterOptimiser, Sync
 
 __all__ = [
     "Cluster",
     "Data",
+    "DataColumn",
+    "EarlyStop",
+    "Measure",
     "Net",
+    "Objective",
+    "OuterOptimiser",
+    "ParameterGroup",
     "Run",
     "RunConfig",
+    "Scalar",
     "Solver",
     "Sync",
     "decode",

@@ -32,7 +32,7 @@ def decode(cls: type[T], values: object, *, where: str = "") -> T:
     """Build a `cls` from a dictionary, refusing unknown keys, missing keys and wrong types.
 
     Args:
-        cls: a dataclass whose fields are scalars, literals, tuples, dictionaries of scalars or dataclasses.
+        cls: a dataclass whose fields are scalars, literals, dataclasses, tuples and dictionaries of these, or Any.
         values: what TOML or JSON gave.
         where: the dotted path of this value for error messages, for example `sync`.
 
@@ -63,6 +63,8 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def _convert(hint: Any, value: object, path: str) -> Any:
+    if hint is Any:
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return decode(typing.cast("type[Any]", hint), value, where=path)
@@ -89,9 +91,13 @@ def _union(members: tuple[Any, ...], value: object, path: str) -> Any:
         return None
     if len(inner) == 1:
         return _convert(inner[0], value, path)
+    if isinstance(value, Mapping):
+        tables = [member for member in inner if dataclasses.is_dataclass(member)]
+        if tables:
+            return decode(typing.cast("type[Any]", tables[0]), value, where=path)
     # By the exact type and not isinstance: true is an int to Python, and would pass for 1.
     if type(value) not in inner:
-        names = ", ".join(_NAMES[kind] for kind in inner)
+        names = ", ".join(_NAMES.get(kind, "a table") for kind in inner)
         raise ConfigError(f"{path} is {value!r}; it must be one of: {names}")
     return value
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fakes import MemoryGroup, flatten, together
 from sparknet.config import Solver, Sync
-from sparknet.config.schema import OuterOptimiser
+from sparknet.config import OuterOptimiser
 from sparknet.training.objectives.optimiser import learning_rate
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.synchronise import Synchroniser

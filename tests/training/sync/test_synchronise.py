@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fakes import MemoryGroup, flatten, together
-from sparknet.config.schema import OuterOptimiser
+from sparknet.config import OuterOptimiser
 from sparknet.errors import TrainingDiverged
 from sparknet.training.sync.flat_weights import FlatWeights, WeightsHash
 from sparknet.training.sync.gloo_groups import ExchangeFailed, SoloGroup

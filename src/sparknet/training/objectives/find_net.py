@@ -17,7 +17,7 @@ from sparknet.caffe import zoo
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.caffe.module.caffe_net import CaffeNet
-from sparknet.config.schema import Scalar
+from sparknet.config import Scalar
 from sparknet.errors import NetError
 
 __all__ = ["build_net", "find_net"]

@@ -83,10 +83,12 @@ def _torch_sgd(solver: Solver, objective: Objective) -> torch.optim.SGD:
             "params": [tensor for tensor in group["params"] if tensor.requires_grad],
             "lr_mult": group["lr_mult"],
             # Per group, since torch has no decay_mult.
-            "weight_decay": solver.weight_decay * group["decay_mult"],
+            "weight_decay": (solver.weight_decay or 0.0) * group["decay_mult"],
         }
         for group in parameter_groups(objective.learnable)
         # A tensor that does not move needs no momentum either.
         if group["lr_mult"]
     ]
-    return torch.optim.SGD(groups, lr=solver.learning_rate, momentum=solver.momentum)
+    return torch.optim.SGD(
+        groups, lr=solver.learning_rate, momentum=0.9 if solver.momentum is None else solver.momentum
+    )

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from sparknet.config import Data, decode, encode
-from sparknet.config.schema import Net
+from sparknet.config import Data, Net, decode, encode
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding

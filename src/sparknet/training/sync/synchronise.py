@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from sparknet.config.schema import OuterOptimiser
+from sparknet.config import OuterOptimiser
 from sparknet.errors import TrainingDiverged
 from sparknet.training.sync.flat_weights import FlatWeights, WeightsHash, chunks
 

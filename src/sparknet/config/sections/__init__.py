@@ -1,0 +1,1 @@
+"""The sections of a run's configuration, one a file, each with the rules between its keys."""

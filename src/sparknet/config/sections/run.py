@@ -1,0 +1,87 @@
+"""How long to train, with how many workers, and what to keep."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparknet.config.rules import all_finite, at_least, require
+
+__all__ = ["EarlyStop", "Run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyStop:
+    """When a run ends before its last round."""
+
+    measure: str = ""
+    """The measure that must get better; not given: accuracy where the run measures it, else loss."""
+    patience: int = 3
+    """Validations without a better figure after which the run ends."""
+    min_delta: float = 0.0
+    """What counts as better: by more than this."""
+
+    def __post_init__(self) -> None:
+        all_finite("run.early_stop", self)
+        at_least("run.early_stop.patience", self.patience, 1)
+        at_least("run.early_stop.min_delta", self.min_delta, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """How long to train, with how many workers, and what to keep."""
+
+    name: str = "run"
+    """Names the run directory when none is given: `runs/<name>-<time>`."""
+    seed: int = 0
+    """Seeds weights, sampling order, split and dropout; the same seed gives the same run."""
+    workers: int = 2
+    """Replicas, one Spark task each."""
+    min_workers: int = 1
+    """Start with so many when `cluster.start_seconds` have passed; fewer fails the run."""
+    rounds: int | None = None
+    """Rounds to train; give this or `epochs`."""
+    epochs: float | None = None
+    """Passes over the training rows, rounded up to whole rounds; give this or `rounds`."""
+    eval_every: int = 10
+    """Rounds between validations; the last round is always validated. 0: only the last."""
+    eval_first: bool = False
+    """Validate the initial weights too, before the first round."""
+    eval_batches: int | None = None
+    """Batches of a validation, over the rows from the first on and round again; not given: every row once."""
+    checkpoint_every: int = 10
+    """Rounds between checkpoints; the last round always gets one. 0: only the last."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept, newest first; at least 2, so that a damaged one has a predecessor."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the model: the last round's, or those of the validation with the best figure."""
+    early_stop: EarlyStop | None = None
+    """Ends the run when validations no longer improve; not given: it goes on to its last round."""
+
+    def __post_init__(self) -> None:
+        all_finite("run", self)
+        at_least("run.seed", self.seed, 0)
+        at_least("run.workers", self.workers, 1)
+        at_least("run.min_workers", self.min_workers, 1)
+        require(
+            self.min_workers <= self.workers,
+            "run.min_workers",
+            self.min_workers,
+            f"it must not exceed run.workers, which is {self.workers}",
+        )
+        require(
+            (self.rounds is None) != (self.epochs is None),
+            "run.rounds and run.epochs",
+            (self.rounds, self.epochs),
+            "exactly one must be given: set run.rounds or run.epochs",
+        )
+        if self.rounds is not None:
+            at_least("run.rounds", self.rounds, 1)
+        if self.epochs is not None:
+            require(self.epochs > 0, "run.epochs", self.epochs, "it must be more than 0")
+        at_least("run.eval_every", self.eval_every, 0)
+        if self.eval_batches is not None:
+            at_least("run.eval_batches", self.eval_batches, 1)
+        at_least("run.checkpoint_every", self.checkpoint_every, 0)
+        at_least("run.keep_checkpoints", self.keep_checkpoints, 2)
+        # It becomes part of a path.
+        safe = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        require(safe, "run.name", self.name, "it must be letters, digits, dots, dashes and underscores")
