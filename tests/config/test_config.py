@@ -169,7 +169,6 @@ def test_diloco_fills_its_presets_in():
         ("data.shape=8", r"data\.shape is 8; it must be a list"),
         ("data.shape=[1, 'a']", r"data\.shape\[1\] is 'a'; it must be a whole number"),
         ("net.arguments=3", r"net\.arguments is 3; it must be a table"),
-        ("net.arguments.depth=[1]", r"net\.arguments\.depth is \[1\]; it must be one of: true or false, a whole"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_refused(setting, message):

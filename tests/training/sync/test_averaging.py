@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from fakes import MemoryGroup, flatten, together
-from sparknet.config import Solver, Sync
-from sparknet.config import OuterOptimiser
+from sparknet.config import OuterOptimiser, Solver, Sync
 from sparknet.training.objectives.optimiser import learning_rate
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.synchronise import Synchroniser
