@@ -4,7 +4,7 @@ from sparknet.config.codec import decode, encode
 from sparknet.config.files import load_config, override, write_config
 from sparknet.config.schema import RunConfig
 from sparknet.config.sections.cluster import Cluster
-from sparknet.config.sections.data import Data, DataColumn
+from sparknet.config.sections.data import Beside, Data, DataColumn
 from sparknet.config.sections.net import Net, Scalar
 from sparknet.config.sections.objective import Measure, Objective
 from sparknet.config.sections.run import EarlyStop, Run
@@ -12,6 +12,7 @@ from sparknet.config.sections.solver import ParameterGroup, Solver
 from sparknet.config.sections.sync import OuterOptimiser, Sync
 
 __all__ = [
+    "Beside",
     "Cluster",
     "Data",
     "DataColumn",

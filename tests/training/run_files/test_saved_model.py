@@ -103,13 +103,8 @@ def test_plain_safetensors_and_torch_are_enough(saved):
         assert arrays.get_tensor("mean").tolist() == [[[7.5]]]
         assert float(arrays.get_tensor("scale")) == 0.0625
     told = json.loads((saved / "model.json").read_text())
-    assert told["net"] == {
-        "name": "digits_cnn",
-        "prototxt": "",
-        "weights": "",
-        "arguments": {"width": 4},
-        "channels_last": False,
-    }
+    assert told["net"]["name"] == "digits_cnn"
+    assert told["net"]["arguments"] == {"width": 4}
     assert told["rows"]["input"]["shape"] == [1, 8, 8]
     assert told["rows"]["classes"] == 10
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from sparknet.config.rules import all_finite, at_least, require
 
-__all__ = ["Data", "DataColumn"]
+__all__ = ["Beside", "Data", "DataColumn"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,28 @@ class DataColumn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """A further source whose rows go with those of `data.source`, the first with the first: `[data.beside.NAME]`.
+
+    NAME is the name of its column among the others.
+    """
+
+    source: str
+    """The format of the rows."""
+    path: str = ""
+    """Of the training rows, as many as `data.path` has."""
+    validation_path: str = ""
+    """Of the validation rows, as many as `data.validation_path` has."""
+    column: str = "image"
+    """Which of its columns is taken: `image`, what a database's records hold, or `label`; of HDF5 files the data set
+    of this name."""
+    labels: str = ""
+    """As `data.labels`."""
+    validation_labels: str = ""
+    """As `data.validation_labels`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     """Where the rows come from and how they reach the net."""
 
@@ -93,6 +115,8 @@ class Data:
     columns: dict[str, DataColumn] = field(default_factory=dict[str, DataColumn])
     """What a column is, where its type does not tell or several images are treated differently. The keys of this
     section from `shape` to `mirror` say it where the net has one input."""
+    beside: dict[str, Beside] = field(default_factory=dict[str, Beside])
+    """Further sources that are read in step with this one, each giving one more column."""
     shape: tuple[int, ...] = ()
     """Shape of one input row, (channels, height, width) for images; () takes what the source says."""
     classes: int | None = None
