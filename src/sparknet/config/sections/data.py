@@ -67,7 +67,7 @@ class Beside:
     validation_path: str = ""
     """Of the validation rows, as many as `data.validation_path` has."""
     column: str = "image"
-    """Which of its columns is taken: `image`, what a database's records hold, or `label`; of HDF5 files the data set
+    """Which of its columns is taken: `image`, what the records hold, or `label`; of HDF5 files the data set
     of this name."""
     labels: str = ""
     """As `data.labels`."""
