@@ -3,8 +3,10 @@
 - shards: rows of 3x256x256 and 3x32x32 bytes, in order and in random batches, against a raw memory map of the same
   rows; both are copied into the same kind of fresh array;
 - lmdb, tar, parquet: the readers' record batches, against batches of the same size copied out of a raw memory map;
-- decode: photographs of 500x375 brought to 256x256 planes, against Pillow's decoder and resize;
-- cut: a random 224x224 square, mirror and mean of 256x3x256x256 bytes, against a loop over the images in numpy;
+- decode: photographs of 500x375 brought to 256x256 planes, against Pillow's decoder and resize; and read from a tar
+  file on the way, against the same files in memory;
+- cut: a random 224x224 square, mirror and mean of 256x3x256x256 bytes, against a loop over the images in numpy, and
+  against the conversion of such squares to floats alone, which nobody can spare;
 - loop: cifar10_quick trained with one thread on what the loader gives, against the same loop on one batch.
 
 Parquet is read by pyarrow from a memory map, and its batches go through our checks; in a run Spark reads it.
@@ -16,7 +18,7 @@ are printed and recorded.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -132,7 +134,7 @@ def reader_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
     with DatabaseWriter(folder / "lmdb") as writer:
         for number, image in enumerate(images):
             writer.append(datum.write(shape=LARGE, data=image.tobytes(), label=number % 10))
-    _write_tar(folder, images)
+    _write_tar(folder, [image.tobytes() for image in images])
     flat = pa.array([image.tobytes() for image in images], pa.binary())
     pq.write_table(pa.table({"image": flat}), folder / "rows.parquet", compression="none", use_dictionary=False)
     del images, flat
@@ -157,9 +159,9 @@ def reader_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
         for batch in pq.ParquetFile(folder / "rows.parquet", memory_map=True).iter_batches(_BATCH_RECORDS):
             input_values(batch.column(0), column=column, rows=Rows(partition=0, first=0))
 
-    sides: dict[str, tuple[Callable[[], None], float]] = {
+    sides: dict[str, tuple[Callable[[], None], float | None]] = {
         "lmdb": (lambda: read("lmdb", folder / "lmdb"), 0.4),
-        "tar": (lambda: read("image_tar", folder / "train.tar"), 0.27),
+        "tar": (lambda: read("image_tar", folder / "train.tar"), None),
         "parquet, uncompressed": (read_parquet, 0.3),
     }
     for name, (ours, bar) in sides.items():
@@ -174,13 +176,13 @@ def reader_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
         )
 
 
-def _write_tar(folder: Path, images: np.ndarray) -> None:
-    names = [f"{number:06d}.jpg" for number in range(len(images))]
+def _write_tar(folder: Path, files: Sequence[bytes]) -> None:
+    names = [f"{number:06d}.jpg" for number in range(len(files))]
     with TarFile(folder / "train.tar", "w") as archive:
-        for name, image in zip(names, images, strict=True):
+        for name, file in zip(names, files, strict=True):
             member = TarInfo(name)
-            member.size = image.nbytes
-            archive.addfile(member, BytesIO(image.tobytes()))
+            member.size = len(file)
+            archive.addfile(member, BytesIO(file))
     lines = (f"{name} {number % 10}\n" for number, name in enumerate(names))
     (folder / "train.txt").write_text("".join(lines), encoding="utf-8")
 
@@ -209,6 +211,36 @@ def decode_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
         peer_name="Pillow",
         bar=2.0,
     )
+    yield _from_archive(folder / "photographs", [files[number % len(files)] for number in range(4 * count)])
+
+
+def _from_archive(directory: Path, files: Sequence[bytes]) -> Race:
+    """The same photographs decoded as they come from a tar file."""
+    directory.mkdir()
+    # Each a copy of its own, as those from the archive are: two files alone would stay in the nearest cache.
+    many, out = [bytes(bytearray(file)) for file in files], np.empty(LARGE, np.uint8)
+    _write_tar(directory, many)
+
+    def in_memory() -> None:
+        for file in many:
+            decode_into(out, file, form=ImageForm())
+
+    def from_tar() -> None:
+        reader, where = FORMATS["image_tar"].reader, Location(path=str(directory / "train.tar"))
+        for part in reader.open_source(where).partitions:
+            for batch in reader.read(part, LOCAL):
+                for cell in batch.column("image"):
+                    decode_into(out, cell.as_buffer(), form=ImageForm())
+
+    return Race(
+        name="tar, decode + resize to 256x256",
+        unit="images/s",
+        amount=len(many),
+        ours=from_tar,
+        peer=in_memory,
+        peer_name="the same files in memory",
+        bar=0.95,
+    )
 
 
 def cut_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
@@ -228,16 +260,28 @@ def cut_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
             made.append(one[:, :, ::-1] if mirror else one)
         return np.stack(made)
 
-    for threads in (1, 2):
-        normalise = Normalise(mean=mean, scale=1.0, crop=CROP, cut="random", mirror=True)
+    def convert() -> np.ndarray:
+        # The limit: the same windows as floats, neither mirrored nor with anything taken off.
+        made = np.empty((BATCH, LARGE[0], CROP, CROP), np.float32)
+        for one, image, y, x in zip(made, images, ys, xs, strict=True):
+            np.copyto(one, image[:, y : y + CROP, x : x + CROP])
+        return made
+
+    normalise = Normalise(mean=mean, scale=1.0, crop=CROP, cut="random", mirror=True)
+    sides: tuple[tuple[int, Callable[[], np.ndarray], str, float], ...] = (
+        (1, loop, "numpy loop", 2.5),
+        (2, loop, "numpy loop", 2.5),
+        (1, convert, "conversion alone", 0.4),
+    )
+    for threads, peer, peer_name, bar in sides:
         yield Race(
             name=f"crop + mirror + mean image, {threads} thread{'s' * (threads > 1)}",
             unit="images/s",
             amount=BATCH,
-            ours=lambda normalise=normalise, threads=threads: normalise(images, draws, threads=threads),
-            peer=loop,
-            peer_name="numpy loop",
-            bar=10.0,
+            ours=lambda threads=threads: normalise(images, draws, threads=threads),
+            peer=peer,
+            peer_name=peer_name,
+            bar=bar,
         )
 
 
