@@ -239,7 +239,7 @@ def _from_archive(directory: Path, files: Sequence[bytes]) -> Race:
         ours=from_tar,
         peer=in_memory,
         peer_name="the same files in memory",
-        bar=0.95,
+        bar=0.9,
     )
 
 
