@@ -1,0 +1,1 @@
+"""Which device a worker trains on, and who hands GPUs out."""
