@@ -47,7 +47,8 @@ from sparknet.config import Sync
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
-from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.rules import Rules
 from sparknet.training.coordination.messages import Committed, Exchange, Heartbeat, Ready, Register, Vote, Welcome
 from sparknet.training.run_files.checkpoint import Checkpoints
 from sparknet.training.sync.flat_weights import FlatWeights
@@ -57,7 +58,7 @@ from sparknet.training.worker.heartbeat import Heartbeats
 
 WORKERS = 2
 HOST = "127.0.0.1"
-RATIO_BAR = 1.5
+RATIO_BAR = 1.4
 QUORUM_BAR_MILLISECONDS = 10.0
 _TENSORS = 16  # the weights of a net are many tensors
 _PATIENCE_SECONDS = 300.0

@@ -226,7 +226,7 @@ def test_data_that_do_not_fit_the_model(warm, three_classes, digits_run):
     fits = write("fits.parquet", rows=30, classes=2)
     assert table_of(warm.run("test", run_dir, "--data", fits))["rows"].startswith("30 ")
     bytes_of = ["--set", "data.source=parquet", "--set", f"data.path={fits}", "--set", "data.shape=[1, 8, 8]"]
-    warm.run("test", digits_run, *bytes_of).refused(1, "the rows are float32 .* trained on uint8")
+    warm.run("test", digits_run, *bytes_of).refused(1, "column image is float32 .* trained on uint8")
 
 
 # sparknet doctor --------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_doctor_finds_everything_in_order(tmp_path):
     done = sparknet("doctor", "--workers", 2, "--run-dir", tmp_path / "a" / "runs", cwd=tmp_path)
     assert (done.code, done.err) == (0, ""), done.out
     checks = checks_of(done)
-    names = ["Python", "packages", "disk", "Java", "Spark", "workers", "ports", "routes", "store"]
+    names = ["Python", "packages", "GPUs", "disk", "Java", "Spark", "workers", "ports", "routes", "store"]
     assert list(checks) == names
     assert {mark for mark, _ in checks.values()} <= {"ok", "warn"}, done.out
     assert "pre-import daemon active" in checks["workers"][1]

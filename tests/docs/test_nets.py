@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from image_rows import image_rows
 from places import REPOSITORY
 from sparknet.caffe import CaffeNet, NetSpec, zoo
 from sparknet.caffe.dsl import Options
@@ -80,7 +81,7 @@ def test_prototxt_blocks_are_nets(folder):
 def test_configurations_build_the_nets_they_name(folder, monkeypatch):
     (shown,) = blocks("toml")
     net = decode(Net, tomllib.loads(shown)["net"])
-    built = build_net(net.name, net.arguments, input_shape=(123,), classes=2, seed=0)
+    built = build_net(net.name, net.arguments, rows=image_rows((123,), classes=2), seed=0)
     monkeypatch.delitem(sys.modules, "my_nets")
     assert isinstance(built, CaffeNet)
     assert built.shapes["ip1"] == (64, 32)

@@ -14,12 +14,14 @@ from pyspark.sql import SparkSession
 
 from encoded import png
 from formats import random_rows
+from image_rows import as_batch, image_rows
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column, ImageForm
-from sparknet.data.rows.row_schema import RowSchema
-from sparknet.data.rows.table_encoding import Feature, TableEncoding
+from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.data.shards import shard_table
+from sparknet.data.shards.manifest import Manifest
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
 from sparknet.spark.measure import MeasurePlan, data_at, measure_shards, measure_source, measure_validation
@@ -58,13 +60,15 @@ def measured_at(spark, model, config):
 def model_on(net, data, *, shape, classes, dtype="uint8", **more):
     description = Description(
         net=net,
-        rows=RowSchema(input=Column(name="image", dtype=dtype, shape=shape), label=LABEL, classes=classes),
+        rows=image_rows(shape, dtype=dtype, classes=classes, names=(data.input_names[0], data.target_names[0])),
         data=data,
         **more,
     )
     objective = built(description)
     objective.module.eval()
-    return Model(description=description, objective=objective, normalise=Normalise(mean=None, scale=0.01))
+    return Model(
+        description=description, objective=objective, chain={data.input_names[0]: Normalise(mean=None, scale=0.01)}
+    )
 
 
 def built(description):
@@ -78,10 +82,10 @@ def config_of(data, net):
 def accuracy_of(model, images, labels):
     """Computed here, at once."""
     objective = built(model.description)
-    inputs = torch.from_numpy(model.normalise(images))
+    inputs = torch.from_numpy(model.chain["image"](images))
     objective.module.eval()
     with torch.no_grad():
-        return objective.measure(inputs, torch.from_numpy(labels))["accuracy"] / len(labels)
+        return objective.measure(as_batch(inputs, torch.from_numpy(labels)))["accuracy"][0] / len(labels)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,7 @@ def photos(tmp_path_factory):
     images, _ = random_rows(60, SHAPE)
     model = model_on(CNN, Data(source="digits", validation_fraction=0.5), shape=SHAPE, classes=4)
     with torch.no_grad():
-        found = model.module(torch.from_numpy(model.normalise(images))).argmax(1).numpy()
+        found = model.module(torch.from_numpy(model.chain["image"](images))).argmax(1).numpy()
     labels = np.where(np.arange(60) % 2, found, (found + 1) % 4)
     files = [png(image) for image in images]
     bad = [0, 1, 31, 59]
@@ -151,7 +155,7 @@ def test_prepared_rows_measure_the_same_however_they_are_kept(spark, photos, tmp
     form = ImageForm() if keep == "encoded" else None
     model = model_on(CNN, data, shape=SHAPE, classes=4)
     rows = model.description.rows
-    stored = replace(rows, input=replace(rows.input, image=form))
+    stored = rows.with_input(replace(rows.input, image=form))
     model = replace(model, description=replace(model.description, rows=stored))
     measured = measure_validation(spark, model, config_of(data, CNN), store=tmp_path / "store")
     assert measured.rows == 56
@@ -162,16 +166,16 @@ def test_a_net_of_squares_is_rebuilt_for_squares():
     data = Data(source="parquet", path="p", validation_fraction=0.5, crop=28)
     net = Net(name="lenet")
     small = model_on(net, replace(data, crop=0), shape=(1, 28, 28), classes=10)
-    stored = replace(small.description.rows, input=Column(name="image", dtype="uint8", shape=(1, 40, 32)))
+    stored = small.description.rows.with_input(Column(name="image", dtype="uint8", shape=(1, 40, 32)))
     large = replace(small.description, rows=stored, data=data)
     plan = MeasurePlan(
         config=config_of(data, net),
         description=large,
         weights=dump_weights(small.module),
-        normalise=Normalise(mean=None, scale=1.0, crop=28),
+        chain={"image": Normalise(mean=None, scale=1.0, crop=28)},
     )
-    measured = plan.objective().measure(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64))
-    assert measured["loss"] > 0
+    measured = plan.objective().measure(as_batch(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)))
+    assert measured["loss"][0] > 0
 
 
 def test_files_are_decoded_by_as_many_threads_as_said_which_end(spark, photos, tmp_path, monkeypatch):
@@ -191,8 +195,8 @@ def test_files_are_decoded_by_as_many_threads_as_said_which_end(spark, photos, t
         config=config,
         description=model.description,
         weights=dump_weights(model.module),
-        normalise=model.normalise,
-        data_dir=str(directory),
+        chain=model.chain,
+        data=PreparedData.of(directory, Manifest.load(directory)),
     )
     parts = pa.record_batch({"id": pa.array([0, 1])})
     assert sum(report["rows"] for report in measure_shards(plan, iter([parts]))) == 56
@@ -216,7 +220,7 @@ def test_words_are_encoded_as_the_model_learned_them(spark, tmp_path):
     data = Data(source="parquet", path=path, features=("size", "colour"), label="animal", validation_fraction=0.5)
     table = TableEncoding(
         features=(Feature(name="size"), Feature(name="colour", words=("blue", "green", "red"), width=3)),
-        label_words=("cat", "dog"),
+        categories={"animal": Category(words=("cat", "dog"))},
     )
     net = Net(name="adult")
     model = model_on(net, data, shape=(4,), classes=2, dtype="float32", table=table)
@@ -229,5 +233,7 @@ def test_words_are_encoded_as_the_model_learned_them(spark, tmp_path):
 def loss_of(model, inputs, labels):
     objective = built(model.description)
     with torch.no_grad():
-        sums = objective.measure(torch.from_numpy(model.normalise(inputs)), torch.from_numpy(labels))
-    return sums["loss"] / len(labels)
+        given, wanted = (column.name for column in model.description.rows.columns)
+        fed = torch.from_numpy(model.chain[given](inputs))
+        sums = objective.measure({given: fed, wanted: torch.from_numpy(labels)})
+    return sums["loss"][0] / len(labels)

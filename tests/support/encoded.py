@@ -50,7 +50,8 @@ def encoded_table(directory, shard_rows, *, shape=(3, 2, 3), seed=0, threads=1):
         part = slice(at, at + rows)
         columns = encoded_columns(shape)
         writer = ShardWriter(Path(directory), prefix=f"e{number}", columns=columns, shard_bytes=1 << 20)
-        writer.append(images[part], labels[part], encoded=cells_of([png(image) for image in images[part]]))
+        files = cells_of([png(image) for image in images[part]])
+        writer.append({"image": images[part], "label": labels[part]}, {"image": files})
         shards += [Shard(path=done.name, rows=done.statistics.rows) for done in writer.close()]
         at += rows
     return ShardTable(Path(directory), shards, encoded_columns(shape), threads=threads), images, labels

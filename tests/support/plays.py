@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import (
     Answer,
     ChoreReport,
@@ -19,6 +19,7 @@ from sparknet.training.coordination.messages import (
     Vote,
     Welcome,
 )
+from sparknet.training.coordination.rules import Rules, RunProgress
 
 RULES = Rules(
     slots=2,
@@ -186,7 +187,9 @@ def report_on(chore: Answer, *, rows: int = 50) -> ChoreReport:
     part = getattr(chore, "part", -1)
     if part < 0:
         return ChoreReport(part=-1)
-    return ChoreReport(part=part, rows=rows, sums={"accuracy": rows * 9 // 10, "top5": rows, "loss": 0.5 * rows})
+    return ChoreReport(
+        part=part, rows=rows, sums={"accuracy": (rows * 9 // 10,), "top5": (rows,), "loss": (0.5 * rows,)}
+    )
 
 
 def live_slots(play):

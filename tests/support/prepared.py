@@ -27,7 +27,7 @@ def rows_of(directory, manifest, split):
     """All rows of a split: inputs and labels."""
     table = getattr(manifest, f"{split}_table")(directory)
     rows = table.slice(0, len(table))
-    return rows[manifest.input.name], rows[manifest.label.name]
+    return rows[manifest.inputs[0]], rows[manifest.targets[0]]
 
 
 def as_set(images, labels):

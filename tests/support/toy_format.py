@@ -1,5 +1,7 @@
 """A format of its own: text files of lines `LABEL HEX`, the pixels of an 8x8 image in hexadecimal."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from sparknet.data.rows.columns import LABEL, Column
@@ -8,7 +10,9 @@ from sparknet.data.sources.files import RowRange, find_files
 from sparknet.data.sources.image_batches import pixel_batch
 from sparknet.data.sources.source import Source
 
-SCHEMA = RowSchema(input=Column(name="image", dtype="uint8", shape=(1, 8, 8)), label=LABEL, classes=10)
+SCHEMA = RowSchema(
+    inputs=(Column(name="image", dtype="uint8", shape=(1, 8, 8)),), targets=(replace(LABEL, classes=10),)
+)
 
 
 def open_source(where):

@@ -98,6 +98,7 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
         [
             Check(name="Python", look=lambda: f"{platform.python_version()} at {sys.executable}"),
             Check(name="packages", look=_look_at_packages),
+            Check(name="GPUs", look=_look_at_gpus, needs=("packages",)),
             Check(name="disk", look=lambda: _look_at_disk(arguments.run_dir)),
         ]
     )
@@ -135,6 +136,23 @@ def _look_at_packages() -> str:
                 f"{sys.executable} -m pip install --force-reinstall {name}"
             ) from error
     return ", ".join(found)
+
+
+def _look_at_gpus() -> str:
+    import torch  # it is one of the packages that were found
+
+    from sparknet.spark.devices.gpus import host_gpus
+
+    gpus, build = host_gpus(), torch.version.cuda
+    if not gpus:
+        return f"none here; torch is built for {f'CUDA {build}' if build else 'the CPU'}"
+    named = ", ".join(f"{gpu.index}: {gpu.name} ({gpu.memory})" for gpu in gpus)
+    if build is None:
+        raise UserWarning(
+            f"{named}, driver {gpus[0].driver}, and torch {torch.__version__} is built for the CPU: install a "
+            "build for CUDA, or nothing will use them"
+        )
+    return f"{named}; driver {gpus[0].driver}, torch for CUDA {build}"
 
 
 def _look_at_disk(run_dir: Path) -> str:

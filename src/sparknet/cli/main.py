@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_resume(commands)
     _add_test(commands)
     _add_doctor(commands)
+    _add_gpus(commands)
     _add_caffe(commands)
     _add_data(commands)
     return parser
@@ -142,6 +143,25 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     doctor.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs will be kept (runs)"
     )
+
+
+def _add_gpus(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    gpus = commands.add_parser("gpus", help="GPUs of hosts: which there are, who has them, freeing one")
+    gpus.set_defaults(module="sparknet.cli.gpus")
+    actions = gpus.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    actions.add_parser("list", help="the GPUs of this host, as its driver tells of them")
+    status = actions.add_parser("status", help="who has which GPU, and since when")
+    status.add_argument("--host", default="", metavar="HOST", help="of this host alone (all that are known)")
+    release = actions.add_parser("release", help="free a GPU that a dead owner left taken")
+    release.add_argument("gpu", metavar="HOST:GPU", help="as `sparknet gpus status` shows it")
+    release.add_argument("--force", action="store_true", help="also from an owner that is alive")
+    for action in (status, release):
+        action.add_argument(
+            "--redis",
+            default="",
+            metavar="URL",
+            help="the server that hands GPUs out, redis://HOST:6379 (environment variable Redis; else lock files)",
+        )
 
 
 def _add_caffe(commands: "_Commands[argparse.ArgumentParser]") -> None:

@@ -4,8 +4,9 @@ from sparknet.config.codec import decode, encode
 from sparknet.config.files import load_config, override, write_config
 from sparknet.config.schema import RunConfig
 from sparknet.config.sections.cluster import Cluster
-from sparknet.config.sections.data import Beside, Data, DataColumn
-from sparknet.config.sections.net import Net, Scalar
+from sparknet.config.sections.data import Data
+from sparknet.config.sections.data_column import Beside, DataColumn
+from sparknet.config.sections.net import Net
 from sparknet.config.sections.objective import Measure, Objective
 from sparknet.config.sections.run import EarlyStop, Run
 from sparknet.config.sections.solver import ParameterGroup, Solver
@@ -24,7 +25,6 @@ __all__ = [
     "ParameterGroup",
     "Run",
     "RunConfig",
-    "Scalar",
     "Solver",
     "Sync",
     "decode",

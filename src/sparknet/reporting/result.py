@@ -23,4 +23,7 @@ def result_rows(result: Record, run_dir: str) -> list[tuple[str, str]]:
         ("synchronising", f"{seconds(sync)}, {percent(share, 1)} of the time"),
         ("failures", f"{whole(result, 'failures')}"),
     ]
-    return [*rows, ("model", f"{run_dir.rstrip('/')}/model")] if run_dir else rows
+    chosen = whole(result, "model_round")
+    # Of the last round nothing need be said: it is what everybody expects.
+    of_round = f" (of round {chosen})" if 0 < chosen < whole(result, "rounds") else ""
+    return [*rows, ("model", f"{run_dir.rstrip('/')}/model{of_round}")] if run_dir else rows

@@ -93,7 +93,9 @@ def _resumed(record: Record, progress: Progress) -> Told:
 def _joined(record: Record, progress: Progress) -> Told:
     late = flag(record, "heal")
     tone: Tone = "good" if late else "quiet"
-    yield tone, f"{_worker(record)} joined{', copies the state of a live worker' if late else ''}"
+    device = text(record, "device")
+    on = f" on {device}" if device.startswith(("GPU", "cpu,")) else ""
+    yield tone, f"{_worker(record)} joined{on}{', copies the state of a live worker' if late else ''}"
 
 
 def _lost(record: Record, progress: Progress) -> Told:
@@ -114,6 +116,14 @@ def _evaluation(record: Record, progress: Progress) -> Told:
     yield (
         "good",
         f"round {_of(whole(record, 'round'), progress)}: {found} on {whole(record, 'rows'):,} held-out rows",
+    )
+
+
+def _stops_early(record: Record, progress: Progress) -> Told:
+    yield (
+        "plain",
+        f"ends after round {whole(record, 'round')}: {text(record, 'measure')} has not improved since round "
+        f"{whole(record, 'best_round')}, where it was {number(record, 'best'):.4f}",
     )
 
 
@@ -157,6 +167,7 @@ _TELLERS: dict[str, Callable[[Record, Progress], Told]] = {
     "worker_returned": _returned,
     "round_aborted": _aborted,
     "evaluation": _evaluation,
+    "early_stop": _stops_early,
     "snapshot": _snapshot,
     "rollback": _rolled_back,
     "run_finished": _finished,

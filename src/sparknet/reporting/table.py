@@ -61,8 +61,10 @@ def print_facts(facts: Iterable[tuple[str, str]], stream: TextIO | None = None) 
     target = sys.stdout if stream is None else stream
     screen = _screen(target)
     if screen is None:
+        facts = list(facts)
+        width = max(15, *(len(name) + 2 for name, _ in facts))
         for name, value in facts:
-            _print_plain(f"{name:<15}{value}", target)
+            _print_plain(f"{name:<{width}}{value}", target)
         return
     grid = Table.grid(padding=(0, 3))
     for name, value in facts:

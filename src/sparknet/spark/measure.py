@@ -7,7 +7,7 @@ they go from the source straight through the net.
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, RunConfig, decode, encode
-from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
-from sparknet.data.shards.manifest import Manifest
+from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.rows.table_encoding import Category, TableEncoding
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import OpenedSource, OpenedSources
 from sparknet.data.sources.registry import find_format
 from sparknet.errors import DataError
@@ -31,11 +32,12 @@ from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, numbered
-from sparknet.spark.preparing.prepare import prepare
+from sparknet.spark.preparing.prepare import prepare_run
 from sparknet.training.coordination.messages import ChoreReport
-from sparknet.training.coordination.post_commit import as_fields
+from sparknet.training.coordination.post_commit import add_up, as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.preprocessing import Chain
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, Model
 from sparknet.training.run_files.state_bytes import dump_weights, load_weights
@@ -84,9 +86,10 @@ class MeasurePlan:
     description: Description
     weights: bytes
     """The state_dict, as safetensors."""
-    normalise: Normalise
-    data_dir: str = ""
-    """Directory of the manifest, the same path on every worker; empty where rows come by Spark."""
+    chain: Chain
+    """By column what its values go through."""
+    data: PreparedData | None = None
+    """The rows, in directories that are the same on every worker; None where rows come by Spark."""
     test_net_only: bool = False
     """The weights are those of a Caffe file's TEST net, which is all that is built."""
     rows: ReadPlan | None = None
@@ -127,14 +130,16 @@ def measure_validation(
         WorkerError: the net failed.
         ClusterError: Spark failed.
     """
-    directory, manifest = prepare(spark, config.data, store=store, seed=config.run.seed, sources=sources)
-    _check_fit(model.description, manifest)
+    data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
+    _check_fit(model.description, data.rows, data.table)
     workers = config.run.workers
-    plan = replace(_plan(model, config), data_dir=str(directory.absolute()))
-    cuts = _cuts(model.objective, manifest, config)
+    plan = replace(_plan(model, config), data=data)
+    cuts = _cuts(model.objective, data, config)
     # Parts are the run's own, whoever measures them: tasks only share them out.
     frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
-    return _measured(frame, functools.partial(measure_shards, plan), where=str(directory))
+    return _measured(
+        frame, functools.partial(measure_shards, plan), objective=model.objective, where=data.parts[0].directory
+    )
 
 
 def measure_source(
@@ -165,33 +170,35 @@ def measure_source(
     data, description = config.data, model.description
     where, share = opened.where.path or data.source, data.corrupt_share
     with spark_errors(f"reading {where}"):
-        rows = read_source(spark, opened, data)
-        frame = select_columns(rows, data, validation=None, table=description.table)
+        # Columns are what they were in training: what stood for what there is in the model's own table.
+        frame = select_columns(read_source(spark, opened, data), data, validation=None, table=description.table)
     # `coalesce` makes no shuffle: rows stay where they are read, and only the number of tasks falls.
     tasks = (frame if most_rows is None else frame.limit(most_rows)).coalesce(config.run.workers)
+    expected = {column.name: column for column in description.rows.columns}
     reading = ReadPlan(
-        input=replace(opened.input_plan(data), shape=description.rows.input.shape),
-        label=data.label,
-        classes=description.rows.label_bound,
+        columns=tuple(
+            # Of the trained shape, and no class beyond the trained ones.
+            replace(one, shape=expected[one.name].shape, classes=expected[one.name].classes)
+            for one in opened.read_plan(data).columns
+        )
     )
     plan = replace(_plan(model, config), test_net_only=test_net_only, rows=reading)
-    return _measured(tasks, functools.partial(measure_rows, plan), where=where, corrupt_share=share)
+    return _measured(
+        tasks, functools.partial(measure_rows, plan), objective=model.objective, where=where, corrupt_share=share
+    )
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
     """The task on prepared rows: `batches` hold the numbers of the parts to measure."""
-    directory = Path(plan.data_dir)
-    manifest = Manifest.load(directory)
-    table = manifest.validation_table(directory, threads=plan.config.data.threads)
-    columns = (manifest.input.name, manifest.label.name)
+    assert plan.data is not None, "the rows are prepared"
+    table = plan.data.validation_table(threads=plan.config.data.threads)
     objective = plan.objective()
-    cuts = _cuts(objective, manifest, plan.config)
+    cuts = _cuts(objective, plan.data, plan.config)
     parts = cuts.count_parts(plan.config.run.workers)
     began = time.perf_counter()
     with table:
         for number in (number for batch in batches for number in batch.column(0).to_pylist()):
-            part = (number, parts)
-            found = evaluate_part(objective, table, plan.normalise, cuts=cuts, part=part, columns=columns)
+            found = evaluate_part(objective, table, plan.chain, cuts=cuts, part=(number, parts))
             yield {**encode(found), "until_seconds": time.perf_counter() - began}
 
 
@@ -212,22 +219,22 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
 
 
 def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[str, Any]:
-    expected, found = plan.description.rows.input, rows.column
-    # A net's file says nothing of the type: any that can be read becomes float32.
-    _check_input(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
-    table = _Rows({"input": rows.values, "label": rows.labels})
-    cuts, columns = Cuts.of(objective, len(table)), ("input", "label")
-    return encode(evaluate_part(objective, table, plan.normalise, cuts=cuts, part=(0, 1), columns=columns))
+    for expected, found in zip(plan.description.rows.columns, rows.columns, strict=True):
+        # A net's file says nothing of the type: any that can be read becomes float32.
+        _check_column(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
+    table = _Rows(rows.values, len(rows))
+    return encode(evaluate_part(objective, table, plan.chain, cuts=Cuts.of(objective, len(table)), part=(0, 1)))
 
 
 class _Rows:
     """Some whole rows from Spark, as a table."""
 
-    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+    def __init__(self, columns: Mapping[str, np.ndarray], count: int) -> None:
         self._columns = columns
+        self._count = count
 
     def __len__(self) -> int:
-        return len(self._columns["label"])
+        return self._count
 
     def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` (exclusive) of each column."""
@@ -235,27 +242,31 @@ class _Rows:
 
 
 def _build(description: Description, *, test_net_only: bool) -> Objective:
-    recipe, rows, data = Recipe.read(description.net), description.rows, description.data
+    recipe = Recipe.read(description.net, objective=description.objective)
+    rows, data = description.rows, description.data
     if test_net_only:
         return build_test_objective(recipe, rows, data=data)
     # Batch and seed play no part: nothing is trained, and weights are about to be loaded.
     return build_objective(recipe, rows, batch_size=1, seed=0, data=data)
 
 
-def _cuts(objective: Objective, manifest: Manifest, config: RunConfig) -> Cuts:
-    return Cuts.of(objective, manifest.validation_rows, batches=config.run.eval_batches)
+def _cuts(objective: Objective, data: PreparedData, config: RunConfig) -> Cuts:
+    return Cuts.of(objective, data.validation_rows, batches=config.run.eval_batches)
 
 
 def _plan(model: Model, config: RunConfig) -> MeasurePlan:
     return MeasurePlan(
         config=config,
         description=model.description,
-        weights=dump_weights(model.module),
-        normalise=model.normalise,
+        # As bytes, since it travels with the task: a view cannot.
+        weights=bytes(dump_weights(model.module)),
+        chain=model.chain,
     )
 
 
-def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float = 0.0) -> Measurement:
+def _measured(
+    frame: DataFrame, task: Any, *, objective: Objective, where: str, corrupt_share: float = 0.0
+) -> Measurement:
     reports = collect_reports(frame, task, doing=_DOING)
     # summed in the order of the parts: floats would tell the difference
     reports.sort(key=lambda report: (report.values["part"], report.slot))
@@ -264,26 +275,36 @@ def _measured(frame: DataFrame, task: Any, *, where: str, corrupt_share: float =
     damage.check(rows + damage.rows, share=corrupt_share)
     if not rows:
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
-    names = dict.fromkeys(name for report in reports for name in report.values["sums"])
     # Sums and one division: means of unequal parts cannot be averaged.
-    means = {name: sum(report.values["sums"].get(name, 0.0) for report in reports) / rows for name in names}
+    found = objective.conclude(add_up(report.values["sums"] for report in reports), int(rows))
     # Of the slowest task, since all are waited for.
     seconds = max(report.values["until_seconds"] for report in reports)
-    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(means))
+    return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(found))
 
 
-def _check_fit(description: Description, manifest: Manifest) -> None:
-    _check_input(manifest.input, description.rows.input)
-    if manifest.classes > description.rows.label_bound:
-        raise DataError(
-            f"the data have {manifest.classes} classes and the model tells {description.rows.classes} apart; the "
-            "data must have no more: test on the classes that it was trained on"
-        )
+def _check_fit(description: Description, rows: RowSchema, table: TableEncoding | None) -> None:
+    here, there = (one.categories if one else {} for one in (table, description.table))
+    for name in {*here, *there}:
+        found, trained = (one.get(name, Category()).names for one in (here, there))
+        # They were numbered anew, from other rows: class 2 would be another one.
+        if found != trained:
+            raise DataError(
+                f"column {name} says {', '.join(found[:5]) or 'classes as they are'}, and said "
+                f"{', '.join(trained[:5]) or 'classes as they are'} in training; both must be the same: test such "
+                "rows with --data, which numbers them as in training"
+            )
+    for expected, found in zip(description.rows.columns, rows.columns, strict=True):
+        _check_column(found, expected)
+        if expected.classes and found.classes and found.classes > expected.classes:
+            raise DataError(
+                f"the data have {found.classes} classes and the model tells {expected.classes} apart; the "
+                "data must have no more: test on the classes that it was trained on"
+            )
 
 
-def _check_input(found: Column, expected: Column) -> None:
+def _check_column(found: Column, expected: Column) -> None:
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         raise DataError(
-            f"the rows are {found.dtype} of shape {found.shape}; the model was trained on {expected.dtype} of "
-            f"shape {expected.shape}: test on rows of the same kind"
+            f"column {found.name} is {found.dtype} of shape {found.shape}; the model was trained on "
+            f"{expected.dtype} of shape {expected.shape}: test on rows of the same kind"
         )

@@ -32,14 +32,13 @@ def read(table, order, *, batch_size, cursor, rows):
         order,
         batch_size=batch_size,
         cursor=cursor,
-        image="image",
-        label="label",
-        preprocess=Normalise(mean=None, scale=1.0),
+        preprocess={"image": Normalise(mean=None, scale=1.0)},
     ) as loader:
         while len(found) < rows:
             batch = next(loader)
             found += [
-                (image.tobytes(), int(label)) for image, label in zip(batch.images, batch.labels, strict=True)
+                (image.tobytes(), int(label))
+                for image, label in zip(batch.columns["image"], batch.columns["label"], strict=True)
             ]
             if len(found) <= rows:
                 at = batch.cursor

@@ -22,9 +22,7 @@ def loader(table, order, *, batch_size=8, cursor=None, preprocess=PLAIN, **optio
         order,
         batch_size=batch_size,
         cursor=cursor or Cursor(),
-        image="image",
-        label="label",
-        preprocess=preprocess,
+        preprocess=None if preprocess is None else {"image": preprocess},
         **options,
     )
 
@@ -64,13 +62,13 @@ def test_batches_are_the_orders_rows_across_epochs(table, batch_size):
     with loader(rows, order, batch_size=batch_size) as source:
         batches = take(source, 7)
     expected = endless(order, images, labels, 7 * batch_size)
-    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), expected[0])
-    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), expected[1])
+    np.testing.assert_array_equal(np.concatenate([batch.columns["image"] for batch in batches]), expected[0])
+    np.testing.assert_array_equal(np.concatenate([batch.columns["label"] for batch in batches]), expected[1])
     for number, batch in enumerate(batches, 1):
-        assert batch.images.shape == (batch_size, 2, 3)
-        assert batch.images.dtype == np.float32
-        assert batch.labels.dtype == np.int64
-        assert batch.labels.flags.writeable
+        assert batch.columns["image"].shape == (batch_size, 2, 3)
+        assert batch.columns["image"].dtype == np.float32
+        assert batch.columns["label"].dtype == np.int64
+        assert batch.columns["label"].flags.writeable
         done = batch.cursor.epoch * len(order) + batch.cursor.position
         assert done == number * batch_size
 
@@ -83,8 +81,8 @@ def test_resuming_from_any_cursor_gives_the_rest(table):
     for at in range(8):
         with loader(rows, order, cursor=batches[at].cursor, prefetch=1) as source:
             again = next(source)
-        np.testing.assert_array_equal(again.images, batches[at + 1].images)
-        np.testing.assert_array_equal(again.labels, batches[at + 1].labels)
+        np.testing.assert_array_equal(again.columns["image"], batches[at + 1].columns["image"])
+        np.testing.assert_array_equal(again.columns["label"], batches[at + 1].columns["label"])
         assert again.cursor == batches[at + 1].cursor
 
 
@@ -96,7 +94,7 @@ def test_a_cursor_at_the_end_of_an_epoch_starts_the_next(table):
         loader(rows, order, cursor=Cursor(epoch=1, position=0)) as start,
     ):
         first, second = next(end), next(start)
-    np.testing.assert_array_equal(first.labels, second.labels)
+    np.testing.assert_array_equal(first.columns["label"], second.columns["label"])
     assert first.cursor == second.cursor
 
 
@@ -112,7 +110,7 @@ def test_timing_does_not_matter(table):
     with loader(rows, order) as free, loader(rows, order, preprocess=held_up, prefetch=1) as slow:
         for _ in range(6):
             turn.release()
-            np.testing.assert_array_equal(next(free).images, next(slow).images)
+            np.testing.assert_array_equal(next(free).columns["image"], next(slow).columns["image"])
         turn.release(2)  # lets the thread come to the end of what it is making
 
 
@@ -168,7 +166,7 @@ def test_memory_is_what_the_docstring_says(tmp_path, ahead):
                 for _ in range(ahead if taken == 0 else 1):
                     assert watched.made.acquire(timeout=20)
                 batch = next(source)
-            assert batch.images.nbytes == 4 * stored
+            assert batch.columns["image"].nbytes == 4 * stored
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -185,10 +183,10 @@ def test_without_preprocessing_batches_are_the_stored_rows_and_their_draws(table
     wanted = np.concatenate([order.rows(epoch, 0, len(order)) for epoch in range(3)])[:40]
     epochs = np.arange(40) // len(order)
     draws = np.stack([row_draws(5, int(e), np.array([row]))[0] for row, e in zip(wanted, epochs, strict=True)])
-    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), images[wanted])
-    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), labels[wanted])
+    np.testing.assert_array_equal(np.concatenate([batch.columns["image"] for batch in batches]), images[wanted])
+    np.testing.assert_array_equal(np.concatenate([batch.columns["label"] for batch in batches]), labels[wanted])
     np.testing.assert_array_equal(np.concatenate([batch.draws for batch in batches]), draws)
-    assert batches[0].images.dtype == np.uint8
+    assert batches[0].columns["image"].dtype == np.uint8
     assert batches[0].draws.dtype == np.uint32
     assert batches[0].nbytes == 8 * (2 * 3 + 8 + 16)
 
@@ -210,8 +208,8 @@ def test_nothing_is_copied_without_preprocessing(table):
 
     with loader(Remembers(), Order(5, rows.shard_rows, 2, 0), preprocess=None) as source:
         batch = next(source)
-    assert batch.images is taken[0]["image"]
-    assert batch.labels is taken[0]["label"]
+    assert batch.columns["image"] is taken[0]["image"]
+    assert batch.columns["label"] is taken[0]["label"]
 
 
 @pytest.mark.parametrize("threads", [2, 5])
@@ -225,8 +223,8 @@ def test_the_same_batches_from_any_number_of_threads(tmp_path, threads):
     ):
         for _ in range(3):
             first, second = next(one), next(several)
-            np.testing.assert_array_equal(first.images, second.images)
-            np.testing.assert_array_equal(first.labels, second.labels)
+            np.testing.assert_array_equal(first.columns["image"], second.columns["image"])
+            np.testing.assert_array_equal(first.columns["label"], second.columns["label"])
             assert first.cursor == second.cursor
             assert first.draws is None
 

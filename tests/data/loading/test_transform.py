@@ -17,6 +17,8 @@ MEANS = {
     "image": np.random.default_rng(0).random((3, 4, 5), np.float32) * 255,
 }
 
+IMAGE = MANIFEST.stored("image")
+
 
 STDS = {
     "none": None,
@@ -74,12 +76,12 @@ def test_a_deviation_makes_the_variance_1():
 
 def test_from_manifest(tmp_path):
     image = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
-    save_mean_image(tmp_path, image)
-    assert Normalise.from_manifest(MANIFEST, tmp_path, mean="none", scale=2.0).mean is None
-    channel = Normalise.from_manifest(MANIFEST, tmp_path, mean="channel", scale=2.0)
+    save_mean_image(tmp_path, 0, image)
+    assert Normalise.of_rows(IMAGE, tmp_path, mean="none", scale=2.0).mean is None
+    channel = Normalise.of_rows(IMAGE, tmp_path, mean="channel", scale=2.0)
     assert channel.mean.shape == (3, 1, 1)
     assert channel.mean.ravel().tolist() == [1.5, 2.0, 0.25]
-    whole = Normalise.from_manifest(MANIFEST, tmp_path, mean="image", scale=2.0)
+    whole = Normalise.of_rows(IMAGE, tmp_path, mean="image", scale=2.0)
     np.testing.assert_array_equal(whole.mean, image)
     assert whole.scale == 2.0
     assert whole.std is None
@@ -87,8 +89,8 @@ def test_from_manifest(tmp_path):
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, -0.25])
 def test_the_rows_deviation_is_in_units_of_what_was_scaled(tmp_path, scale):
-    told = replace(MANIFEST, channel_std=(8.0, 0.0, 2.0))
-    made = Normalise.from_manifest(told, tmp_path, mean="none", scale=scale, std="channel")
+    told = replace(IMAGE, channel_std=(8.0, 0.0, 2.0))
+    made = Normalise.of_rows(told, tmp_path, mean="none", scale=scale, std="channel")
     assert made.std.shape == (3, 1, 1)
     assert made.std.dtype == np.float32
     assert made.std.ravel().tolist() == [8 * abs(scale), 1, 2 * abs(scale)], "what never changes divides by 1"
@@ -98,20 +100,20 @@ def test_the_rows_deviation_is_in_units_of_what_was_scaled(tmp_path, scale):
 
 
 def test_channel_mean_of_plain_vectors(tmp_path):
-    vector = replace(MANIFEST, input=replace(MANIFEST.input, shape=(3,)))
-    normalise = Normalise.from_manifest(vector, tmp_path, mean="channel", scale=1.0)
+    vector = replace(IMAGE, column=replace(IMAGE.column, shape=(3,)))
+    normalise = Normalise.of_rows(vector, tmp_path, mean="channel", scale=1.0)
     np.testing.assert_array_equal(normalise(np.array([[2, 2, 2]], np.uint8)), [[0.5, 0, 1.75]])
 
 
 def test_deviation_of_plain_vectors(tmp_path):
-    vector = replace(MANIFEST, input=replace(MANIFEST.input, shape=(3,)), channel_std=(0.5, 0.25, 1.75))
-    normalise = Normalise.from_manifest(vector, tmp_path, mean="channel", scale=1.0, std="channel")
+    vector = replace(IMAGE, column=replace(IMAGE.column, shape=(3,)), channel_std=(0.5, 0.25, 1.75))
+    normalise = Normalise.of_rows(vector, tmp_path, mean="channel", scale=1.0, std="channel")
     np.testing.assert_array_equal(normalise(np.array([[2, 3, 2]], np.uint8)), [[1, 4, 1]])
 
 
 def test_missing_mean_image(tmp_path):
-    with pytest.raises(DataError, match=r"mean.npy: cannot be read"):
-        Normalise.from_manifest(MANIFEST, tmp_path, mean="image", scale=1.0)
+    with pytest.raises(DataError, match=r"mean-0.npy: cannot be read"):
+        Normalise.of_rows(IMAGE, tmp_path, mean="image", scale=1.0)
 
 
 @pytest.mark.parametrize("mean", MEANS)

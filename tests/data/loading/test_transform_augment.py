@@ -169,11 +169,9 @@ def test_a_loader_draws_the_same_in_batches_of_any_size(tmp_path):
     normalise = Normalise(mean=None, scale=1.0, crop=3, cut="random", mirror=True)
 
     def rows(batch_size, count, cursor):
-        source = Loader(
-            table, order, batch_size=batch_size, cursor=cursor, image="image", label="label", preprocess=normalise
-        )
+        source = Loader(table, order, batch_size=batch_size, cursor=cursor, preprocess={"image": normalise})
         with source:
-            return np.concatenate([next(source).images for _ in range(count // batch_size)])
+            return np.concatenate([next(source).columns["image"] for _ in range(count // batch_size)])
 
     whole = rows(40, 40, Cursor())
     np.testing.assert_array_equal(rows(5, 40, Cursor()), whole)
@@ -197,11 +195,9 @@ def test_a_row_is_cut_alike_by_whatever_worker_reads_it(tmp_path, epoch):
                 order,
                 batch_size=len(order),
                 cursor=start,
-                image="image",
-                label="label",
-                preprocess=normalise,
+                preprocess={"image": normalise},
             ) as source:
-                rows[order.rows(epoch, 0, len(order))] = next(source).images
+                rows[order.rows(epoch, 0, len(order))] = next(source).columns["image"]
         return rows
 
     alone = seen(1)

@@ -8,10 +8,12 @@ import pytest
 
 from a_manifest import MANIFEST
 from sparknet.data.rows.columns import ImageForm
-from sparknet.data.rows.table_encoding import Feature, TableEncoding
+from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest, save_mean_image
 from sparknet.data.storage.fingerprint import describe_files, fingerprint
 from sparknet.errors import ConfigError, DataError
+
+IMAGE, LABEL = MANIFEST.columns
 
 
 def test_round_trip(tmp_path):
@@ -25,10 +27,13 @@ def test_round_trip(tmp_path):
 def test_encoded_images_words_and_what_was_left_out_survive(tmp_path):
     manifest = replace(
         MANIFEST,
-        input=replace(MANIFEST.input, image=ImageForm(order="bgr", resize_mode="shorter_side")),
+        columns=(
+            replace(IMAGE, column=replace(IMAGE.column, image=ImageForm(order="bgr", resize_mode="shorter_side"))),
+            LABEL,
+        ),
         table=TableEncoding(
             features=(Feature(name="colour", words=("blue", "red"), width=2), Feature(name="size")),
-            label_words=("cat", "dog"),
+            categories={"label": Category(words=("cat", "dog"))},
         ),
         skipped=3,
         skipped_examples=("row 7 of partition 0: the JPEG of 10 bytes is cut short", "key 00000012: no Datum"),
@@ -41,7 +46,7 @@ def test_encoded_images_words_and_what_was_left_out_survive(tmp_path):
 
 def test_what_it_says():
     assert (MANIFEST.train_rows, MANIFEST.validation_rows) == (7, 2)
-    assert [column.name for column in MANIFEST.columns] == ["image", "label"]
+    assert [column.name for column in MANIFEST.rows.columns] == ["image", "label"]
 
 
 def test_tables_are_those_of_the_shards(tmp_path):
@@ -50,8 +55,8 @@ def test_tables_are_those_of_the_shards(tmp_path):
 
 
 def test_label_counts_must_fit():
-    with pytest.raises(ConfigError, match="3 counts of 6 rows; it must be 3 counts of 7 rows"):
-        replace(MANIFEST, train_label_counts=(3, 0, 3))
+    with pytest.raises(ConfigError, match="column label has 3 counts of 6 values; it must have 3 counts of 7"):
+        replace(MANIFEST, columns=(IMAGE, replace(LABEL, counts=(3, 0, 3))))
 
 
 def changed(**keys):
@@ -71,12 +76,12 @@ DAMAGE = {
     "missing": (lambda path: path.unlink(), "no such file"),
     "truncated": (lambda path: path.write_text(path.read_text()[:50]), "cannot be read"),
     "binary": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
-    "no table": (lambda path: path.write_text("[1]"), "version None; this release reads 2"),
-    "other version": (changed(version=1), "version 1; this release reads 2"),
-    "missing key": (changed(classes=None), "damaged: classes is missing"),
+    "no table": (lambda path: path.write_text("[1]"), "version None; this release reads 3"),
+    "other version": (changed(version=1), "version 1; this release reads 3"),
+    "missing key": (changed(inputs=None), "damaged: inputs is missing"),
     "unknown key": (changed(colour="red"), "damaged: colour is not a known key"),
     "wrong type": (changed(seed="x"), "damaged: seed is 'x'"),
-    "contradiction": (changed(classes=4), "damaged: train_label_counts is 3 counts"),
+    "contradiction": (changed(targets=["other"]), r"damaged: columns are \['image', 'label'\]; inputs, targets"),
 }
 
 
@@ -90,21 +95,21 @@ def test_damaged(tmp_path, damage):
 
 def test_mean_image(tmp_path):
     mean = np.arange(12, dtype=np.float64).reshape(3, 2, 2)
-    save_mean_image(tmp_path, mean)
-    loaded = MANIFEST.load_mean_image(tmp_path)
+    save_mean_image(tmp_path, 0, mean)
+    loaded = IMAGE.load_mean_image(tmp_path)
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, mean)
 
 
 def test_damaged_mean_image(tmp_path):
-    with pytest.raises(DataError, match=r"mean.npy: cannot be read: .*delete"):
-        MANIFEST.load_mean_image(tmp_path)
-    save_mean_image(tmp_path, np.zeros((3, 2)))
+    with pytest.raises(DataError, match=r"mean-0.npy: cannot be read: .*delete"):
+        IMAGE.load_mean_image(tmp_path)
+    save_mean_image(tmp_path, 0, np.zeros((3, 2)))
     with pytest.raises(DataError, match=r"float32 of shape \(3, 2\); the manifest says float32 of \(3, 2, 2\)"):
-        MANIFEST.load_mean_image(tmp_path)
-    (tmp_path / "mean.npy").write_bytes((tmp_path / "mean.npy").read_bytes()[:90])
-    with pytest.raises(DataError, match=r"mean.npy: cannot be read"):
-        MANIFEST.load_mean_image(tmp_path)
+        IMAGE.load_mean_image(tmp_path)
+    (tmp_path / "mean-0.npy").write_bytes((tmp_path / "mean-0.npy").read_bytes()[:90])
+    with pytest.raises(DataError, match=r"mean-0.npy: cannot be read"):
+        IMAGE.load_mean_image(tmp_path)
 
 
 def test_fingerprint_depends_on_values_not_on_the_order_of_keys():

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from sparknet.config import Data
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.damage import Damage
-from sparknet.data.rows.inputs import InputPlan
 from sparknet.data.rows.reading import ReadPlan
-from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.rows.table_encoding import Category, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish
 from sparknet.data.shards.write_partition import PartitionPlan, write_partition
@@ -24,15 +24,18 @@ def partition(directory, number, labels, *, width=4, held=(0,)):
     """Write rows whose values are their label; those at the places `held` are marked."""
     plan = PartitionPlan(
         directory=str(directory),
-        rows=ReadPlan(input=InputPlan(name="image"), label="label", validation="held"),
+        rows=ReadPlan(
+            columns=(ColumnPlan(name="image"), ColumnPlan(name="label", classes=0, number_shape=())),
+            validation="held",
+        ),
         fraction=0.0,
         seed=0,
         shard_bytes=60,
     )
     rows = pa.record_batch(
         {
-            "input": pa.array([[float(label)] * width for label in labels], pa.list_(pa.float32())),
-            "label": pa.array(labels, pa.int64()),
+            "c0": pa.array([[float(label)] * width for label in labels], pa.list_(pa.float32())),
+            "c1": pa.array(labels, pa.int64()),
             "validation": [place in held for place in range(len(labels))],
         }
     )
@@ -45,26 +48,27 @@ def test_shards_are_named_counted_and_alone(tmp_path):
     assemble(tmp_path, reports, DATA, origin=ORIGIN)
     manifest = Manifest.load(tmp_path)
     named = {shard.path for shard in (*manifest.train, *manifest.validation)}
-    assert {path.name for path in tmp_path.iterdir()} == named | {"manifest.json", "mean.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == named | {"manifest.json", "mean-0.npy"}
     with manifest.train_table(tmp_path) as train, manifest.validation_table(tmp_path) as held:
         assert train.slice(0, len(train))["label"].tolist() == [1, 1, 4, 2, 2]
         assert held.slice(0, len(held))["label"].tolist() == [0, 5]
-    assert (manifest.classes, manifest.train_label_counts) == (6, (0, 2, 2, 0, 1, 0))
-    assert manifest.channel_mean == (2.0,) * 4
-    assert manifest.channel_std == pytest.approx([np.sqrt(6 / 5)] * 4)
-    assert np.array_equal(manifest.load_mean_image(tmp_path), np.full(4, 2, np.float32))
+    image, label = manifest.columns
+    assert (label.column.classes, label.counts) == (6, (0, 2, 2, 0, 1, 0))
+    assert image.channel_mean == (2.0,) * 4
+    assert image.channel_std == pytest.approx([np.sqrt(6 / 5)] * 4)
+    assert np.array_equal(image.load_mean_image(tmp_path), np.full(4, 2, np.float32))
     assert (manifest.fingerprint, manifest.seed, manifest.skipped) == ("f" * 64, 3, 0)
 
 
 def test_words_and_settings_say_how_many_classes_there_are(tmp_path):
-    table = TableEncoding(label_words=("a", "b", "c"))
+    table = TableEncoding(categories={"label": Category(words=("a", "b", "c"))})
     for number, (data, origin, classes) in enumerate(
         [(DATA, replace(ORIGIN, table=table), 3), (replace(DATA, classes=7), ORIGIN, 7)]
     ):
         directory = tmp_path / str(number)
         directory.mkdir()
         assemble(directory, [partition(directory, 0, [0, 1])], data, origin=origin)
-        assert Manifest.load(directory).classes == classes
+        assert Manifest.load(directory).rows.classes == classes
 
 
 def damaged(report, rows):

@@ -1,5 +1,7 @@
 """Shards: what is written is what is read, in any order, in place; damage is named."""
 
+import functools
+import operator
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,6 @@ from sparknet.data.rows.columns import Column, ImageForm, batch_of, check_labels
 from sparknet.data.rows.image_codec import decode_into
 from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.data.shards.shard_writer import ShardWriter
-from sparknet.data.shards.statistics import Statistics
 from sparknet.errors import DataError
 
 
@@ -29,7 +30,7 @@ def write(directory, images, labels, *, shard_bytes=1 << 20, batch=7):
         shard_bytes=shard_bytes,
     )
     for at in range(0, len(labels), batch):
-        writer.append(images[at : at + batch], labels[at : at + batch])
+        writer.append({"image": images[at : at + batch], "label": labels[at : at + batch]})
     return writer.close()
 
 
@@ -92,12 +93,11 @@ def test_statistics_are_those_of_the_rows(tmp_path, dtype):
     images = images.astype(dtype)
     labels[labels == 0] = 1
     written = write(tmp_path, images, labels, shard_bytes=33 * (images[0].nbytes + 8))
-    total = Statistics.merged((shard.statistics for shard in written), shape=(3, 4, 5))
-    assert total.rows == 100
-    assert total.labels == (1, 5)
-    np.testing.assert_array_equal(total.label_counts, np.bincount(labels))
-    np.testing.assert_array_equal(total.pixel_sum, images.astype(np.float64).sum(axis=0))
-    np.testing.assert_allclose(total.channel_sum, images.astype(np.float64).sum(axis=(0, 2, 3)))
+    found = functools.reduce(operator.add, (shard.statistics for shard in written))
+    total = found.sums["image"]
+    assert (found.rows, total.rows) == (100, 100)
+    np.testing.assert_array_equal(found.counts["label"], np.bincount(labels))
+    np.testing.assert_array_equal(total.total, images.astype(np.float64).sum(axis=0))
     np.testing.assert_allclose(total.channel_mean, images.astype(np.float64).mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(total.mean_image, images.astype(np.float64).mean(axis=0), rtol=1e-6)
     assert total.mean_image.dtype == np.float32
@@ -170,7 +170,7 @@ def test_encoded_shards_are_closed_by_their_bytes(tmp_path, batch):
     writer = ShardWriter(tmp_path, prefix="e", columns=encoded_columns((3, 4, 4)), shard_bytes=limit)
     for at in range(0, 20, batch):
         part = slice(at, at + batch)
-        writer.append(images[part], labels[part], encoded=cells_of(files[part]))
+        writer.append({"image": images[part], "label": labels[part]}, {"image": cells_of(files[part])})
     written = writer.close()
     rows = [shard.statistics.rows for shard in written]
     assert (sum(rows), rows[:3]) == (20, [3, 3, 1])
@@ -178,8 +178,8 @@ def test_encoded_shards_are_closed_by_their_bytes(tmp_path, batch):
     for shard, end in zip(written, ends, strict=True):
         held = files[end - shard.statistics.rows : end]
         assert sum(map(len, held)) + 8 * len(held) <= limit or len(held) == 1
-    total = Statistics.merged((shard.statistics for shard in written), shape=(3, 4, 4))
-    np.testing.assert_array_equal(total.pixel_sum, images.sum(axis=0, dtype=np.float64))
+    total = functools.reduce(operator.add, (shard.statistics for shard in written)).sums["image"]
+    np.testing.assert_array_equal(total.total, images.sum(axis=0, dtype=np.float64))
     table = ShardTable(
         tmp_path,
         [Shard(path=shard.name, rows=shard.statistics.rows) for shard in written],
@@ -195,7 +195,7 @@ def test_encoded_images_are_scaled_and_ordered_as_the_column_says(tmp_path):
     writer = ShardWriter(tmp_path, prefix="e", columns=columns, shard_bytes=1 << 20)
     wanted = np.empty((3, 4, 4), np.uint8)
     decode_into(wanted, png(image), form=form)
-    writer.append(wanted[None], np.zeros(1, np.int64), encoded=cells_of([png(image)]))
+    writer.append({"image": wanted[None], "label": np.zeros(1, np.int64)}, {"image": cells_of([png(image)])})
     shards = [Shard(path=shard.name, rows=1) for shard in writer.close()]
     got = ShardTable(tmp_path, shards, columns).take(np.array([0]))["image"][0]
     np.testing.assert_array_equal(got, wanted)

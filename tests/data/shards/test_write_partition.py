@@ -11,11 +11,11 @@ import pytest
 from encoded import png
 from formats import columns, random_rows
 from sparknet.config import decode, encode
-from sparknet.data.rows import inputs
+from sparknet.data.rows import reading as row_reading
 from sparknet.data.rows.arrow_values import image_values
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import ImageForm
 from sparknet.data.rows.damage import Damage
-from sparknet.data.rows.inputs import InputPlan
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import Shard, ShardTable
@@ -24,13 +24,14 @@ from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport,
 from sparknet.errors import DataError
 
 SHAPE = (3, 2, 2)
+LABELS = ColumnPlan(name="label", classes=10, number_shape=())
 
 
 @pytest.fixture
 def plan(tmp_path):
     return PartitionPlan(
         directory=str(tmp_path),
-        rows=ReadPlan(input=InputPlan(name="image", shape=SHAPE), label="label", classes=10),
+        rows=ReadPlan(columns=(ColumnPlan(name="image", shape=SHAPE), LABELS)),
         fraction=0.25,
         seed=4,
         shard_bytes=1 << 20,
@@ -39,6 +40,8 @@ def plan(tmp_path):
 
 def reading(plan, *, fraction=None, shard_bytes=None, **rows):
     """The plan with another way of reading."""
+    if "input" in rows:
+        rows["columns"] = (rows.pop("input"), LABELS)
     own = {"fraction": fraction, "shard_bytes": shard_bytes}
     return replace(
         plan, rows=replace(plan.rows, **rows), **{key: value for key, value in own.items() if value is not None}
@@ -51,12 +54,12 @@ def batches_of(images, labels, *, size, marks=None):
         arrays = [pa.array([image.tobytes() for image in images[part]]), pa.array(labels[part])]
         if marks is not None:
             arrays.append(pa.array(marks[part]))
-        yield pa.record_batch(arrays, names=["input", "label", "validation"][: len(arrays)])
+        yield pa.record_batch(arrays, names=["c0", "c1", "validation"][: len(arrays)])
 
 
 def rows_of(plan, report, split, tmp_path):
     shards = [Shard(path=shard.name, rows=shard.rows) for shard in report.shards if shard.split == split]
-    table = ShardTable(tmp_path, shards, (report.column, columns(SHAPE)[1]))
+    table = ShardTable(tmp_path, shards, report.columns)
     return table.slice(0, len(table))
 
 
@@ -64,7 +67,7 @@ def rows_of(plan, report, split, tmp_path):
 def test_a_drawn_split(tmp_path, plan, size):
     images, labels = random_rows(100, SHAPE)
     report = write_partition(plan, batches_of(images, labels, size=size), partition=2)
-    assert report.column == columns(SHAPE)[0]
+    assert report.columns == (columns(SHAPE)[0], replace(columns(SHAPE)[1], classes=10))
     marks = held_out(4, partition=2, start=0, rows=100, fraction=0.25)
     for split, chosen in (("train", ~marks), ("validation", marks)):
         rows = rows_of(plan, report, split, tmp_path)
@@ -79,10 +82,10 @@ def test_marked_rows_and_reports(tmp_path, plan):
     report = write_partition(plan, batches_of(images, labels, size=16, marks=marks), partition=1)
     assert [shard.split for shard in report.shards] == ["train"] * 3 + ["validation"] * 2
     assert [shard.rows for shard in report.shards] == [15, 15, 10, 15, 5]
-    assert max(shard.largest_label for shard in report.shards) == labels.max()
+    assert max(shard.classes[0] for shard in report.shards) == labels.max() + 1
     np.testing.assert_array_equal(rows_of(plan, report, "validation", tmp_path)["image"], images[marks])
-    total = Statistics.load(tmp_path / report.sums)
-    np.testing.assert_array_equal(total.pixel_sum, images[~marks].sum(axis=0, dtype=np.float64))
+    total = Statistics.load(tmp_path / report.sums, report.columns).sums["image"]
+    np.testing.assert_array_equal(total.total, images[~marks].sum(axis=0, dtype=np.float64))
     np.testing.assert_allclose(total.channel_std, images[~marks].std(axis=(0, 2, 3)))
     assert report.damage == Damage()
     assert decode(PartitionReport, json.loads(json.dumps(encode(report)))) == report
@@ -97,7 +100,7 @@ def test_two_attempts_never_share_a_file(tmp_path, plan):
 
 
 def test_a_partition_without_rows(tmp_path, plan):
-    empty = pa.record_batch([pa.array([], pa.binary()), pa.array([], pa.int64())], names=["input", "label"])
+    empty = pa.record_batch([pa.array([], pa.binary()), pa.array([], pa.int64())], names=["c0", "c1"])
     assert write_partition(plan, [], partition=0) is None
     assert write_partition(plan, [empty], partition=0) is None
     assert list(tmp_path.iterdir()) == []
@@ -116,13 +119,13 @@ def test_a_store_that_cannot_be_written_names_the_host(tmp_path, plan):
         write_partition(plan, batches_of(*random_rows(5, SHAPE), size=5), partition=0)
 
 
-IMAGES = InputPlan(name="image", form=ImageForm())
+IMAGES = ColumnPlan(name="image", form=ImageForm())
 
 
 def image_batches(files, labels, *, size, errors=None):
     for at in range(0, len(labels), size):
         part = slice(at, at + size)
-        arrays = {"input": pa.array(files[part], pa.binary()), "label": pa.array(labels[part], pa.int64())}
+        arrays = {"c0": pa.array(files[part], pa.binary()), "c1": pa.array(labels[part], pa.int64())}
         if errors is not None:
             arrays["error"] = pa.array(errors[part], pa.string())
         yield pa.record_batch(arrays)
@@ -130,7 +133,7 @@ def image_batches(files, labels, *, size, errors=None):
 
 @pytest.fixture(params=["pixels", "encoded"])
 def images_plan(request, plan):
-    return reading(plan, input=IMAGES, keep=request.param)
+    return reading(plan, input=replace(IMAGES, keep=request.param))
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -138,8 +141,8 @@ def images_plan(request, plan):
 def test_damaged_images_are_left_out_and_others_stay_in_their_split(
     tmp_path, images_plan, size, threads, monkeypatch
 ):
-    monkeypatch.setattr(inputs, "_PIECE_ROWS", 5)
-    plan = reading(images_plan, input=replace(IMAGES, threads=threads))
+    monkeypatch.setattr(row_reading, "_PIECE_ROWS", 5)
+    plan = reading(images_plan, input=replace(images_plan.rows.columns[0], threads=threads))
     images, labels = random_rows(60, SHAPE)
     files = [png(image) for image in images]
     bad = [0, 1, 2, 17, 40, 59]
@@ -156,9 +159,9 @@ def test_damaged_images_are_left_out_and_others_stay_in_their_split(
     assert report.damage.rows == len(bad)
     named = [re.search(r"row (\d+) of partition 3", text).group(1) for text in report.damage.examples]
     assert named == [str(row) for row in bad]
-    assert report.column.image == (ImageForm() if plan.rows.keep == "encoded" else None)
-    total = Statistics.load(tmp_path / report.sums)
-    np.testing.assert_array_equal(total.pixel_sum, images[~marks & good].sum(axis=0, dtype=np.float64))
+    assert report.columns[0].image == (ImageForm() if plan.rows.columns[0].keep == "encoded" else None)
+    total = Statistics.load(tmp_path / report.sums, report.columns).sums["image"]
+    np.testing.assert_array_equal(total.total, images[~marks & good].sum(axis=0, dtype=np.float64))
 
 
 def test_both_ways_to_keep_images_hold_the_same_rows(tmp_path, plan):
@@ -166,15 +169,15 @@ def test_both_ways_to_keep_images_hold_the_same_rows(tmp_path, plan):
     images = [random.integers(0, 256, (3, *random.integers(3, 9, 2)), dtype=np.uint8) for _ in range(40)]
     labels = np.arange(40) % 10
     form = ImageForm(order="bgr", resize_mode="shorter_side")
-    kind = InputPlan(name="image", form=form, resize=(4, 5))
+    kind = ColumnPlan(name="image", form=form, resize=(4, 5))
     rows = []
     for keep in ("pixels", "encoded"):
-        asked = reading(plan, input=kind, keep=keep)
+        asked = reading(plan, input=replace(kind, keep=keep))
         files = [png(image) for image in images]
         report = write_partition(asked, image_batches(files, labels, size=16), partition=0)
-        assert report.column.shape == (3, 4, 5)
-        total = Statistics.load(tmp_path / report.sums)
-        rows.append([*rows_of(asked, report, "train", tmp_path).values(), total.pixel_sum, total.channel_std])
+        assert report.columns[0].shape == (3, 4, 5)
+        total = Statistics.load(tmp_path / report.sums, report.columns).sums["image"]
+        rows.append([*rows_of(asked, report, "train", tmp_path).values(), total.total, total.channel_std])
     for pixels, encoded in zip(*rows, strict=True):
         np.testing.assert_array_equal(pixels, encoded)
 
@@ -201,12 +204,12 @@ def test_damaged_rows_of_numbers(tmp_path, plan, kind):
     values = cells if kind == pa.float32() else [cell and [cell, -cell] for cell in cells]
     batch = pa.record_batch(
         {
-            "input": pa.array(values, kind),
-            "label": pa.array([None, 1, None, 0], pa.int64()),
+            "c0": pa.array(values, kind),
+            "c1": pa.array([None, 1, None, 0], pa.int64()),
             "error": pa.array(["a", None, "b", None]),
         }
     )
-    plan = reading(plan, input=InputPlan(name="x"), fraction=0.0)
+    plan = reading(plan, input=ColumnPlan(name="x"), fraction=0.0)
     report = write_partition(plan, [batch], partition=0)
     assert report.damage == Damage(rows=2, examples=("a", "b"))
     assert rows_of(plan, report, "train", tmp_path)["x"][:, 0].tolist() == [1.5, 2.5]
@@ -239,7 +242,7 @@ def test_a_bad_label_of_a_whole_image_is_an_error(images_plan):
 def test_a_partition_of_damaged_rows_alone_reports_them(tmp_path, images_plan, errors):
     files = [png(image)[:20] for image in random_rows(12, SHAPE)[0]]
     report = write_partition(images_plan, image_batches(files, [0] * 12, size=5, errors=errors), partition=7)
-    assert (report.column, report.shards, report.sums) == (None, (), "")
+    assert (report.columns, report.shards, report.sums) == ((), (), "")
     assert report.damage.rows == 12
     assert len(report.damage.examples) == 10
     assert all(("cut short" if errors else "of partition 7") in text for text in report.damage.examples)
@@ -248,11 +251,11 @@ def test_a_partition_of_damaged_rows_alone_reports_them(tmp_path, images_plan, e
 
 
 def test_images_are_decoded_in_pieces_of_bounded_memory(tmp_path, plan, monkeypatch):
-    monkeypatch.setattr(inputs, "_PIECE_BYTES", 3 * 12)
-    monkeypatch.setattr(inputs, "_PIECE_ROWS", 2)
+    monkeypatch.setattr(row_reading, "_PIECE_BYTES", 3 * 12)
+    monkeypatch.setattr(row_reading, "_PIECE_ROWS", 2)
     decoded = []
     monkeypatch.setattr(
-        inputs,
+        row_reading,
         "image_values",
         lambda array, **named: decoded.append(len(array)) or image_values(array, **named),
     )

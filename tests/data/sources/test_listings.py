@@ -63,7 +63,7 @@ def ask_everything(data):
     for side in sources.sides:
         assert side.schema(data).input.shape
         assert side.listed.files
-        assert side.input_plan(data).name == "image"
+        assert side.column_plan(data, "image").name == "image"
     parts = [(side, part) for side in sources.sides for part in side.listed.partitions]
     return sum(batch.num_rows for side, part in parts for batch in side.reader.read(part, side.where.storage))
 

@@ -170,8 +170,8 @@ def test_classes_of_test_images_are_the_training_images(spark, tmp_path):
     selected = select_columns(
         rows_at(spark, data, validation=False), data, validation=rows_at(spark, data, validation=True)
     )
-    assert selected.columns == ["input", "label", "validation", "error", "name"]
-    assert sorted((row.label, row.validation) for row in selected.collect()) == [
+    assert selected.columns == ["c0", "c1", "validation", "error", "name"]
+    assert sorted((row.c1, row.validation) for row in selected.collect()) == [
         (0, False),
         (1, False),
         (1, True),

@@ -12,7 +12,7 @@ from pyspark.mllib.linalg import Vectors as OldVectors
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from sparknet.config import Data
+from sparknet.config import Data, DataColumn
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.errors import DataError
 from sparknet.spark.frames.select_columns import select_columns
@@ -41,7 +41,7 @@ def data(image="x", **settings):
     return Data(source="parquet", path="unused", image=image, **settings)
 
 
-def cells(frame, name="input"):
+def cells(frame, name="c0"):
     return [getattr(row, name) for row in frame.collect()]
 
 
@@ -75,9 +75,9 @@ def rows(spark):
 )
 def test_every_kind_of_input(rows, image, kind, expected):
     selected = select_columns(rows, data(image), validation=None)
-    assert selected.dtypes == [("input", kind), ("label", "bigint")]
+    assert selected.dtypes == [("c0", kind), ("c1", "bigint")]
     assert cells(selected) == expected
-    assert cells(selected, "label") == [1, 0]
+    assert cells(selected, "c1") == [1, 0]
 
 
 def test_vectors_of_the_older_library(spark):
@@ -93,7 +93,7 @@ def test_images_as_spark_reads_them_pass_as_they_are(spark, tmp_path):
     (tmp_path / "b.png").write_bytes(b"no image")
     frame = spark.read.format("image").load(str(tmp_path)).withColumn("y", F.lit(1))
     selected = select_columns(frame, data("image"), validation=None)
-    assert selected.schema["input"].dataType == frame.schema["image"].dataType
+    assert selected.schema["c0"].dataType == frame.schema["image"].dataType
     found = {image.origin.rsplit("/", 1)[-1]: image for image in cells(selected)}
     assert bytes(found["a.png"].data) == pixels[:, :, ::-1].tobytes()  # as OpenCV has it: BGR
     assert (found["b.png"].height, bytes(found["b.png"].data)) == (-1, b"")
@@ -115,11 +115,15 @@ def test_files_of_sparks_binary_reader(spark, tmp_path):
         ({"image": "words"}, r"column words is array<string>; the input must be"),
         ({"image": "when"}, r"column when is timestamp; the input must be .*: convert it, set data.image"),
         ({"image": "bytes", "label": "absent"}, r"column absent is not in the data.*: set data.label"),
+        ({"image": "vector", "weight": "word"}, r"column word is string; a weight must be a number"),
         (
-            {"image": "bytes", "label": "number"},
-            r"column number is double; the label must be an integer, ",
+            {"image": "bytes", "columns": {"bytes": DataColumn(kind="ids")}},
+            r"column bytes is binary; ids of int64 must be an array of whole numbers",
         ),
-        ({"image": "bytes", "label": "nested"}, r"column nested is array<array<bigint>>; the label must be"),
+        (
+            {"image": "number", "columns": {"number": DataColumn(kind="image")}},
+            r"column number is double, and data\.columns\.number\.kind is 'image'",
+        ),
         (
             {"image": "bytes", "validation_column": "y", "validation_fraction": 0},
             r"column y is bigint; it must be ",
@@ -137,6 +141,22 @@ def test_what_cannot_be_used_is_refused_before_any_job(rows, settings, message):
         select_columns(frame, data(**settings), validation=None)
 
 
+def test_several_columns_come_in_the_order_of_inputs_targets_and_weight(rows):
+    asked = Data(
+        source="parquet",
+        path="unused",
+        inputs=("nested", "flag"),
+        targets=("number", "vector", "nested"),
+        weight="y",
+        columns={"nested": DataColumn(kind="array", dtype="int64")},
+        validation_fraction=0.5,
+    )
+    selected = select_columns(rows, asked, validation=None)
+    kinds = ["array<array<bigint>>", "float", "float", "array<float>", "float"]
+    assert selected.dtypes == [(f"c{at}", kind) for at, kind in enumerate(kinds)]
+    assert tuple(selected.first()) == ([[1, 2], [3, 4]], 1.0, 0.5, [1.0, 2.5], 1.0)
+
+
 def test_a_column_that_is_there_twice_is_refused(rows):
     twice = rows.select("bytes", "y", F.col("number").alias("y"))
     with pytest.raises(DataError, match="column y is 2 times in the data"):
@@ -151,20 +171,20 @@ def test_names_with_dots_and_quotes(spark):
 
 
 def test_a_boolean_label_is_0_or_1(rows):
-    assert cells(select_columns(rows, data("bytes", label="flag"), validation=None), "label") == [1, 0]
+    assert cells(select_columns(rows, data("bytes", label="flag"), validation=None), "c1") == [1, 0]
 
 
 def test_marks_come_last(rows):
     marked = data("bytes", validation_column="flag", validation_fraction=0)
     selected = select_columns(rows, marked, validation=None)
-    assert selected.columns == ["input", "label", "validation"]
+    assert selected.columns == ["c0", "c1", "validation"]
     assert cells(selected, "validation") == [True, False]
 
 
 def test_a_second_source_is_marked(rows):
     second = data("vector", validation_path="other", validation_fraction=0)
     selected = select_columns(rows, second, validation=rows.limit(1))
-    assert selected.dtypes == [("input", "array<float>"), ("label", "bigint"), ("validation", "boolean")]
+    assert selected.dtypes == [("c0", "array<float>"), ("c1", "bigint"), ("validation", "boolean")]
     assert cells(selected, "validation") == [False, False, True]
     assert cells(selected)[2] == [1.0, 2.5]
 
@@ -184,17 +204,17 @@ def test_damage_is_passed_on_from_the_sources_that_know_it(spark):
     )
     told = Data(source="image_tar", path="t", image="x", label="y", validation_path="v")
     selected = select_columns(frame, told, validation=frame)
-    assert selected.columns == ["input", "label", "validation", "error"]
+    assert selected.columns == ["c0", "c1", "validation", "error"]
     assert cells(selected, "error") == [None, "b.jpg: torn"] * 2
     # a user's own column of that name is nobody's damage
-    assert select_columns(frame, data(), validation=None).columns == ["input", "label"]
+    assert select_columns(frame, data(), validation=None).columns == ["c0", "c1"]
 
 
 @pytest.mark.parametrize(("image", "kind"), [("bytes", "binary"), ("vector", "list<item: float not null>")])
 def test_what_reaches_python(rows, image, kind):
     def types(batches):
         for batch in batches:
-            yield {"type": str(batch.schema.field("input").type), "rows": batch.num_rows}
+            yield {"type": str(batch.schema.field("c0").type), "rows": batch.num_rows}
 
     selected = select_columns(rows, data(image), validation=None, table=TableEncoding())
     reports = collect_reports(selected, types, doing="looking")

@@ -9,8 +9,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from opened import rows_at
-from sparknet.config import Data
-from sparknet.data.rows.table_encoding import Feature, TableEncoding
+from sparknet.config import Data, DataColumn
+from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import DataError
 from sparknet.spark.frames import vocabulary
@@ -70,7 +70,7 @@ def rows_of(frame):
         for row in rows:
             if row.fault is not None:
                 raise DataError(row.fault)
-    return [(list(row.input), row.label) for row in rows]
+    return [(list(row.c0), row.c1) for row in rows]
 
 
 def test_adult_as_it_is(spark, adult):
@@ -81,7 +81,7 @@ def test_adult_as_it_is(spark, adult):
     assert [feature.name for feature in encoding.features] == [f"_c{number}" for number in range(14)]
     assert encoding.features[0] == Feature(name="_c0")
     assert encoding.features[1] == Feature(name="_c1", words=WORK, width=4)
-    assert encoding.label_words == ("<=50K", ">50K")
+    assert encoding.categories["_c14"].words == ("<=50K", ">50K")
     # six columns of numbers; of words 4, 3, 3, 5, 3, 2, 2, 3
     assert encoding.width == 6 + 25
     rows = rows_of(select_columns(frame, data, validation=None, table=encoding))
@@ -94,11 +94,11 @@ def test_adult_as_it_is(spark, adult):
 
 def test_adult_becomes_shards(spark, adult, tmp_path):
     directory, manifest = prepare(spark, csv(adult, "*"), store=tmp_path / "store", seed=1)
-    assert (manifest.input.dtype, manifest.input.shape, manifest.classes) == ("float32", (31,), 2)
+    assert (manifest.rows.input.dtype, manifest.rows.input.shape, manifest.rows.classes) == ("float32", (31,), 2)
     assert manifest.train_rows + manifest.validation_rows == 5
     assert manifest.table == Manifest.load(directory).table
     assert manifest.table is not None
-    assert manifest.table.label_words == ("<=50K", ">50K")
+    assert manifest.table.categories["_c14"].words == ("<=50K", ">50K")
 
 
 def test_the_numbers_of_adult_alone(spark, adult):
@@ -106,7 +106,7 @@ def test_the_numbers_of_adult_alone(spark, adult):
     frame = rows_at(spark, data, validation=False)
     encoding = learn(frame, data)
     assert encoding == TableEncoding(
-        features=(Feature(name="_c0"), Feature(name="_c12")), label_words=("<=50K", ">50K")
+        features=(Feature(name="_c0"), Feature(name="_c12")), categories={"_c14": Category(words=("<=50K", ">50K"))}
     )
     rows = rows_of(select_columns(frame, data, validation=None, table=encoding))
     assert rows == [([39, 40], 0), ([50, 13], 0), ([38, 40], 1), ([53, 40], 0), ([28, 40], 1)]
@@ -147,10 +147,10 @@ def test_features_of_every_kind_in_the_order_given(mixed):
             Feature(name="flag"),
             Feature(name="nested", width=4),
         ),
-        label_words=("no", "yes"),
+        categories={"y": Category(words=("no", "yes"))},
     )
     selected = select_columns(mixed, data, validation=None, table=encoding)
-    assert selected.dtypes == [("input", "array<float>"), ("label", "bigint"), ("fault", "string")]
+    assert selected.dtypes == [("c0", "array<float>"), ("c1", "bigint"), ("fault", "string")]
     assert rows_of(selected) == [
         ([7, 0, 1, 1, 2, 1.5, 1, 1, 2, 3, 4], 0),
         ([8, 1, 0, 3, 0, 2.5, 0, 5, 6, 7, 8], 1),
@@ -171,20 +171,67 @@ def test_the_star_leaves_out_label_and_mark(mixed):
     assert encoding is not None
     assert [feature.name for feature in encoding.features] == ["number", "vector", "nested", "word", "y"]
     selected = select_columns(mixed, data, validation=None, table=encoding)
-    assert selected.columns == ["input", "label", "validation", "fault"]
+    assert selected.columns == ["c0", "c1", "validation", "fault"]
     assert [row.validation for row in selected.collect()] == [True, False, True]
 
 
-def test_one_column_and_a_number_need_nothing_learned(mixed):
-    assert (
-        learn(mixed, Data(source="parquet", path="p", image="vector", label="whole", validation_path="v")) is None
-    )
+AT = "row 1 of partition 0"
+
+
+def labelled(kind, *values, **settings):
+    """What is learned of one input and a label of these values."""
+
+    def make(spark):
+        frame = spark.createDataFrame([(1.0, value) for value in values], f"x double, y {kind}")
+        data = Data(source="parquet", path="p", image="x", label="y", validation_fraction=0.5, **settings)
+        encoding = learn(frame, data)
+        rows = select_columns(frame, data, validation=None, table=encoding).collect()
+        return encoding and encoding.categories.get("y"), [row.c1 for row in rows]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("made", "category", "classes"),
+    [
+        (labelled("int", 2, 0, 1), Category(), [2, 0, 1]),
+        (labelled("bigint", 6, 2, 4, 2), Category(values=(2, 4, 6)), [2, 0, 1, 0]),
+        (labelled("int", -1, 1, -1), Category(values=(-1, 1)), [0, 1, 0]),
+        (labelled("double", 0.0, 2.0), Category(), [0, 2]),
+        (labelled("float", 1.0, 3.0), Category(values=(1, 3)), [0, 1]),
+        (labelled("double", 0.5, 1.0), None, [0.5, 1.0]),
+        (labelled("double", *map(float, range(200))), None, list(range(200))),
+        (labelled("int", 3, 1, class_values="stored"), None, [3, 1]),
+        (labelled("double", 3.0, 1.0, classes=4), Category(), [3, 1]),
+        (labelled("int", 3, 1, columns={"y": DataColumn(kind="number")}), None, [3.0, 1.0]),
+    ],
+)
+def test_numbers_that_are_classes(spark, made, category, classes):
+    assert made(spark) == (category, classes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            (1.0, 0.5),
+            r"column y has numbers with a fraction, from 0\.5 on; classes are whole.*set data\.columns\.y\.k",
+        ),
+        ((0.0, 0.5), rf"column y: {AT} says '0\.5'; a class is a whole number"),
+    ],
+)
+def test_numbers_that_are_no_classes(spark, values, message):
+    frame = spark.createDataFrame([(1.0, value) for value in values], "x double, y double").coalesce(1)
+    columns = {"y": DataColumn(kind="category")}
+    data = Data(source="parquet", path="p", image="x", label="y", validation_fraction=0.5, columns=columns)
+    with pytest.raises(DataError, match=message):
+        rows_of(select_columns(frame, data, validation=None, table=learn(frame, data)))
 
 
 def test_words_of_a_label_beside_one_input_column(mixed):
     data = Data(source="parquet", path="p", image="vector", label="y", validation_path="v")
     encoding = learn(mixed, data)
-    assert encoding == TableEncoding(label_words=("no", "yes"))
+    assert encoding == TableEncoding(categories={"y": Category(words=("no", "yes"))})
     rows = rows_of(select_columns(mixed, data, validation=mixed.limit(2), table=encoding))
     assert [label for _, label in rows] == [0, 1, 0, 0, 1]
 
@@ -194,7 +241,8 @@ def test_a_boolean_label_has_two_words_without_a_job(mixed, monkeypatch):
     data = table("number", "whole", label="flag")
     encoding = learn(mixed, data)
     assert encoding == TableEncoding(
-        features=(Feature(name="number"), Feature(name="whole")), label_words=("false", "true")
+        features=(Feature(name="number"), Feature(name="whole")),
+        categories={"flag": Category(words=("false", "true"))},
     )
     rows = rows_of(select_columns(mixed, data, validation=None, table=encoding))
     assert rows == [([1.5, 7], 1), ([2.5, 8], 0), ([3.5, 9], 1)]
@@ -203,7 +251,8 @@ def test_a_boolean_label_has_two_words_without_a_job(mixed, monkeypatch):
 def test_words_that_look_like_numbers_in_the_test_rows(spark):
     data = table("code")
     encoding = TableEncoding(
-        features=(Feature(name="code", words=("1", "2", "?"), width=3),), label_words=("0", "x")
+        features=(Feature(name="code", words=("1", "2", "?"), width=3),),
+        categories={"y": Category(words=("0", "x"))},
     )
     numbers = spark.createDataFrame([(2, 0)], ["code", "y"])
     assert rows_of(select_columns(numbers, data, validation=None, table=encoding)) == [([0, 1, 0], 0)]
@@ -211,9 +260,6 @@ def test_words_that_look_like_numbers_in_the_test_rows(spark):
 
 WORDS = TableEncoding(features=(Feature(name="x", words=("a", "b"), width=2), Feature(name="n")))
 PAIRS = TableEncoding(features=(Feature(name="x", width=2),))
-
-
-AT = "row 1 of partition 0"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +302,7 @@ def test_a_cell_that_cannot_be_used_is_named_by_column_and_row(spark, schema, ro
 
 
 def test_a_label_that_training_did_not_have(spark):
-    words = TableEncoding(label_words=("<=50K", ">50K"))
+    words = TableEncoding(categories={"y": Category(words=("<=50K", ">50K"))})
     frame = spark.createDataFrame([(1.0, "<=50K"), (2.0, "<=50K.")], "x double, y string").coalesce(1)
     data = Data(source="parquet", path="p", image="x", label="y", validation_path="v")
     selected = select_columns(frame, data, validation=None, table=words)
@@ -311,7 +357,7 @@ def test_a_column_of_names_is_no_feature(spark):
     # a label may have more
     named = learn(frame.withColumn("n", F.lit(1)), table("n", label="x"))
     assert named is not None
-    assert len(named.label_words) == 1001
+    assert len(named.categories["x"].words) == 1001
 
 
 def test_a_star_over_nothing(mixed):

@@ -274,8 +274,8 @@ def test_a_place_that_is_taken(spark, cifar, tmp_path):
 
 
 def test_rows_that_are_no_records(spark, tmp_path):
-    rows = [([0.5, 1.0], -1)]
-    spark.createDataFrame(rows, "image array<float>, label int").write.parquet(str(tmp_path / "rows.parquet"))
-    with pytest.raises(DataError, match="row 0 has label -1"):
+    rows = [([0.5, 1.0], 0.5)]
+    spark.createDataFrame(rows, "image array<float>, label float").write.parquet(str(tmp_path / "rows.parquet"))
+    with pytest.raises(DataError, match="column label is float; the label of a record is a whole number"):
         lmdb_of(spark, data_of("parquet", tmp_path / "rows.parquet"), str(tmp_path / "rows"), partitions=1)
     assert names_in(tmp_path) == ["rows.parquet"]

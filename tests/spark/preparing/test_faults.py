@@ -53,14 +53,15 @@ def cases(tmp_path):
     train = table(tmp_path / "train.parquet", x=[1.0, 2.0, 3.0, 4.0], y=["no", "yes", "no", "yes"])
     held, columns = {"validation_fraction": 0.25}, {"image": "x", "label": "y"}
     return {
-        "a label below 0": (
+        "a label beyond the classes": (
             Data(
                 source="parquet",
-                path=table(tmp_path / "a", x=[1.0] * 4, y=[0, 1, -1, 1]),
+                path=table(tmp_path / "a", x=[1.0] * 4, y=[0, 1, 2, 1]),
+                classes=2,
                 **columns,
                 **held,
             ),
-            "row 2 has label -1",
+            "row 2 has label 2; labels must be 0 to 1",
         ),
         "a label that is null": (
             Data(
@@ -105,7 +106,7 @@ def cases(tmp_path):
 
 
 NAMES = [
-    "a label below 0",
+    "a label beyond the classes",
     "a label that is null",
     "a word that training does not know",
     "a feature that is no number",
@@ -137,7 +138,7 @@ def test_a_file_that_is_damaged_beyond_its_rows(spark, failed, tmp_path):
 
 
 def test_a_row_that_parquet_cannot_take(spark, failed, tmp_path):
-    data, message = cases(tmp_path)["a label below 0"]
+    data, message = cases(tmp_path)["a label beyond the classes"]
     with pytest.raises(DataError, match=message):
         to_parquet(spark, open_source(data), data, str(tmp_path / "table"), keys=1)
     assert failed() == 0

@@ -20,7 +20,7 @@ from formats import cifar_directory, random_rows, write_cifar, write_mnist
 from opened import partitions, pixels_and_labels, rows_at
 from prepared import as_set, open_prepare_session, rows_of, write_parquet
 from sparknet.config import Data
-from sparknet.data.rows.table_encoding import Feature, TableEncoding
+from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.sources import digits
 from sparknet.errors import ClusterError, DataError, MissingDependency
@@ -63,17 +63,17 @@ def test_digits(spark, store):
     directory, manifest = prepare(spark, DIGITS, store=store, seed=3, workers=2)
     assert directory == store / manifest.fingerprint[:16]
     assert manifest == Manifest.load(directory)
-    assert (manifest.input.shape, manifest.input.dtype, manifest.classes) == ((1, 8, 8), "uint8", 10)
+    assert (manifest.rows.input.shape, manifest.rows.input.dtype, manifest.rows.classes) == ((1, 8, 8), "uint8", 10)
     assert manifest.validation_rows == pytest.approx(0.2 * 1797, abs=1)
     train, validation = rows_of(directory, manifest, "train"), rows_of(directory, manifest, "validation")
     expected = pixels_and_labels(digits, digits.read(partitions(digits)[0]))
     assert sorted(as_set(*train) + as_set(*validation)) == as_set(*expected)
-    assert list(manifest.train_label_counts) == np.bincount(train[1]).tolist()
-    np.testing.assert_allclose(manifest.channel_mean, [train[0].mean()])
-    np.testing.assert_allclose(manifest.load_mean_image(directory), train[0].mean(axis=0), rtol=1e-6)
+    assert list(manifest.columns[1].counts) == np.bincount(train[1]).tolist()
+    np.testing.assert_allclose(manifest.columns[0].channel_mean, [train[0].mean()])
+    np.testing.assert_allclose(manifest.columns[0].load_mean_image(directory), train[0].mean(axis=0), rtol=1e-6)
     assert sorted(path.name for path in directory.iterdir()) == [
         "manifest.json",
-        "mean.npy",
+        "mean-0.npy",
         "train-00000.arrow",
         "validation-00000.arrow",
     ]
@@ -87,8 +87,8 @@ def test_cifar_directory_with_its_own_test_batch(spark, store, tmp_path):
     assert len(manifest.train) == 3
     assert as_set(*rows_of(directory, manifest, "train")) == as_set(*train)
     assert as_set(*rows_of(directory, manifest, "validation")) == as_set(*test)
-    assert manifest.input.shape == (3, 32, 32)
-    np.testing.assert_allclose(manifest.channel_mean, train[0].mean(axis=(0, 2, 3)))
+    assert manifest.rows.input.shape == (3, 32, 32)
+    np.testing.assert_allclose(manifest.columns[0].channel_mean, train[0].mean(axis=(0, 2, 3)))
     assert manifest.seed == 0
     assert manifest.source["source"] == "cifar10"
 
@@ -107,7 +107,7 @@ def test_mnist_with_a_share_held_out_in_small_shards(spark, store, tmp_path):
 def test_a_source_may_be_taken_in_another_shape(spark, store, tmp_path):
     cifar_directory(tmp_path / "cifar")
     data = Data(source="cifar10", path=str(tmp_path / "cifar"), validation_fraction=0.5, shape=(3072,))
-    assert prepare(spark, data, store=store, seed=1)[1].input.shape == (3072,)
+    assert prepare(spark, data, store=store, seed=1)[1].rows.input.shape == (3072,)
 
 
 def test_the_sources_serve_any_spark_user(spark, tmp_path):
@@ -148,8 +148,8 @@ def test_parquet_with_bytes(spark, store, tmp_path):
     )
     directory, manifest = prepare(spark, data, store=store, seed=5)
     assert manifest.validation_rows == pytest.approx(27, abs=3)
-    assert (manifest.input.name, manifest.label.name) == ("pixels", "class")
-    assert manifest.classes == labels.max() + 1
+    assert (manifest.rows.input.name, manifest.rows.label.name) == ("pixels", "class")
+    assert manifest.rows.classes == labels.max() + 1
     both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
     assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(images, labels)
 
@@ -167,7 +167,7 @@ def test_parquet_with_arrays_of_numbers(spark, store, tmp_path, kind):
     )
     data = Data(source="parquet", path=path, validation_column="held out")
     directory, manifest = prepare(spark, data, store=store, seed=5)
-    assert (manifest.input.dtype, manifest.input.shape) == ("float32", (6,))
+    assert (manifest.rows.input.dtype, manifest.rows.input.shape) == ("float32", (6,))
     expected = images.astype(np.float32)
     for split, chosen in (("train", labels != 0), ("validation", labels == 0)):
         assert as_set(*rows_of(directory, manifest, split)) == as_set(expected[chosen], labels[chosen])
@@ -180,10 +180,10 @@ def test_parquet_from_two_sources_with_a_plain_number(spark, store, tmp_path):
     ]
     data = Data(source="parquet", path=paths[0], validation_path=paths[1])
     directory, manifest = prepare(spark, data, store=store, seed=0)
-    assert manifest.input.shape == (1,)
+    assert manifest.rows.input.shape == (1,)
     assert rows_of(directory, manifest, "train")[0].ravel().tolist() == [1.5, 2.5, 3.5]
     assert rows_of(directory, manifest, "validation")[0].ravel().tolist() == [7, 8, 9]
-    assert manifest.channel_mean == (2.5,)
+    assert manifest.columns[0].channel_mean == (2.5,)
 
 
 def test_a_number_in_parquet_is_no_dotted_path(spark, store, tmp_path):
@@ -198,7 +198,7 @@ def test_any_frame(spark, store, no_job):
     )
     data = replace(DIGITS, image="x", label="y", shape=(2, 1))
     directory, manifest = prepare_frame(spark, frame, data, store=store, seed=0)
-    assert (manifest.input.shape, manifest.classes) == ((2, 1), 4)
+    assert (manifest.rows.input.shape, manifest.rows.classes) == ((2, 1), 4)
     assert manifest.train_rows + manifest.validation_rows == 100
     assert manifest.validation_rows == pytest.approx(20, abs=4)
     no_job()
@@ -210,7 +210,7 @@ def test_frames_that_differ_in_rows_only_are_told_apart(spark, store):
     means = []
     for value in (1.0, 2.0):
         frame = spark.createDataFrame([(value, 0), (value, 1)], "x double, y int").coalesce(1)
-        means.append(prepare_frame(spark, frame, data, store=store, seed=0)[1].channel_mean[0])
+        means.append(prepare_frame(spark, frame, data, store=store, seed=0)[1].columns[0].channel_mean[0])
     assert means == [1.0, 2.0]
 
 
@@ -397,7 +397,6 @@ REFUSED = {
     "label column": ({"label": "klass"}, r"column klass is not in the data.*set data.label"),
     "validation column": ({"validation_column": "w"}, r"column w is not in .*set data.validation_column"),
     "text for an image": ({"image": "name"}, "column name is string; the input must be binary, an array"),
-    "number for a label": ({"label": "f"}, "column f is double; the label must be an integer"),
     "number for a mark": ({"validation_column": "y"}, "column y is bigint; it must be boolean"),
     "bytes without a shape": ({"image": "b"}, r"column b is binary, .*set data.shape"),
     "bytes of another width": (
@@ -412,7 +411,10 @@ REFUSED = {
     "null in an array": ({"image": "n"}, "column n: row 1 of partition 0 holds a null"),
     "null label": ({"label": "missing"}, r"column missing: row \d of partition \d is null"),
     "null mark": ({"validation_column": "maybe"}, r"column maybe: row \d of partition \d is null"),
-    "negative label": ({"label": "negative"}, r"column negative, partition \d: row \d has label -2"),
+    "negative label": (
+        {"label": "negative", "classes": 3},
+        r"column negative, partition \d: row \d has label -2; labels must be 0 to 2",
+    ),
     "label beyond the classes": (
         {"classes": 2},
         r"column y, partition \d: row \d has label 2; labels must be 0 to 1",
@@ -464,9 +466,9 @@ def test_words_become_numbers_and_the_manifest_says_how(spark, store, tmp_path):
     assert manifest == Manifest.load(directory)
     assert manifest.table == TableEncoding(
         features=(Feature(name="size"), Feature(name="colour", words=("blue", "red"), width=2)),
-        label_words=("cat", "dog"),
+        categories={"animal": Category(words=("cat", "dog"))},
     )
-    assert (manifest.classes, manifest.input.shape) == (2, (3,))
+    assert (manifest.rows.classes, manifest.rows.input.shape) == (2, (3,))
     both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
     expected = np.array([[1, 0, 1], [2, 1, 0], [3, 0, 1], [4, 1, 0]], np.float32)
     assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(expected, [1, 0, 1, 0])
@@ -575,7 +577,7 @@ def test_a_failure_in_the_users_own_code_is_a_cluster_error(spark, store):
         yield from batches
 
     frame = spark.range(3).mapInArrow(broken, "x float, y long")
-    with pytest.raises(ClusterError, match="preparing the data failed in Spark: ZeroDivisionError: theirs"):
+    with pytest.raises(ClusterError, match="failed in Spark: ZeroDivisionError: theirs"):
         prepare_frame(spark, frame, replace(DIGITS, image="x", label="y"), store=store, seed=0)
 
 

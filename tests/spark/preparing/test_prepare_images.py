@@ -79,18 +79,22 @@ def test_encoded_images_in_parquet_are_resized_and_kept_either_way(spark, store,
     made = [prepare(spark, replace(data, keep=keep), store=store, seed=2) for keep in ("pixels", "encoded")]
     rows = []
     for (directory, manifest), image in zip(made, (None, form), strict=True):
-        assert (manifest.input.shape, manifest.input.dtype, manifest.input.image) == ((3, 6, 7), "uint8", image)
+        assert (manifest.rows.input.shape, manifest.rows.input.dtype, manifest.rows.input.image) == (
+            (3, 6, 7),
+            "uint8",
+            image,
+        )
         train, validation = rows_of(directory, manifest, "train"), rows_of(directory, manifest, "validation")
         assert sorted(as_set(*train) + as_set(*validation)) == as_set(expected, labels)
-        np.testing.assert_allclose(manifest.channel_mean, train[0].mean(axis=(0, 2, 3)))
-        np.testing.assert_allclose(manifest.channel_std, train[0].std(axis=(0, 2, 3)))
-        np.testing.assert_allclose(manifest.load_mean_image(directory), train[0].mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(manifest.columns[0].channel_mean, train[0].mean(axis=(0, 2, 3)))
+        np.testing.assert_allclose(manifest.columns[0].channel_std, train[0].std(axis=(0, 2, 3)))
+        np.testing.assert_allclose(manifest.columns[0].load_mean_image(directory), train[0].mean(axis=0), rtol=1e-6)
         assert (manifest.skipped, manifest.skipped_examples) == (0, ())
         rows.append((*train, *validation))
     for pixels, encoded in zip(*rows, strict=True):
         np.testing.assert_array_equal(pixels, encoded)
     (_, pixels), (_, encoded) = made
-    assert pixels.channel_std == encoded.channel_std
+    assert pixels.columns[0].channel_std == encoded.columns[0].channel_std
 
 
 def test_images_of_one_size_say_their_shape_and_others_are_refused(spark, store, tmp_path):
@@ -98,7 +102,7 @@ def test_images_of_one_size_say_their_shape_and_others_are_refused(spark, store,
     files = [png(image) for image in images]
     data = Data(source="parquet", path=photos(tmp_path / "p", files, labels), validation_fraction=0.2)
     directory, manifest = prepare(spark, data, store=store, seed=0)
-    assert manifest.input.shape == (3, 5, 4)
+    assert manifest.rows.input.shape == (3, 5, 4)
     both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
     assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(images, labels)
     files[20] = png(random_rows(1, (3, 5, 6))[0][0])
@@ -200,7 +204,7 @@ def test_a_directory_of_images_with_damaged_files(spark, store, tmp_path):
     both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
     whole = np.arange(40) != 7
     assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(images[whole], labels[whole])
-    assert (manifest.classes, manifest.skipped) == (2, 1)
+    assert (manifest.rows.classes, manifest.skipped) == (2, 1)
 
 
 SAME = {

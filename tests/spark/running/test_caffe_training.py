@@ -315,12 +315,12 @@ def test_one_file_of_rows_with_a_drawn_share_cut_and_mirrored(shell: Shell, tmp_
     (started,) = of(read_events(tmp_path / "run"), "run_started")
     assert started["training_rows"] + started["validation_rows"] == 60
     kept = load_file(tmp_path / "run" / "model" / "preprocess.safetensors")
-    assert {name: kept[name].item() for name in ("scale", "crop", "mirror")} == {
+    assert {name: kept[f"image/{name}"].item() for name in ("scale", "crop", "mirror")} == {
         "scale": 0.5,
         "crop": 28,
         "mirror": 1,
     }
-    assert kept["mean"].shape == (3, 32, 32)
+    assert kept["image/mean"].shape == (3, 32, 32)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert f"loss           {result['loss']:.4f}" in shell.run("test", tmp_path / "run")
 

@@ -18,11 +18,12 @@ from plays import live_slots
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.errors import ClusterError, Unauthorized
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import FILE_SCHEMA, DriverService
 from sparknet.spark.running.worker_task import WorkerPlan
-from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import (
     Exchange,
     Failed,
@@ -35,6 +36,7 @@ from sparknet.training.coordination.messages import (
     Welcome,
     dump_message,
 )
+from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS, Checkpoints
 
@@ -123,8 +125,14 @@ def test_the_token_is_in_no_text(stage):
         data=Data(source="digits", validation_fraction=0.2), net=Net(name="lenet"), run=Run(rounds=1)
     )
     plain = Normalise(mean=None, scale=1.0)
-    preprocessing = Preprocessing(train=plain, test=plain)
-    plan = WorkerPlan(config=config, driver=address, data_dir="/data", rounds=1, preprocessing=preprocessing)
+    preprocessing = Preprocessing(train={"image": plain}, test={"image": plain})
+    plan = WorkerPlan(
+        config=config,
+        driver=address,
+        data=PreparedData(parts=(), manifests=(), inputs=(), targets=()),
+        rounds=1,
+        preprocessing=preprocessing,
+    )
     errors = []
     for client in (stage.client(token=TOKEN + "-other"), stage.client()):
         with pytest.raises(ClusterError) as caught:

@@ -11,7 +11,8 @@ from sparknet.errors import ClusterError
 from sparknet.spark.running import supervision
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.supervision import Supervision
-from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.spark

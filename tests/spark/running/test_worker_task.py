@@ -12,14 +12,17 @@ from encoded import cells_of, encoded_columns, png
 from formats import random_rows
 from sparknet.config import Cluster, Data, Net, Run, RunConfig, Solver
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.shards.manifest import StoredColumn
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.shards.shard_table import Shard
 from sparknet.data.shards.shard_writer import ShardWriter
-from sparknet.errors import ClusterError, DataError
+from sparknet.errors import ClusterError, NetError
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
-from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Register
+from sparknet.training.coordination.rules import Rules
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.checkpoint import Checkpoints
 
@@ -50,18 +53,23 @@ def prepare(directory, *, torn=False):
         files[-1] = b"no image"
     columns = encoded_columns(SHAPE)
     writer = ShardWriter(directory, prefix="rows", columns=columns, shard_bytes=1 << 20)
-    writer.append(images, labels, encoded=cells_of(files))
+    writer.append({"image": images, "label": labels}, {"image": cells_of(files)})
     shards = tuple(Shard(path=done.name, rows=done.statistics.rows) for done in writer.close())
     image, label = columns
-    told = {"input": image, "label": label, "train": shards, "validation": shards}
     counts, ones = tuple(np.bincount(labels).tolist()), (1.0,)
-    replace(MANIFEST, **told, train_label_counts=counts, channel_mean=ones, channel_std=ones).save(directory)
+    stored = (
+        StoredColumn(column=image, channel_mean=ones, channel_std=ones, mean_image="mean-0.npy"),
+        StoredColumn(column=replace(label, classes=len(counts)), counts=counts),
+    )
+    manifest = replace(MANIFEST, columns=stored, train=shards, validation=shards)
+    manifest.save(directory)
+    return manifest
 
 
 class Stage:
     """A driver for one worker, and that worker's plan."""
 
-    def __init__(self, directory, *, rounds):
+    def __init__(self, directory, manifest, *, rounds):
         rules = Rules(slots=1, rounds=rounds, local_steps=1, checkpoint_every=1, evaluation_parts=1)
         self.coordinator = Coordinator(rules, now=time.monotonic())
         checkpoints = Checkpoints(directory, keep=2)
@@ -76,9 +84,9 @@ class Stage:
         self.plan = WorkerPlan(
             config=config,
             driver=DriverAddress(uri=self.service.address, token="t"),
-            data_dir=str(directory),
+            data=PreparedData.of(directory, manifest),
             rounds=rounds,
-            preprocessing=Preprocessing(train=PLAIN, test=PLAIN),
+            preprocessing=Preprocessing(train={"image": PLAIN}, test={"image": PLAIN}),
         )
 
     def train(self):
@@ -90,8 +98,7 @@ def stage_for(tmp_path):
     stages = []
 
     def make(*, rounds, torn=False):
-        prepare(tmp_path, torn=torn)
-        stages.append(Stage(tmp_path, rounds=rounds))
+        stages.append(Stage(tmp_path, prepare(tmp_path, torn=torn), rounds=rounds))
         return stages[-1]
 
     yield make
@@ -145,13 +152,13 @@ def test_after_the_driver_is_gone_which_spark_must_hear_of(stage_for, started):
     check_ended(before, started)
 
 
-def test_a_cause_that_no_driver_hears_is_raised_itself(stage_for, tmp_path):
+def test_a_cause_that_no_driver_hears_is_raised_itself(stage_for):
     """Not the failed call: whoever reads the task's log must see what was wrong."""
     stage = stage_for(rounds=2)
     before = own_threads()
     stage.service.close()
-    (tmp_path / "manifest.json").unlink()
-    with pytest.raises(DataError, match="manifest") as raised:
+    stage.plan = replace(stage.plan, config=replace(stage.plan.config, net=Net(name="nowhere")))
+    with pytest.raises(NetError, match="not in the zoo") as raised:
         stage.train()
     assert raised.value.__notes__, "that nobody was told stands beside it"
     assert own_threads() <= before

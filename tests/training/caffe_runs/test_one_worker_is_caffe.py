@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from image_rows import NAMES, as_batch, image_rows
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.loading.loader import Batch
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.data.rows.columns import Column
-from sparknet.data.rows.row_schema import RowSchema
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
@@ -41,11 +40,7 @@ SOLVERS = {
     "poly": 'base_lr: 0.1 lr_policy: "poly" power: 2 momentum: 0.9 max_iter: 12 type: "Nesterov"\n',
     "adam": 'base_lr: 0.01 lr_policy: "inv" gamma: 0.1 power: 0.75 momentum: 0.9 max_iter: 12 type: "Adam"\n',
 }
-ROWS = RowSchema(
-    input=Column(name="image", dtype="float32", shape=(2, 5, 5)),
-    label=Column(name="label", dtype="int64", shape=()),
-    classes=3,
-)
+ROWS = image_rows((2, 5, 5), dtype="float32", classes=3)
 GOES_ON = threading.Event()
 
 
@@ -63,7 +58,7 @@ def batches(count):
     for number in range(count):
         images = random.standard_normal((6, 2, 5, 5)).astype(np.float32)
         labels = random.integers(0, 3, 6)
-        yield Batch(images=images, labels=labels, cursor=Cursor(epoch=0, position=6 * number + 6))
+        yield Batch(columns={"image": images, "label": labels}, cursor=Cursor(epoch=0, position=6 * number + 6))
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -92,7 +87,9 @@ def test_one_worker_is_caffes_solver(name):
         reports.append(replica.take_steps(source, 1, round=round, ended=GOES_ON))
         sync.exchange(Alone(), 1.0)
         sync.apply()
-    expected = solver.step({"image": b.images, "class": b.labels} for b in batches(steps * per_step))
+    expected = solver.step(
+        {"image": b.columns["image"], "class": b.columns["label"]} for b in batches(steps * per_step)
+    )
 
     np.testing.assert_allclose([report.loss for report in reports], expected, rtol=1e-6)
     assert reports[-1].learning_rate == solver.last_rate
@@ -110,12 +107,12 @@ def test_the_test_net_follows_the_trained_weights():
     objective = build_objective(Recipe.read(Net(prototxt=NET)), ROWS, batch_size=6, seed=3)
     weights = FlatWeights(objective.module)
     batch = next(batches(1))
-    images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
-    before = objective.measure(images, labels)
+    images, labels = (torch.from_numpy(batch.columns[name]) for name in NAMES)
+    before = objective.measure(as_batch(images, labels))
     with torch.no_grad():
         weights.local.mul_(3)
         weights.scatter()
-    after = objective.measure(images, labels)
+    after = objective.measure(as_batch(images, labels))
     assert before["loss"] != after["loss"]
     train, test = objective.train.weights(), objective.test.weights()
     assert all(a is b for layer in train for a, b in zip(train[layer], test[layer], strict=True))

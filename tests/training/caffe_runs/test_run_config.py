@@ -45,7 +45,9 @@ def test_the_example(example: Example) -> None:
     assert config.solver == Solver(prototxt=kept(SOLVER), batch_size=20)
     assert config.net == Net(prototxt=example.net.read_text())
     path = str(example.directory / "data")
-    assert config.data == Data(source="cifar10", path=path, validation_path=path, channel_order="bgr")
+    assert config.data == Data(
+        source="cifar10", path=path, validation_path=path, channel_order="bgr", class_values="stored"
+    )
     assert config.sync.local_steps == 10
 
 

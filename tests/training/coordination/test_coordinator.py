@@ -7,7 +7,7 @@ import pytest
 
 from plays import Play, live_slots, report_on
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import MAX_ABORTS, RunProgress
+from sparknet.training.coordination.coordinator import MAX_ABORTS
 from sparknet.training.coordination.messages import (
     Aborted,
     Checkpoint,
@@ -21,6 +21,7 @@ from sparknet.training.coordination.messages import (
     Vote,
     Welcome,
 )
+from sparknet.training.coordination.rules import RunProgress
 
 START = Cursor(epoch=0, position=0)
 

@@ -4,7 +4,6 @@ import pytest
 
 from plays import Play, live_slots, report_on
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import RunProgress
 from sparknet.training.coordination.messages import (
     Checkpoint,
     Committed,
@@ -14,6 +13,7 @@ from sparknet.training.coordination.messages import (
     Superseded,
     Welcome,
 )
+from sparknet.training.coordination.rules import RunProgress
 
 START = Cursor(epoch=0, position=0)
 

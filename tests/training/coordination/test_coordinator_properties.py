@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import (
     Aborted,
     Answer,
@@ -32,6 +32,7 @@ from sparknet.training.coordination.messages import (
     Welcome,
 )
 from sparknet.training.coordination.post_commit import CHECKPOINT
+from sparknet.training.coordination.rules import Rules
 
 START = Cursor(epoch=0, position=0)
 ENDS = (Done, Stop, Superseded)
@@ -295,7 +296,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             case Evaluate():
                 key = (worker.generation, answer.round)
                 assert worker.anchor == self.anchors.get(key, worker.anchor), "old weights evaluated"
-                report = ChoreReport(part=answer.part, rows=7, sums={"accuracy": 5.0, "loss": 1.0})
+                report = ChoreReport(part=answer.part, rows=7, sums={"accuracy": (5.0,), "loss": (1.0,)})
                 self.ask_chore(worker, report)
             case Checkpoint():
                 self.checkpoints[answer.round] = worker.anchor

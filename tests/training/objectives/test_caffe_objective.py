@@ -8,19 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from image_rows import as_batch, image_rows
 from sparknet.caffe import CaffeNet, NetSpec
 from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
-from sparknet.data.rows.columns import Column
-from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import CheckpointError, ConfigError, NetError
 from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_round
-from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.caffe_objective import CaffeObjective
-from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
@@ -38,11 +37,7 @@ layer { name: "prob" type: "Softmax" bottom: "score" top: "prob" include { phase
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" loss_weight: 0.5 }
 """
 SOLVER = 'base_lr: 0.1 lr_policy: "multistep" gamma: 0.1 stepvalue: 3 momentum: 0.9 type: "%s" max_iter: 9\n'
-ROWS = RowSchema(
-    input=Column(name="image", dtype="float32", shape=(3,)),
-    label=Column(name="label", dtype="int64", shape=()),
-    classes=5,
-)
+ROWS = image_rows((3,), dtype="float32", classes=5)
 
 
 def objective_of(text: str = NET, **options) -> CaffeObjective:
@@ -59,26 +54,26 @@ def batch(rows: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 def test_measures_are_the_scalar_outputs_of_the_test_net() -> None:
     objective = objective_of()
     images, labels = batch()
-    found = objective.measure(images, labels)
+    found = objective.measure(as_batch(images, labels))
     test = CaffeNet(NetSpec.from_prototxt(NET), "TEST")
     test.share_weights(objective.train)
     with torch.no_grad():
         expected = test({"data": images, "label": labels})
     assert found == {
-        "accuracy": pytest.approx(4 * float(expected["accuracy"])),
-        "loss": pytest.approx(4 * float(expected["loss"])),
+        "accuracy": (pytest.approx(4 * float(expected["accuracy"])),),
+        "loss": (pytest.approx(4 * float(expected["loss"])),),
     }
     assert objective.loss_weights == {"loss": 0.5}
     assert objective.evaluation_batch == objective.unit == 4
-    assert objective.loss(images, labels).item() == pytest.approx(0.5 * float(expected["loss"]))
+    assert objective.loss(as_batch(images, labels)).item() == pytest.approx(0.5 * float(expected["loss"]))
     assert objective.train.training
     assert objective.name == "small"
 
 
 def test_a_net_of_the_zoo_is_one_too() -> None:
-    rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), classes=10)
+    rows = image_rows((1, 28, 28))
     objective = build_objective(Recipe(net=Net(name="lenet")), rows, batch_size=2, seed=1)
-    found = objective.measure(torch.zeros(2, 1, 28, 28), torch.tensor([1, 2]))
+    found = objective.measure(as_batch(torch.zeros(2, 1, 28, 28), torch.tensor([1, 2])))
     assert set(found) == {"accuracy", "loss"}
     again = build_objective(Recipe(net=Net(name="lenet")), rows, batch_size=2, seed=1)
     weights = [dump_weights(each.module) for each in (objective, again)]
@@ -86,13 +81,13 @@ def test_a_net_of_the_zoo_is_one_too() -> None:
 
 
 def test_channels_last_gives_the_same() -> None:
-    rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(3, 32, 32)), classes=10)
+    rows = image_rows((3, 32, 32))
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
     losses: list[float] = []
     for channels_last in (False, True):
         net = Net(name="cifar10_quick", channels_last=channels_last)
         objective = build_objective(Recipe(net=net), rows, batch_size=4, seed=1)
-        loss = objective.loss(images, labels)
+        loss = objective.loss(as_batch(images, labels))
         loss.backward()
         losses.append(float(loss.detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -124,7 +119,7 @@ def test_a_label_beyond_the_scores_is_named() -> None:
     images, _ = batch()
     message = r"layer .*: label 5 is out of range; it must be from 0 to .*num_output"
     with pytest.raises(NetError, match=message):
-        objective_of().loss(images, torch.full((4,), 5))
+        objective_of().loss(as_batch(images, torch.full((4,), 5)))
 
 
 def test_torchs_sgd_heeds_the_multipliers() -> None:
@@ -133,7 +128,7 @@ def test_torchs_sgd_heeds_the_multipliers() -> None:
     inner = build_inner_solver(Recipe.read(Net(prototxt=NET), solver), objective, total_iterations=9)
     weight, bias = objective.train.weights()["score"]
     before = weight.detach().clone(), bias.detach().clone()
-    objective.loss(*batch()).backward()
+    objective.loss(as_batch(*batch())).backward()
     inner.set_rate(0.1)
     inner.optimizer.step()
     torch.testing.assert_close(weight, before[0] - 0.1 * (weight.grad + 0.5 * before[0]))
@@ -166,16 +161,17 @@ def test_a_move_keeps_the_nets_together(kind: str) -> None:
     for one in (objective, still):
         inner = build_inner_solver(Recipe(net=Net(prototxt=NORMALISED)), one, total_iterations=1)
         where = next(one.module.parameters()).device
-        one.loss(images.to(where), labels.to(where)).backward()
+        one.loss(as_batch(images.to(where), labels.to(where))).backward()
         inner.optimizer.step()
     for name, blobs in objective.train.weights().items():
         assert {blob.device.type for blob in blobs} == {kind}
         for mine, theirs in zip(blobs, still.train.weights()[name], strict=True):
             torch.testing.assert_close(mine.detach().cpu(), theirs.detach(), rtol=1e-4, atol=1e-6)
-    found = objective.measure(images.to(device), labels.to(device))
-    assert found == pytest.approx(still.measure(images, labels), rel=1e-4)
+    found = objective.measure(as_batch(images.to(device), labels.to(device)))
+    expected = still.measure(as_batch(images, labels))
+    assert found == {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}
     torch.testing.assert_close(
-        objective.scores(images.to(device)).cpu(), still.scores(images), rtol=1e-4, atol=1e-5
+        objective.scores({"image": images.to(device)}).cpu(), still.scores({"image": images}), rtol=1e-4, atol=1e-5
     )
     for name, blobs in objective.train.weights().items():
         assert all(a is b for a, b in zip(blobs, objective.test.weights()[name], strict=True)), name
@@ -184,18 +180,18 @@ def test_a_move_keeps_the_nets_together(kind: str) -> None:
 def test_scores_are_what_the_softmax_reads() -> None:
     objective = objective_of()
     images, _ = batch()
-    scores = objective.scores(images)
+    scores = objective.scores({"image": images})
     weight, bias = objective.train.weights()["score"]
     torch.testing.assert_close(scores, images @ weight.T.detach() + bias.detach())
     assert (scores.dtype, scores.shape, scores.requires_grad) == (torch.float32, (4, 5), False)
     measured = objective_of(NET.replace("SoftmaxWithLoss", "HingeLoss").replace('"Softmax"', '"Sigmoid"'))
-    assert measured.scores(images).shape == (4, 5), "what the Accuracy layer reads"
+    assert measured.scores({"image": images}).shape == (4, 5), "what the Accuracy layer reads"
 
 
 def test_scores_of_a_net_of_the_zoo_are_its_last_classifiers() -> None:
-    rows = replace(ROWS, input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), classes=10)
+    rows = image_rows((1, 28, 28))
     objective = build_objective(Recipe(net=Net(name="lenet")), rows, batch_size=2, seed=1)
-    assert objective.scores(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+    assert objective.scores({"image": torch.zeros(3, 1, 28, 28)}).shape == (3, 10)
 
 
 @pytest.mark.parametrize(
@@ -218,18 +214,18 @@ def test_a_net_without_scores(change: tuple[tuple[str, str], ...], message: str)
         text = text.replace(old, new)
     images, _ = batch()
     with pytest.raises(NetError, match=message):
-        objective_of(text).scores(images)
+        objective_of(text).scores({"image": images})
 
 
 def test_a_modules_scores_are_its_logits() -> None:
     module = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5))
-    objective = ModuleObjective(module, name="small")
+    objective = ModuleObjective(module, ROWS, name="small")
     images, _ = batch()
     assert objective.to(torch.device("cpu")) is objective
-    torch.testing.assert_close(objective.scores(images), module[0](images))
-    assert objective.transforms == (None, None)
-    with pytest.raises(NetError, match=r"returned \(4, 3, 1\); it must return \[4, classes\]"):
-        ModuleObjective(nn.Unflatten(1, (3, 1)), name="odd").scores(images)
+    torch.testing.assert_close(objective.scores({"image": images}), module[0](images))
+    assert objective.transforms == {}
+    with pytest.raises(NetError, match=r"returned \(4, 3, 1\); scores are \[batch, classes\]"):
+        ModuleObjective(nn.Unflatten(1, (3, 1)), ROWS, name="odd").scores({"image": images})
 
 
 # Snapshots ---------------------------------------------------------------------------------------------------
@@ -267,7 +263,7 @@ def trained(config: RunConfig, checkpoints: Checkpoints, round: int) -> CaffeObj
     inner = build_inner_solver(Recipe.read(config.net, config.solver), objective, total_iterations=6)
     for _ in range(2 * round):
         inner.optimizer.zero_grad()
-        objective.loss(*batch()).backward()
+        objective.loss(as_batch(*batch())).backward()
         inner.optimizer.step()
     with checkpoints.writing(RunProgress(round=round)) as draft:
         draft.write(WEIGHTS, dump_weights(objective.module))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from image_rows import image_rows
 from sparknet.caffe import CaffeNet, NetSpec, zoo
 from sparknet.caffe.dsl import InnerProductLayer, InputLayer, Layer, NetParam, ReLULayer, SoftmaxWithLoss, gaussian
 from sparknet.errors import NetError
@@ -87,7 +88,7 @@ not_callable = 3
 
 
 def build(name: str, arguments=None, *, shape=(1, 8, 8), classes=10, seed=0) -> nn.Module:
-    return build_net(name, arguments or {}, input_shape=shape, classes=classes, seed=seed)
+    return build_net(name, arguments or {}, rows=image_rows(shape, classes=classes), seed=seed)
 
 
 @pytest.mark.parametrize("name", zoo.__all__)

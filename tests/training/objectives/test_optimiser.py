@@ -3,7 +3,7 @@
 import pytest
 
 from sparknet.config import Solver
-from sparknet.training.objectives.optimiser import learning_rate
+from sparknet.training.objectives.schedules import learning_rate
 
 
 @pytest.mark.parametrize("iteration", [0, 0.3, 7.9, 15.99])

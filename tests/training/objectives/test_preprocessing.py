@@ -7,36 +7,28 @@ import numpy as np
 import pytest
 
 from caffe_example import TRAIN_TEST
+from image_rows import image_rows
 from sparknet.caffe.weights.mean_image import write_mean
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
-from sparknet.data.shards.manifest import Manifest, save_mean_image
+from sparknet.data.shards.manifest import StoredColumn, save_mean_image
 from sparknet.errors import ConfigError, RunDirError
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.objective import InputTransforms
 from sparknet.training.objectives.preprocessing import (
     Preprocessing,
     check_preprocessing,
-    file_normalise,
+    file_preprocessing,
     make_preprocessing,
 )
 from sparknet.training.objectives.recipe import Recipe
 
 MEAN = np.random.default_rng(0).random((3, 32, 32), np.float32) * 255
-MANIFEST = Manifest(
-    input=Column(name="image", dtype="uint8", shape=(3, 32, 32)),
-    label=Column(name="label", dtype="int64", shape=()),
-    train=(),
-    validation=(),
-    classes=10,
-    train_label_counts=(0,) * 10,
-    channel_mean=(1.0, 2.0, 3.0),
-    channel_std=(10.0, 0.0, 30.0),
-    source={},
-    fingerprint="f",
-    seed=0,
+ROWS = image_rows((3, 32, 32))
+STORED = StoredColumn(
+    column=ROWS.input, channel_mean=(1.0, 2.0, 3.0), channel_std=(10.0, 0.0, 30.0), mean_image="mean-0.npy"
 )
 TRAIN = 'mirror: true crop_size: 24 scale: 0.5 mean_file: "MEAN"'
 TEST = "crop_size: 24 mean_value: 4 mean_value: 5 mean_value: 6"
@@ -44,7 +36,7 @@ TEST = "crop_size: 24 mean_value: 4 mean_value: 5 mean_value: 6"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    save_mean_image(tmp_path, MEAN + 1)
+    save_mean_image(tmp_path, 0, MEAN + 1)
     write_mean(tmp_path / "mean.binaryproto", MEAN)
     return tmp_path
 
@@ -66,13 +58,26 @@ def transforms_of(config: RunConfig, rows: RowSchema) -> InputTransforms:
     return build_objective(recipe, rows, batch_size=2, seed=0, data=data).transforms
 
 
-def made(config: RunConfig, place: Path, *, manifest: Manifest = MANIFEST) -> Preprocessing:
-    transforms = transforms_of(config, manifest.rows)
-    return make_preprocessing(config, transforms, manifest, place, run_dir=place)
+class Made:
+    """What became of the only input, in training and in tests."""
+
+    def __init__(self, both: Preprocessing) -> None:
+        self.train, self.test = (next(iter(chain.values())) for chain in (both.train, both.test))
+
+
+def made(config: RunConfig, place: Path, *, stored: StoredColumn = STORED, run_dir: Path | None = None) -> Made:
+    rows = ROWS.with_input(stored.column) if stored is STORED else replace(ROWS, inputs=(stored.column,))
+    counted = {stored.column.name: (stored, place)}
+    both = make_preprocessing(config, transforms_of(config, rows), counted, rows=rows, run_dir=run_dir or place)
+    return Made(both)
+
+
+def in_file(config: RunConfig, transforms: InputTransforms) -> Normalise:
+    return file_preprocessing(config, transforms, ROWS)["image"]
 
 
 def checked(config: RunConfig) -> None:
-    check_preprocessing(config, transforms_of(config, MANIFEST.rows), MANIFEST.rows)
+    check_preprocessing(config, transforms_of(config, ROWS), ROWS)
 
 
 def plain_config(*, net: str = "digits_cnn", **data) -> RunConfig:
@@ -169,10 +174,9 @@ def test_a_mean_file_can_be_given_and_is_needed_once(place: Path, kind: str) -> 
         ("caffe", config_with(place, mean_file=str(path))),
     ):
         (place / name).mkdir()
-        transforms = transforms_of(config, MANIFEST.rows)
-        first = make_preprocessing(config, transforms, MANIFEST, place, run_dir=place / name)
+        first = made(config, place, run_dir=place / name)
         away = path.rename(path.with_suffix(".away"))
-        again = make_preprocessing(config, transforms, MANIFEST, place, run_dir=place / name)
+        again = made(config, place, run_dir=place / name)
         away.rename(path)
         for state in (first.train, first.test, again.train, again.test):
             np.testing.assert_array_equal(state.mean, MEAN + 2)
@@ -194,17 +198,10 @@ def test_a_kept_mean_of_other_rows_is_not_used(place: Path) -> None:
     config = plain_config(mean_file=str(place / "mean.npy"))
     np.save(place / "mean.npy", MEAN[:, 1:])
     normalise = Normalise(mean=MEAN[:, 1:], scale=1.0)
-    files = (config.data.mean_file, config.data.mean_file)
-    Preprocessing(train=normalise, test=normalise, mean_files=files).save(place)
+    files = dict.fromkeys(("train.image", "test.image"), config.data.mean_file)
+    Preprocessing(train={"image": normalise}, test={"image": normalise}, mean_files=files).save(place)
     with pytest.raises(ConfigError, match=r"has shape \(3, 31, 32\) and the rows have \(3, 32, 32\)"):
         made(config, place)
-
-
-def test_a_mean_that_was_kept_before_its_file_was_told_of(place: Path) -> None:
-    config = plain_config(mean_file=str(place / "gone.npy"))
-    normalise = Normalise(mean=MEAN + 5, scale=1.0)
-    Preprocessing(train=normalise, test=normalise, mean_files=(None, None)).save(place)
-    np.testing.assert_array_equal(made(config, place).train.mean, MEAN + 5)
 
 
 def broken_npy(place: Path) -> dict[str, str]:
@@ -252,9 +249,9 @@ def test_a_mean_file_that_is_none_or_does_not_fit(place: Path) -> None:
 def test_what_does_not_fit_the_rows(place: Path, data: dict, message: str) -> None:
     config = plain_config(**data)
     with pytest.raises(ConfigError, match=message):
-        make_preprocessing(config, (None, None), MANIFEST, place, run_dir=place)
+        make_preprocessing(config, {}, {"image": (STORED, place)}, rows=ROWS, run_dir=place)
     with pytest.raises(ConfigError, match=message):
-        check_preprocessing(config, (None, None), MANIFEST.rows)
+        check_preprocessing(config, {}, ROWS)
     assert not (place / "preprocess.safetensors").exists()
 
 
@@ -273,9 +270,9 @@ def test_what_a_data_layer_says_is_not_said_twice(place: Path, data: dict, messa
     for check in (lambda: made(config, place), lambda: checked(config)):
         with pytest.raises(ConfigError, match=message):
             check()
-    transforms = build_test_objective(Recipe.read(config_with(place).net), MANIFEST.rows).transforms
+    transforms = build_test_objective(Recipe.read(config_with(place).net), ROWS).transforms
     with pytest.raises(ConfigError, match=rf"data\.{next(iter(data))} is .* and layer 'cifar'"):
-        file_normalise(config, transforms, (3, 32, 32))
+        in_file(config, transforms)
 
 
 def test_what_can_be_known_early_is_checked_early(place: Path) -> None:
@@ -289,18 +286,20 @@ def test_what_can_be_known_early_is_checked_early(place: Path) -> None:
 
 
 def test_vectors_have_a_mean_and_a_deviation_for_each_number(place: Path) -> None:
-    vectors = replace(
-        MANIFEST, input=Column(name="features", dtype="float32", shape=(4,)), channel_mean=(1.0, 2.0, 3.0, 4.0)
+    vectors = StoredColumn(
+        column=Column(name="features", dtype="float32", shape=(4,)),
+        channel_mean=(1.0, 2.0, 3.0, 4.0),
+        channel_std=(1.0, 1.0, 2.0, 0.0),
     )
-    vectors = replace(vectors, channel_std=(1.0, 1.0, 2.0, 0.0))
-    both = made(plain_config(net="adult", std="channel"), place, manifest=vectors)
+    config = plain_config(net="adult", std="channel", features=("a", "b", "c", "d"))
+    both = made(config, place, stored=vectors)
     got = both.train(np.array([[2, 2, 2, 2]], np.float32))
     np.testing.assert_array_equal(got, [[1, 0, -0.5, -2]])
 
 
 def test_everything_is_kept_and_found_again(place: Path) -> None:
     both = made(plain_config(crop=24, mirror=True, std_values=(3.0,)), place)
-    again = Preprocessing.load(place)
+    again = Made(Preprocessing.load(place))
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
     draws = np.random.default_rng(0).integers(0, 2**32, (5, 4), dtype=np.uint32)
     np.testing.assert_array_equal(again.train(images, draws), both.train(images, draws))
@@ -328,15 +327,13 @@ def test_a_mean_that_does_not_fit(place: Path, train: str, message: str) -> None
 
 def test_without_a_run_there_is_no_mean_of_rows(place: Path) -> None:
     config = config_with(place)
-    transforms = build_test_objective(Recipe.read(config.net), MANIFEST.rows).transforms
-    assert file_normalise(config, transforms, (3, 32, 32)).mean.ravel().tolist() == [4, 5, 6]
+    transforms = build_test_objective(Recipe.read(config.net), ROWS).transforms
+    assert in_file(config, transforms).mean.ravel().tolist() == [4, 5, 6]
     with pytest.raises(ConfigError, match=r"data\.mean is 'image'.*no run here that knows it"):
-        file_normalise(config_with(place, mean="image"), transforms, (3, 32, 32))
+        in_file(config_with(place, mean="image"), transforms)
     with pytest.raises(ConfigError, match=r"data\.std is 'channel'.*give data\.std_values, or test the run"):
-        file_normalise(config_with(place, std="channel"), transforms, (3, 32, 32))
-    told = file_normalise(
-        config_with(place, mean_values=(5.0,), std_values=(2.0,), scale=0.5), transforms, (3, 32, 32)
-    )
+        in_file(config_with(place, std="channel"), transforms)
+    told = in_file(config_with(place, mean_values=(5.0,), std_values=(2.0,), scale=0.5), transforms)
     assert (told.mean.ravel().tolist(), told.std.ravel().tolist(), told.scale) == ([5] * 3, [2] * 3, 0.5)
 
 
@@ -352,8 +349,8 @@ def test_without_a_run_a_mean_file_that_does_not_fit_can_be_left_out(
 ) -> None:
     write_mean(place / "small.binaryproto", MEAN[:, :8, :8])
     test = f'mean_file: "{place / mean_file}.binaryproto"'
-    transforms = build_test_objective(Recipe.read(config_with(place, test=test).net), MANIFEST.rows).transforms
+    transforms = build_test_objective(Recipe.read(config_with(place, test=test).net), ROWS).transforms
     with pytest.raises(ConfigError, match=message) as caught:
-        file_normalise(config_with(place, test=test), transforms, (3, 32, 32))
+        in_file(config_with(place, test=test), transforms)
     assert "data.mean=image" not in str(caught.value)
-    assert file_normalise(config_with(place, test=test, mean="none"), transforms, (3, 32, 32)).mean is None
+    assert in_file(config_with(place, test=test, mean="none"), transforms).mean is None

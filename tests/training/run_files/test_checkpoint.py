@@ -6,7 +6,7 @@ import pytest
 
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import CheckpointError
-from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS, Checkpoints
 
 CONTENT = {WEIGHTS: b"w" * 5000, INNER: b"inner", OUTER: b"outer" * 10}

@@ -58,7 +58,7 @@ def test_a_process_that_was_killed_lets_the_directory_go(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.whole_files import whole_directory

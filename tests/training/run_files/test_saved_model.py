@@ -11,11 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from formats import columns
+from image_rows import image_rows
 from sparknet.config import Data, Net
 from sparknet.data.loading.transform import Normalise
-from sparknet.data.rows.row_schema import RowSchema
-from sparknet.data.rows.table_encoding import Feature, TableEncoding
+from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.errors import CheckpointError
 from sparknet.training.objectives.find_net import build_net
 from sparknet.training.run_files.saved_model import Description, load_model, save_model
@@ -24,18 +23,20 @@ from sparknet.training.run_files.state_bytes import dump_weights
 NORMALISE = Normalise(mean=np.full((1, 1, 1), 7.5, np.float32), scale=0.0625)
 
 
+CHAIN = {"image": NORMALISE}
+
+
 def description():
-    image, label = columns((1, 8, 8), "uint8")
     data = Data(source="digits", validation_fraction=0.2)
     return Description(
         net=Net(name="digits_cnn", arguments={"width": 4}),
-        rows=RowSchema(input=image, label=label, classes=10),
+        rows=image_rows((1, 8, 8)),
         data=data,
     )
 
 
 def trained_net():
-    net = build_net("digits_cnn", {"width": 4}, input_shape=(1, 8, 8), classes=10, seed=3)
+    net = build_net("digits_cnn", {"width": 4}, rows=image_rows((1, 8, 8)), seed=3)
     with torch.no_grad():
         net(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)))  # moves BatchNorm's statistics
     return net
@@ -44,7 +45,7 @@ def trained_net():
 @pytest.fixture
 def saved(tmp_path):
     (tmp_path / "weights").write_bytes(dump_weights(trained_net()))
-    save_model(tmp_path / "model", tmp_path / "weights", description(), NORMALISE)
+    save_model(tmp_path / "model", tmp_path / "weights", description(), CHAIN)
     return tmp_path / "model"
 
 
@@ -59,28 +60,27 @@ def test_it_computes_what_the_trained_net_did(saved):
     net = trained_net().eval()
     with torch.no_grad():
         inputs = torch.from_numpy(NORMALISE(images()))
-        assert torch.equal(model.module(torch.from_numpy(model.normalise(images()))), net(inputs))
+        assert torch.equal(model.module(torch.from_numpy(model.chain["image"](images()))), net(inputs))
 
 
 def test_how_words_became_numbers_is_kept(tmp_path):
     table = TableEncoding(
         features=(Feature(name="colour", words=("blue", "red"), width=2), Feature(name="size")),
-        label_words=("cat", "dog"),
+        categories={"label": Category(words=("cat", "dog"))},
     )
     told = replace(description(), table=table)
     (tmp_path / "weights").write_bytes(dump_weights(trained_net()))
-    save_model(tmp_path / "model", tmp_path / "weights", told, NORMALISE)
+    save_model(tmp_path / "model", tmp_path / "weights", told, CHAIN)
     assert load_model(tmp_path / "model").description == told
     assert description().table is None
 
 
 def test_a_net_that_was_trained_on_squares_cut_out_of_larger_images(tmp_path):
-    image, label = columns((1, 32, 30), "uint8")
     data = Data(source="image_folder", path="/photos", validation_fraction=0.2, crop=28)
-    told = Description(net=Net(name="lenet"), rows=RowSchema(input=image, label=label, classes=10), data=data)
-    net = build_net("lenet", {}, input_shape=(1, 28, 28), classes=10, seed=3)
+    told = Description(net=Net(name="lenet"), rows=image_rows((1, 32, 30)), data=data)
+    net = build_net("lenet", {}, rows=image_rows((1, 28, 28)), seed=3)
     (tmp_path / "weights").write_bytes(dump_weights(net))
-    save_model(tmp_path / "model", tmp_path / "weights", told, Normalise(mean=None, scale=1.0, crop=28))
+    save_model(tmp_path / "model", tmp_path / "weights", told, {"image": Normalise(mean=None, scale=1.0, crop=28)})
     model = load_model(tmp_path / "model")
     assert model.description.rows.input.shape == (1, 32, 30), "rows are cut when they are read"
     assert all(torch.equal(a, b) for a, b in zip(model.module.parameters(), net.parameters(), strict=True))
@@ -95,35 +95,35 @@ def test_plain_safetensors_and_torch_are_enough(saved):
     net = trained_net()
     tensors = load_file(saved / "weights.safetensors")
     assert tensors.keys() == net.state_dict().keys()
-    other = build_net("digits_cnn", {"width": 4}, input_shape=(1, 8, 8), classes=10, seed=9)
+    other = build_net("digits_cnn", {"width": 4}, rows=image_rows((1, 8, 8)), seed=9)
     other.load_state_dict(tensors)
     for name, tensor in net.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
     with safe_open(saved / "preprocess.safetensors", "np") as arrays:
-        assert arrays.get_tensor("mean").tolist() == [[[7.5]]]
-        assert float(arrays.get_tensor("scale")) == 0.0625
+        assert arrays.get_tensor("image/mean").tolist() == [[[7.5]]]
+        assert float(arrays.get_tensor("image/scale")) == 0.0625
     told = json.loads((saved / "model.json").read_text())
     assert told["net"]["name"] == "digits_cnn"
     assert told["net"]["arguments"] == {"width": 4}
-    assert told["rows"]["input"]["shape"] == [1, 8, 8]
-    assert told["rows"]["classes"] == 10
+    assert told["rows"]["inputs"][0]["shape"] == [1, 8, 8]
+    assert told["rows"]["targets"][0]["classes"] == 10
 
 
 def test_an_older_model_is_replaced(saved, tmp_path):
     (saved / "of the older").write_text("")
     (tmp_path / "weights").write_bytes(dump_weights(build_other()))
-    save_model(saved, tmp_path / "weights", description(), NORMALISE)
+    save_model(saved, tmp_path / "weights", description(), CHAIN)
     assert not (saved / "of the older").exists()
     assert torch.equal(load_model(saved).module.ip1.weight, build_other().ip1.weight)
 
 
 def build_other():
-    return build_net("digits_cnn", {"width": 4}, input_shape=(1, 8, 8), classes=10, seed=11)
+    return build_net("digits_cnn", {"width": 4}, rows=image_rows((1, 8, 8)), seed=11)
 
 
 def test_a_model_that_cannot_be_written_leaves_the_older_one(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot be written to .*make room there"):
-        save_model(saved, tmp_path / "no such weights", description(), NORMALISE)
+        save_model(saved, tmp_path / "no such weights", description(), CHAIN)
     load_model(saved)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "weights"]
 
@@ -141,7 +141,7 @@ def test_a_model_that_does_not_get_its_place_leaves_the_older_one(saved, tmp_pat
     (tmp_path / "weights").write_bytes(dump_weights(build_other()))
     monkeypatch.setattr(Path, "rename", broken)
     with pytest.raises(CheckpointError, match=r"cannot be written to .*Input/output error"):
-        save_model(saved, tmp_path / "weights", description(), NORMALISE)
+        save_model(saved, tmp_path / "weights", description(), CHAIN)
     assert len(refused) == 1, "the failure was injected"
     assert torch.equal(load_model(saved).module.ip1.weight, before.module.ip1.weight)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "weights"]
@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
-        save_model(tmp_path / "model", tmp_path / "weights", description(), NORMALISE)
+        save_model(tmp_path / "model", tmp_path / "weights", description(), CHAIN)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,7 +75,7 @@ def test_the_learning_rate_is_not_part_of_the_state():
 def test_weights_are_plain_safetensors_with_the_state_dicts_names():
     module = net()
     FlatWeights(module)
-    tensors = load(dump_weights(module))
+    tensors = load(bytes(dump_weights(module)))
     assert tensors.keys() == module.state_dict().keys()
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensors[name], tensor)

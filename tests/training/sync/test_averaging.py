@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fakes import MemoryGroup, flatten, together
 from sparknet.config import OuterOptimiser, Solver, Sync
-from sparknet.training.objectives.optimiser import learning_rate
+from sparknet.training.objectives.schedules import learning_rate
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.synchronise import Synchroniser
 

@@ -8,7 +8,8 @@ import pytest
 from group_member import Member
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
-from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 
 TOKEN = "a token of this test"

@@ -8,7 +8,8 @@ from formats import random_rows
 from sparknet.data.loading.row_random import row_draws
 from sparknet.data.loading.transform import Normalise
 from sparknet.errors import DataError
-from sparknet.training.worker.device_transform import DeviceNormalise, to_device
+from sparknet.training.worker.device_transform import DeviceNormalise
+from sparknet.training.worker.staging import as_tensor
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=NO_CUDA)]
@@ -33,7 +34,7 @@ CUTS = {
 
 def both(normalise, images, draws, device):
     expected = normalise(images, draws)
-    got = DeviceNormalise(normalise, torch.device(device))(to_device(images, torch.device(device)), draws)
+    got = DeviceNormalise(normalise, torch.device(device))(as_tensor(images).to(torch.device(device)), draws)
     assert got.device.type == device
     assert got.dtype == torch.float32
     return got.cpu().numpy(), expected
@@ -85,4 +86,4 @@ def test_a_square_that_is_too_large():
 def test_views_of_files_can_be_copied_to_it(device):
     values = np.arange(5)
     values.flags.writeable = False
-    assert to_device(values, torch.device(device)).tolist() == [0, 1, 2, 3, 4]
+    assert as_tensor(values).to(torch.device(device)).tolist() == [0, 1, 2, 3, 4]

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from formats import make_table
+from image_rows import image_rows
 from sparknet.data.loading.row_random import row_draws
 from sparknet.data.loading.transform import Normalise
-from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.worker.evaluate import EVALUATION_BATCH, Cuts, evaluate_part
 
 PLAIN = Normalise(mean=None, scale=1 / 255)
@@ -30,13 +31,13 @@ class Scores(nn.Module):
 
 
 def objective(module, **options):
-    return ModuleObjective(module, name="net", **options)
+    return ModuleObjective(module, image_rows((2, 3)), name="net", **options)
 
 
 def evaluate(module, table, part=0, parts=1, normalise=PLAIN, **options):
     judged = objective(module, **options)
     cuts = Cuts.of(judged, len(table))
-    return evaluate_part(judged, table, normalise, cuts=cuts, part=(part, parts), columns=("image", "label"))
+    return evaluate_part(judged, table, {"image": normalise}, cuts=cuts, part=(part, parts))
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(1, 1), (7, 3), (100, 7), (257, 2), (1031, 5), (5, 5)])
@@ -52,10 +53,10 @@ def test_the_parts_together_cover_every_row_once(tmp_path, rows, parts):
     assert [report.part for report in reports] == list(range(parts))
     assert sum(report.rows for report in reports) == rows
     assert max(r.rows for r in reports) - min(r.rows for r in reports) <= 1
-    assert sum(report.sums["accuracy"] for report in reports) == int((order[:, 0] == truth).sum())
-    assert sum(report.sums["top5"] for report in reports) == int((order[:, :5] == truth[:, None]).any(1).sum())
+    assert sum(report.sums["accuracy"][0] for report in reports) == int((order[:, 0] == truth).sum())
+    assert sum(report.sums["top5"][0] for report in reports) == int((order[:, :5] == truth[:, None]).any(1).sum())
     loss = float(functional.cross_entropy(logits, truth, reduction="sum"))
-    assert sum(report.sums["loss"] for report in reports) == pytest.approx(loss, rel=1e-5)
+    assert sum(report.sums["loss"][0] for report in reports) == pytest.approx(loss, rel=1e-5)
 
 
 def one_row(tmp_path, label):
@@ -81,13 +82,13 @@ def one_row(tmp_path, label):
 )
 def test_ties_count_against_as_in_caffe(tmp_path, scores, correct, top5):
     report = evaluate(Scores(*map(float, scores)), one_row(tmp_path, 2))
-    assert (report.sums["accuracy"], report.sums["top5"]) == (correct, top5)
+    assert (report.sums["accuracy"], report.sums["top5"]) == ((correct,), (top5,))
 
 
 @pytest.mark.parametrize("scores", [[math.nan] * 7, [math.nan, 0, 1, 0, 0, 0, 0], [0, 0, math.nan, 0, 0, 0, 0]])
 def test_scores_that_are_no_numbers_are_never_right(tmp_path, scores):
     report = evaluate(Scores(*scores), one_row(tmp_path, 2))
-    assert report.sums["accuracy"] == 0
+    assert report.sums["accuracy"] == (0,)
 
 
 def test_the_module_is_evaluated_in_evaluation_mode(tmp_path):
@@ -136,7 +137,7 @@ def test_a_row_is_cut_alike_in_every_evaluation_and_by_whoever(tmp_path, parts):
     judged = objective(keeps)
     cuts = Cuts(rows=30, batch=4)  # more than there are: the table starts over
     for part in range(parts):
-        evaluate_part(judged, table, normalise, cuts=cuts, part=(part, parts), columns=("image", "label"))
+        evaluate_part(judged, table, {"image": normalise}, cuts=cuts, part=(part, parts))
     draws = row_draws(0, 0, np.arange(13), stream="evaluation")
     once = normalise(images, draws)
     np.testing.assert_array_equal(np.concatenate(keeps.seen), np.concatenate([once] * 3)[:30])

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from formats import make_table
+from image_rows import image_rows
 from sparknet.data.loading.transform import Normalise
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import Chores, as_fields
@@ -23,19 +24,20 @@ class Watch:
         self.evaluation_batch, self.unit = batch, unit
         self.seen = []
 
-    def loss(self, images, labels):
+    def loss(self, batch):
         raise AssertionError("nothing is trained here")
 
-    def measure(self, images, labels):
+    def measure(self, batch):
+        images, labels = batch["image"], batch["label"]
         self.seen.append(images.numpy().copy())
-        return {"mean": float(images.mean()) * len(labels), "one": float(len(labels))}
+        return {"mean": (float(images.mean()) * len(labels),), "one": (float(len(labels)),)}
 
 
 def evaluate(objective, table, parts, *, batches=None):
     cuts = Cuts.of(objective, len(table), batches=batches)
     normalise = Normalise(mean=None, scale=1.0)
     return [
-        evaluate_part(objective, table, normalise, cuts=cuts, part=(part, parts), columns=("image", "label"))
+        evaluate_part(objective, table, {"image": normalise}, cuts=cuts, part=(part, parts))
         for part in range(parts)
     ]
 
@@ -49,7 +51,7 @@ def test_so_many_batches_from_the_first_row_on_and_round_again(tmp_path, batches
     assert {len(batch) for batch in watch.seen} == {4}
     wanted = np.arange(4 * batches) % 21
     np.testing.assert_array_equal(np.concatenate(watch.seen), images[wanted].astype(np.float32))
-    assert sum(report.sums.get("one", 0) for report in reports) == 4 * batches
+    assert sum(report.sums.get("one", (0,))[0] for report in reports) == 4 * batches
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
@@ -71,7 +73,9 @@ def test_parts_are_whole_batches_of_the_net():
 def test_means_are_weighted_by_rows_and_summed_in_the_order_of_the_parts():
     def total(order):
         chores = Chores(round=3, parts=3)
-        reports = [ChoreReport(part=p, rows=p + 1, sums={"loss": 0.1 * (p + 1), "x": float(p)}) for p in range(3)]
+        reports = [
+            ChoreReport(part=p, rows=p + 1, sums={"loss": (0.1 * (p + 1),), "x": (float(p),)}) for p in range(3)
+        ]
         for part in order:
             assert chores.finish(reports[part], 1.0)
         return chores.evaluation
@@ -93,11 +97,11 @@ def test_standard_measures_have_fields_of_their_own():
 
 
 def test_torch_is_not_asked_for_gradients(tmp_path):
-    from sparknet.training.objectives.objective import ModuleObjective
+    from sparknet.training.objectives.module_objective import ModuleObjective
 
     table, _, _ = make_table(tmp_path, [6])
     module = nn.Sequential(nn.Flatten(), nn.Linear(6, 10))
     seen = []
     module.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
-    evaluate(ModuleObjective(module, name="net"), table, 1)
+    evaluate(ModuleObjective(module, image_rows((2, 3)), name="net"), table, 1)
     assert seen == [False]

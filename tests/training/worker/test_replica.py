@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from image_rows import image_rows
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.loading.loader import Batch
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import NetError, TrainingDiverged
-from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.worker.replica import Replica
@@ -35,7 +36,7 @@ def batches(rows=6, *, seed=0, shape=(3,)):
         number += 1
         images = random.standard_normal((rows, *shape)).astype(np.float32)
         cursor = Cursor(epoch=0, position=rows * number)
-        yield Batch(images=images, labels=random.integers(0, 4, rows), cursor=cursor)
+        yield Batch(columns={"image": images, "label": random.integers(0, 4, rows)}, cursor=cursor)
 
 
 def net(*, dropout=0.0):
@@ -45,7 +46,9 @@ def net(*, dropout=0.0):
 
 
 def replica(module, config=CONFIG, *, slot=0):
-    objective = ModuleObjective(module, name=config.net.name, channels_last=config.net.channels_last)
+    objective = ModuleObjective(
+        module, image_rows(classes=4), name=config.net.name, channels_last=config.net.channels_last
+    )
     recipe = Recipe(net=config.net, solver=config.solver)
     solver = build_inner_solver(recipe, objective, total_iterations=10 * config.sync.local_steps)
     return Replica(objective, solver, config, slot=slot)
@@ -62,7 +65,9 @@ def test_they_are_the_steps_of_a_hand_written_loop():
     losses, source = [], batches()
     for _ in range(4):
         batch = next(source)
-        loss = functional.cross_entropy(reference(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels))
+        loss = functional.cross_entropy(
+            reference(torch.from_numpy(batch.columns["image"])), torch.from_numpy(batch.columns["label"])
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -121,7 +126,7 @@ def test_it_stops_between_two_steps_when_the_run_has_ended():
 def test_a_loss_that_is_not_finite_names_round_rate_and_remedy(bad):
     def poisoned():
         for batch in batches():
-            batch.images[0, 0] = bad
+            batch.columns["image"][0, 0] = bad
             yield batch
 
     with pytest.raises(TrainingDiverged, match=r"loss of round 3 is nan.*lower solver\.learning_rate \(now 0\.1\)"):
@@ -152,12 +157,12 @@ class Answers(nn.Module):
         (lambda images, w: images[:, 0] + w, r"\(6,\)"),
         (lambda images, w: (images + w)[:2], r"\(2, 3\)"),
         (lambda images, w: (images + w)[:, :, None], r"\(6, 3, 1\)"),
-        (lambda images, w: {"logits": images + w}, "dict"),
+        (lambda images, w: {"features": None}, "features"),
         (lambda images, w: None, "NoneType"),
     ],
 )
 def test_a_net_that_returns_no_logits_is_named(answer, found):
-    message = rf"net my_nets:small returned {found}; it must return \[6, classes\]"
+    message = rf"net my_nets:small returned {found}; it must return (\[6, classes\]|a tensor)"
     with pytest.raises(NetError, match=message):
         replica(Answers(answer)).take_steps(batches(), 1, round=0, ended=GOES_ON)
 
@@ -165,7 +170,7 @@ def test_a_net_that_returns_no_logits_is_named(answer, found):
 def test_a_label_that_has_no_logit_is_a_net_error():
     def labelled():
         for batch in batches():
-            batch.labels[:] = [0, 1, 2, 3, 0, 1]
+            batch.columns["label"][:] = [0, 1, 2, 3, 0, 1]
             yield batch
 
     message = r"net my_nets:small returned \(6, 3\) and a label is 3; it must return a score for every class"

@@ -10,18 +10,20 @@ from torch import nn
 
 from fakes import PATIENCE_SECONDS, MemoryDriver, MemoryGroup, MemoryGroups
 from formats import make_table
+from image_rows import image_rows
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.loading.transform import Normalise
 from sparknet.errors import TrainingDiverged
-from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import NextChore, Ready, Register, Vote
-from sparknet.training.objectives.objective import ModuleObjective
+from sparknet.training.coordination.rules import Rules, RunProgress
+from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
-from sparknet.training.run_files.state_bytes import dump_optimizer
+from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
 from sparknet.training.sync.flat_weights import WeightsHash
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
 from sparknet.training.worker.replica import Replica
@@ -49,7 +51,7 @@ def small_net():
 
 
 def small_replica(config=CONFIG, *, slot=0, rounds=1):
-    objective = ModuleObjective(small_net(), name="small")
+    objective = ModuleObjective(small_net(), image_rows(), name="small")
     recipe = Recipe(net=config.net, solver=config.solver)
     solver = build_inner_solver(recipe, objective, total_iterations=rounds * config.sync.local_steps)
     return Replica(objective, solver, config, slot=slot)
@@ -74,18 +76,20 @@ class Attempt:
                 order,
                 batch_size=8,
                 cursor=cursor,
-                image="image",
-                label="label",
-                preprocess=NORMALISE,
+                preprocess={"image": NORMALISE},
             )
 
         def evaluate(part, parts):
-            columns = ("image", "label")
             cuts = Cuts.of(objective, len(crew.table))
-            return evaluate_part(objective, crew.table, NORMALISE, cuts=cuts, part=(part, parts), columns=columns)
+            return evaluate_part(objective, crew.table, {"image": NORMALISE}, cuts=cuts, part=(part, parts))
 
         around = Surroundings(
-            driver=crew.driver, groups=self.groups, open_loader=open_loader, evaluate=evaluate, ended=self.ended
+            driver=crew.driver,
+            groups=self.groups,
+            open_loader=open_loader,
+            initial_weights=lambda: dump_weights(small_net()),
+            evaluate=evaluate,
+            ended=self.ended,
         )
         self.worker = Worker(self.who, crew.config, replica=self.replica, around=around)
         self.error = None
@@ -163,7 +167,7 @@ def test_a_run_finishes_and_all_replicas_hold_the_same_weights(tmp_path, workers
     assert coordinator.round == ROUNDS
     assert coordinator.samples == ROUNDS * 3 * 8 * workers
     assert_same_weights(*(attempt.weights() for attempt in attempts))
-    assert_same_weights(attempts[0].weights(), load(crew.driver.checkpoints[ROUNDS][WEIGHTS]))
+    assert_same_weights(attempts[0].weights(), load(bytes(crew.driver.checkpoints[ROUNDS][WEIGHTS])))
     hashes = {WeightsHash.of(attempt.worker._sync.weights.local) for attempt in attempts}
     assert hashes == {coordinator.anchor_hash}
     assert [event["round"] for event in crew.events("evaluation")] == [3, 6]

@@ -1,78 +1,17 @@
 """Where rows come from, and how they reach the net."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sparknet.config.rules import all_finite, at_least, require
+from sparknet.config.sections.data_column import Beside, DataColumn
+from sparknet.errors import ConfigError
 
-__all__ = ["Beside", "Data", "DataColumn"]
+__all__ = ["Data"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataColumn:
-    """One column as it is stored and as the net or the loss gets it: `[data.columns.NAME]`."""
-
-    kind: Literal["image", "array", "number", "category", "ids"] | None = None
-    """An image, an array or vector of numbers, one number, a class, or a list of whole numbers such as a text's
-    tokens. Not given: what the column's own type says; a target of whole numbers, words or booleans is a class."""
-    dtype: Literal["uint8", "float32", "int64"] | None = None
-    """Of the stored values; not given: pixels are uint8, numbers float32, classes and ids int64."""
-    shape: tuple[int, ...] = ()
-    """Of one row; () takes the first row's. Rows of another shape are an error unless `length` is given."""
-    length: int | None = None
-    """Lists of any length are brought to so many values: shorter ones are filled up with `pad`."""
-    pad: float = 0.0
-    """With `length`: what fills up short lists."""
-    truncate: bool = False
-    """With `length`: longer lists are cut; if not, they are an error."""
-    classes: int | None = None
-    """Of a class: values must be below this; not given: one more than the largest seen."""
-    resize: tuple[int, ...] = ()
-    """As `data.resize`."""
-    resize_mode: Literal["exact", "shorter_side"] = "exact"
-    """As `data.resize_mode`."""
-    channel_order: Literal["rgb", "bgr"] | None = None
-    """As `data.channel_order`."""
-    keep: Literal["pixels", "encoded"] = "pixels"
-    """As `data.keep`."""
-    mean: Literal["none", "channel", "image"] | None = None
-    """As `data.mean`; not given: channel for images, none for others."""
-    mean_values: tuple[float, ...] = ()
-    """As `data.mean_values`."""
-    mean_file: str = ""
-    """As `data.mean_file`."""
-    scale: float = 1.0
-    """As `data.scale`."""
-    std: Literal["none", "channel"] = "none"
-    """As `data.std`."""
-    std_values: tuple[float, ...] = ()
-    """As `data.std_values`."""
-    crop: int = 0
-    """As `data.crop`; images of one size in one row are cut at the same place."""
-    mirror: bool = False
-    """As `data.mirror`; images of one row are mirrored together."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Beside:
-    """A further source whose rows go with those of `data.source`, the first with the first: `[data.beside.NAME]`.
-
-    NAME is the name of its column among the others.
-    """
-
-    source: str
-    """The format of the rows."""
-    path: str = ""
-    """Of the training rows, as many as `data.path` has."""
-    validation_path: str = ""
-    """Of the validation rows, as many as `data.validation_path` has."""
-    column: str = "image"
-    """Which of its columns is taken: `image`, what the records hold, or `label`; of HDF5 files the data set
-    of this name."""
-    labels: str = ""
-    """As `data.labels`."""
-    validation_labels: str = ""
-    """As `data.validation_labels`."""
+_FEATURES = "features"
+"""The name of the input that `data.features` makes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +43,8 @@ class Data:
     """In place of `image`: columns of numbers, vectors or words that make up one input vector in this order; words
     become one number per word seen, 1 for it and 0 for the others. `["*"]` is every column but the label."""
     label: str = "label"
-    """The column that holds the class: an integer from 0, or a word, which is numbered in alphabetical order."""
+    """The column that holds the class: whole numbers (also as 1.0), words, which are numbered in alphabetical
+    order, or true and false; or a number that is to be found."""
     inputs: tuple[str, ...] = ()
     """In place of `image` or `features`: columns that the net is given, by the names of its `forward` parameters
     where all of them fit, else in this order; a Caffe net by blob name. `features` may be one of them."""
@@ -130,6 +70,10 @@ class Data:
     keep: Literal["pixels", "encoded"] = "pixels"
     """What shards hold of encoded images: pixels, which are read fastest, or the files, which are several times
     smaller and decoded whenever they are read."""
+    class_values: Literal["mapped", "stored"] | None = None
+    """What becomes of classes that are whole numbers and do not begin at 0, as 1 to 10 or -1 and 1: they are
+    numbered from 0 in rising order, and the model keeps which is which; or they stay as they are, negative ones
+    too. Not given: mapped, and with `net.prototxt` stored."""
     corrupt_share: float = 0.01
     """Rows that are damaged (a tar member cut short, bytes that are no image) are counted, named and left out; a
     greater share of them is an error."""
@@ -173,68 +117,148 @@ class Data:
             self.validation_fraction,
             "it must be at least 0 and below 1",
         )
-        require(all(size >= 1 for size in self.shape), "data.shape", self.shape, "every size must be at least 1")
-        if self.classes is not None:
-            at_least("data.classes", self.classes, 2)
         require(self.shard_megabytes > 0, "data.shard_megabytes", self.shard_megabytes, "it must exceed 0")
-        require(self.scale != 0, "data.scale", self.scale, "0 would erase every input; 1 leaves it as it is")
-        _check_images(self)
-        _check_mean_and_std(self)
+        at_least("data.threads", self.threads, 1)
+        require(
+            0 <= self.corrupt_share <= 1, "data.corrupt_share", self.corrupt_share, "it is a share: from 0 to 1"
+        )
+        require(
+            not self.validation_labels or bool(self.validation_path),
+            "data.validation_labels",
+            self.validation_labels,
+            "they belong to data.validation_path: set it too",
+        )
+        _check_names(self)
+        _check_short_form(self)
+        for name in self.columns:
+            self.columns[name].check(f"data.columns.{name}")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The columns that the net is given."""
+        return self.inputs or ((_FEATURES,) if self.features else (self.image,))
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The columns that the loss is given."""
+        return self.targets or (self.label,)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Every column once: inputs, targets, weights."""
+        weight = (self.weight,) if self.weight else ()
+        return tuple(dict.fromkeys((*self.input_names, *self.target_names, *weight)))
+
+    def column(self, name: str) -> DataColumn:
+        """What is said of a column: by a table of its own, or in the short form, by the keys of this section."""
+        if name in self.columns:
+            own = self.columns[name]
+            return replace(own, channel_order=own.channel_order or self.channel_order)
+        if self.input_names == (name,):
+            return self.short_form
+        if self.target_names == (name,):
+            return DataColumn(kind=self._category, classes=self.classes)
+        return DataColumn(channel_order=self.channel_order)
+
+    @property
+    def _category(self) -> Literal["category"] | None:
+        # The number of classes is asked for of classes alone.
+        return "category" if self.classes else None
+
+    @property
+    def short_form(self) -> DataColumn:
+        """The only input, as the keys of this section describe it."""
+        return DataColumn(**{key: getattr(self, key) for key in _SHARED})
 
 
-def _check_images(data: Data) -> None:
-    require(
-        len(data.resize) in (0, 2) and all(size >= 1 for size in data.resize),
-        "data.resize",
-        list(data.resize),
-        "it must be [height, width], both at least 1",
-    )
-    require(
-        not data.resize or data.shape[1:] in ((), data.resize),
-        "data.shape and data.resize",
-        (list(data.shape), list(data.resize)),
-        "both say how high and wide images are: make them equal, or leave data.shape out",
-    )
-    at_least("data.crop", data.crop, 0)
-    require(
-        not data.features or not (data.crop or data.mirror or data.resize),
-        "data.features",
-        list(data.features),
-        "what they make is no image: leave data.resize, data.crop and data.mirror out",
-    )
-    at_least("data.threads", data.threads, 1)
-    require(0 <= data.corrupt_share <= 1, "data.corrupt_share", data.corrupt_share, "it is a share: from 0 to 1")
-    require(
-        not data.validation_labels or bool(data.validation_path),
-        "data.validation_labels",
-        data.validation_labels,
-        "they belong to data.validation_path: set it too",
-    )
+_SHARED = (
+    "shape",
+    "resize",
+    "resize_mode",
+    "channel_order",
+    "keep",
+    "mean",
+    "mean_values",
+    "mean_file",
+    "scale",
+    "std",
+    "std_values",
+    "crop",
+    "mirror",
+)
+"""What both can say: this section of its only input, a column's table of that column."""
+_OF_ALL = ("channel_order",)
+"""Of these what the section says holds for every column that does not say otherwise."""
+
+
+def _check_names(data: Data) -> None:
+    for key, names in (("data.inputs", data.inputs), ("data.targets", data.targets)):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        require(not twice, key, list(names), f"{', '.join(twice)} is there twice: name each column once")
+    for key, value, short, many in (
+        ("data.image", data.image, "image", data.inputs),
+        ("data.label", data.label, "label", data.targets),
+    ):
+        require(
+            not many or value == short,
+            f"{key} and data.{'inputs' if short == 'image' else 'targets'}",
+            (value, list(many)),
+            "one of them says which column it is: leave the other out",
+        )
     require(
         not data.features or data.image == "image",
         "data.image and data.features",
         (data.image, list(data.features)),
         "one of them says what the input is: leave the other out",
     )
+    require(
+        not data.features or _FEATURES in data.input_names,
+        "data.features and data.inputs",
+        (list(data.features), list(data.inputs)),
+        f"what data.features makes is the input {_FEATURES!r}: name it in data.inputs",
+    )
+    others = (*data.input_names, *data.target_names)
+    require(
+        not data.weight or data.weight not in others,
+        "data.weight",
+        data.weight,
+        "it is an input or a target too; the weight of a row is neither: name another column",
+    )
+    for name in data.columns:
+        known = (*others, data.weight)
+        require(
+            name in known,
+            "data.columns",
+            name,
+            f"it is none of the columns that are used ({', '.join(filter(None, known))}): name it in data.inputs "
+            "or data.targets, or leave its table out",
+        )
 
 
-def _check_mean_and_std(data: Data) -> None:
-    means = [data.mean is not None, bool(data.mean_values), bool(data.mean_file)]
+def _check_short_form(data: Data) -> None:
+    inputs, first_target = list(data.input_names), data.target_names[0]
+    data.short_form.check("data")
+    if data.classes is not None:
+        at_least("data.classes", data.classes, 2)
+        require(
+            len(data.target_names) == 1 and first_target not in data.columns,
+            "data.classes",
+            data.classes,
+            f"it is of the only target, and there are {', '.join(data.target_names)}: set "
+            f"data.columns.{first_target}.classes",
+        )
+    if len(inputs) > 1 or inputs[0] in data.columns:
+        nothing = DataColumn()
+        for key in _SHARED:
+            value = getattr(data, key)
+            if key not in _OF_ALL and value != getattr(nothing, key):
+                raise ConfigError(
+                    f"data.{key} is {value!r}; it is of the only input where no table describes it, and there are "
+                    f"{', '.join(inputs)}: set data.columns.{inputs[0]}.{key}"
+                )
     require(
-        sum(means) <= 1,
-        "data.mean, data.mean_values, data.mean_file",
-        (data.mean, list(data.mean_values), data.mean_file),
-        "at most one can be given",
-    )
-    require(
-        not data.std_values or data.std == "none",
-        "data.std and data.std_values",
-        (data.std, list(data.std_values)),
-        "at most one can be given",
-    )
-    require(
-        all(value > 0 for value in data.std_values),
-        "data.std_values",
-        list(data.std_values),
-        "inputs are divided by them: each must exceed 0",
+        not data.features or not (data.crop or data.mirror or data.resize),
+        "data.features",
+        list(data.features),
+        "what they make is no image: leave data.resize, data.crop and data.mirror out",
     )

@@ -5,9 +5,7 @@ from typing import Any
 
 from sparknet.config.rules import require, shortened
 
-__all__ = ["Net", "Scalar"]
-
-Scalar = bool | int | float | str
+__all__ = ["Net"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

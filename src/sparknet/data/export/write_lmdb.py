@@ -52,24 +52,26 @@ def write_database(
             names = piece.names.to_pylist() if piece.names is not None else repeat("")
             for value, name in zip(_records(piece), names, strict=False):
                 writer.append(value, name or "")
-            written += len(piece.labels)
+            written += len(piece)
     with suppress(FileNotFoundError):
         (directory / "lock.mdb").unlink()
     return Converted(partition=partition, rows=written, directory=directory.name, damage=reader.damage)
 
 
 def _records(piece: WholeRows) -> Iterator[bytes]:
-    labels = piece.labels.tolist()
-    if piece.files is not None:
-        for cell, label in zip(piece.files, labels, strict=True):
-            yield datum.write(data=cell.as_py(), label=label, encoded=True)
+    """Of rows whose first column is the record's value and whose second is its label."""
+    value, label = piece.columns
+    labels = piece.values[label.name].tolist()
+    if value.name in piece.files:
+        for cell, number in zip(piece.files[value.name], labels, strict=True):
+            yield datum.write(data=cell.as_py(), label=number, encoded=True)
         return
-    shape = _three(piece.column)
-    for row, label in zip(piece.values, labels, strict=True):
-        if piece.column.dtype == "uint8":
-            yield datum.write(shape=shape, data=row.tobytes(), label=label, encoded=False)
+    shape = _three(value)
+    for row, number in zip(piece.values[value.name], labels, strict=True):
+        if value.dtype == "uint8":
+            yield datum.write(shape=shape, data=row.tobytes(), label=number, encoded=False)
         else:
-            yield datum.write(shape=shape, label=label, float_data=row, encoded=False)
+            yield datum.write(shape=shape, label=number, float_data=row, encoded=False)
 
 
 def _three(column: Column) -> tuple[int, int, int]:

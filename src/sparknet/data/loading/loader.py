@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from threading import Condition, Thread
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from sparknet.data.loading.sampling_order import Cursor, Order
-from sparknet.data.shards.shard_table import ShardTable
+from sparknet.data.shards.prepared import RowTable
 from sparknet.errors import DataError, SparkNetError
 
 __all__ = ["Batch", "Loader", "Preprocess"]
@@ -24,7 +24,7 @@ class Preprocess(Protocol):
     """What turns stored rows into what the net sees; `Normalise` is one."""
 
     def __call__(self, images: np.ndarray, draws: np.ndarray, /, *, threads: int) -> np.ndarray:
-        """Make new values of the input column's, [n, *shape], and each row's own random numbers, uint32 [n, 4]."""
+        """Make new values of a column's, [n, *shape], and each row's own random numbers, uint32 [n, 4]."""
         ...
 
 
@@ -32,20 +32,25 @@ class Preprocess(Protocol):
 class Batch:
     """Rows for one training step."""
 
-    images: np.ndarray
-    """What the preprocessing made of the input column: float32 [batch_size, *shape]; without preprocessing the
-    stored values, uint8 or float32."""
-    labels: np.ndarray
-    """int64 [batch_size]."""
+    columns: dict[str, np.ndarray]
+    """By column its values [batch_size, *shape]: float32 of those that were preprocessed, of others what is stored
+    (uint8, float32 or int64)."""
     cursor: Cursor
     """Where the next batch starts: to be stored with the weights that have seen this batch."""
     draws: np.ndarray | None = None
     """Random numbers of each row for a preprocessing that is still to come, uint32 [batch_size, 4]; else None."""
 
     @property
+    def rows(self) -> int:
+        """Rows in the batch."""
+        return len(next(iter(self.columns.values())))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return self.images.nbytes + self.labels.nbytes + (0 if self.draws is None else self.draws.nbytes)
+        return sum(values.nbytes for values in self.columns.values()) + (
+            0 if self.draws is None else self.draws.nbytes
+        )
 
 
 class Loader(Iterator[Batch]):
@@ -64,10 +69,9 @@ class Loader(Iterator[Batch]):
         order: which of them, in which order.
         batch_size: rows of each batch.
         cursor: where to start.
-        image: name of the input column.
-        label: name of the label column.
-        preprocess: turns the input column's values into the net's; None delivers them as they are stored, with the
-            draws for whoever preprocesses them elsewhere.
+        preprocess: by column what turns its stored values into the net's; the draws of a row are the same for all
+            of them, so that images of one size are cut and mirrored alike. None delivers every column as it is
+            stored, with the draws for whoever preprocesses them elsewhere.
         threads: threads that preprocess the rows of a batch.
         prefetch: the most batches made ahead, at least 1.
         prefetch_bytes: the most bytes of batches made ahead; one batch is made ahead whatever its size.
@@ -78,14 +82,12 @@ class Loader(Iterator[Batch]):
 
     def __init__(  # noqa: PLR0913 - all but two are named by the caller
         self,
-        table: ShardTable,
+        table: RowTable,
         order: Order,
         *,
         batch_size: int,
         cursor: Cursor,
-        image: str,
-        label: str,
-        preprocess: Preprocess | None,
+        preprocess: Mapping[str, Preprocess] | None,
         threads: int = 1,
         prefetch: int = 4,
         prefetch_bytes: int = _PREFETCH_BYTES,
@@ -98,7 +100,6 @@ class Loader(Iterator[Batch]):
         self._table = table
         self._order = order
         self._batch_size = batch_size
-        self._columns = (image, label)
         self._preprocess = preprocess
         self._threads = threads
         self._prefetch_bytes = prefetch_bytes
@@ -178,13 +179,13 @@ class Loader(Iterator[Batch]):
     def _make(self, cursor: Cursor) -> Batch:
         rows, draws = self._rows(cursor)
         columns = self._table.take(rows)  # decodes images, by the table's threads
-        # Popped, so that the stored rows are free as soon as the preprocessed ones are there.
-        images, labels = (columns.pop(name) for name in self._columns)
         after = cursor.advance(self._batch_size, rows_per_epoch=len(self._order))
         if self._preprocess is None:
-            return Batch(images=images, labels=labels, cursor=after, draws=draws)
-        images = self._preprocess(images, draws, threads=self._threads)
-        return Batch(images=images, labels=labels, cursor=after)
+            return Batch(columns=columns, cursor=after, draws=draws)
+        for name, preprocess in self._preprocess.items():
+            # Replaced one by one, so that stored rows are free as soon as the preprocessed ones are there.
+            columns[name] = preprocess(columns[name], draws, threads=self._threads)
+        return Batch(columns=columns, cursor=after)
 
     def _rows(self, cursor: Cursor) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the batch's rows, int64 [batch_size], and their random draws."""
@@ -209,7 +210,7 @@ def _described(error: BaseException) -> BaseException:
     return described
 
 
-def _check(table: ShardTable, order: Order, cursor: Cursor) -> None:
+def _check(table: RowTable, order: Order, cursor: Cursor) -> None:
     if not len(order):
         raise DataError(
             f"this worker has none of the {len(table)} training rows; every worker needs at least one: "

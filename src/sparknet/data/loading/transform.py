@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from sparknet.data.loading.row_random import places, tosses
-from sparknet.data.shards.manifest import Manifest
+from sparknet.data.shards.manifest import StoredColumn
 from sparknet.errors import DataError
 
 __all__ = ["Normalise", "Windows", "channel_values"]
@@ -60,19 +60,19 @@ class Normalise:
     """Each row is mirrored left to right with probability 1/2."""
 
     @classmethod
-    def from_manifest(
+    def of_rows(
         cls,
-        manifest: Manifest,
+        stored: StoredColumn,
         directory: Path,
         *,
         mean: Literal["none", "channel", "image"],
         scale: float,
         std: Literal["none", "channel"] = "none",
     ) -> "Normalise":
-        """Take the training rows' mean and deviation from a prepared data set.
+        """Take the training rows' mean and deviation of a column from a prepared data set.
 
         Args:
-            manifest: of the prepared data.
+            stored: the column, as the manifest has it.
             directory: the manifest's.
             mean: nothing, one value per channel, or the mean image.
             scale: factor after the subtraction.
@@ -81,16 +81,16 @@ class Normalise:
         Raises:
             DataError: the mean image cannot be read.
         """
-        shape = manifest.input.shape
+        shape = stored.column.shape
         taken_off: np.ndarray | None = None
         if mean == "image":
-            taken_off = manifest.load_mean_image(directory)
+            taken_off = stored.load_mean_image(directory)
         elif mean == "channel":
-            taken_off = channel_values(manifest.channel_mean, shape)
+            taken_off = channel_values(stored.channel_mean, shape)
         deviation: np.ndarray | None = None
         if std == "channel":
             # The manifest has the deviation of what is stored; what is divided has been scaled.
-            found = channel_values(manifest.channel_std, shape) * np.float32(abs(scale))
+            found = channel_values(stored.channel_std, shape) * np.float32(abs(scale))
             deviation = np.where(found == 0, np.float32(1), found)
         return cls(mean=taken_off, scale=scale, std=deviation)
 

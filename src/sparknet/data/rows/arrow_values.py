@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import MOST_CLASSES, Column, ImageForm, check_labels
 from sparknet.data.rows.image_cells import ImageCells, holds_pixels, is_binary
 from sparknet.errors import BadImage, DataError
@@ -16,13 +17,15 @@ from sparknet.errors import BadImage, DataError
 __all__ = [
     "Rows",
     "check_images",
+    "column_of",
     "encoded_cells",
     "image_values",
-    "input_column",
-    "input_values",
-    "label_values",
     "validation_marks",
+    "values_of",
 ]
+
+
+_WHOLE: dict[str, Any] = {"uint8": pa.uint8(), "int64": pa.int64()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,60 +46,61 @@ class Rows:
         return f"{number} ({own})" if own else number
 
 
-def input_column(
-    array: Any,
-    *,
-    name: str,
-    shape: tuple[int, ...],
-    rows: Rows,
-    form: ImageForm | None = None,
-    resize: tuple[int, ...] = (),
-) -> Column | None:
-    """Describe the input column that `array` starts: bytes and images become uint8, numbers float32.
+def column_of(array: Any, *, plan: ColumnPlan, rows: Rows) -> Column | None:
+    """Describe the column that `array` starts: bytes and images become uint8, numbers float32 or int64.
 
     Args:
         array: its first Arrow array, of one row at least: binary, the struct of Spark's `image` source, lists of
-            numbers, nested or not, or float32.
-        name: the column's name.
-        shape: of one row; () takes the first row's, which bytes that are no image do not tell.
+            numbers, nested or not, float32, or int64.
+        plan: how the column is read.
         rows: what the array holds.
-        form: how images become pixels; None: binary rows are pixels, whatever they begin with.
-        resize: height and width of images; () takes `shape`'s or else the first whole image's own.
 
     Returns:
-        The column, with `image` set to `form` if its rows are images; None if they are, but all of this array's
-        are null or damaged, so that nothing can be told before the next array.
+        The column, with `image` set if its rows are images; None if they are, but all of this array's are null or
+        damaged, so that nothing can be told before the next array.
 
     Raises:
         DataError: bytes of unknown shape that are no image, or a first row that is null or empty.
     """
-    kind = array.type
+    kind, name, shape = array.type, plan.name, plan.shape
     # Before the shape is asked for: encoded images say their own, and pixels that Spark decoded too.
-    if form is not None and (is_binary(kind) or holds_pixels(kind)):
-        return _image_column(array, name=name, shape=shape, rows=rows, form=form, resize=resize)
+    if plan.form is not None and (is_binary(kind) or holds_pixels(kind)):
+        return _image_column(array, plan=plan, form=plan.form, rows=rows)
     if is_binary(kind):
         if not shape:
             raise DataError(_unknown_shape(name))
         return Column(name=name, dtype="uint8", shape=shape)
-    if shape or not _is_list(kind):
-        return Column(name=name, dtype="float32", shape=shape or (1,))
-    return Column(name=name, dtype="float32", shape=_first_shape(array, name=name, rows=rows))
+    if not _is_list(kind):
+        whole = pa.types.is_integer(kind)
+        classes = plan.classes if whole else None
+        return Column(
+            name=name,
+            dtype="int64" if whole else "float32",
+            shape=() if whole and not shape else shape or plan.number_shape,
+            classes=classes,
+        )
+    dtype = plan.dtype or ("int64" if pa.types.is_integer(_innermost(kind)) else "float32")
+    if plan.length is not None:
+        return Column(name=name, dtype=dtype, shape=(plan.length,))
+    return Column(name=name, dtype=dtype, shape=shape or _first_shape(array, name=name, rows=rows))
 
 
-def input_values(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
-    """Check an Arrow array of the input column and give its values, `column.dtype` [n, *shape].
+def values_of(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np.ndarray:
+    """Check an Arrow array of a column and give its values, `column.dtype` [n, *shape].
 
     Images are for `image_values`.
 
     Raises:
-        DataError: naming column and row: a null at any depth, a width that is not `column.shape`'s, or a number
-            that is not finite.
+        DataError: naming column and row: a null at any depth, a width that is not `column.shape`'s, a number that
+            is not finite, a class outside 0..classes-1, or a weight below 0.
     """
     _refuse_nulls(array, name=column.name, rows=rows)
     if is_binary(array.type):
         # A view of Arrow's own memory: what is checked here is copied once, into the shard.
         values, widths = _bytes(array)
         _check_widths(widths, column=column, rows=rows, size=column.width)
+    elif _is_list(array.type) and plan.length is not None:
+        values = _padded(array, column=column, plan=plan, rows=rows)
     elif _is_list(array.type):
         values = _numbers(array, column=column, rows=rows)
     else:
@@ -105,6 +109,11 @@ def input_values(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
     values = values.reshape(len(array), *column.shape)
     if column.dtype == "float32":
         _refuse_infinite(values, name=column.name, rows=rows)
+    if column.classes is not None:
+        where = f"column {column.name}, partition {rows.partition}"
+        check_labels(values, classes=column.classes or MOST_CLASSES, where=where, first_row=rows.first)
+    if plan.weight:
+        _refuse_negative(values, name=column.name, rows=rows)
     return values
 
 
@@ -166,20 +175,6 @@ def encoded_cells(array: Any, *, name: str) -> Any:
     )
 
 
-def label_values(array: Any, *, name: str, classes: int | None, rows: Rows) -> np.ndarray:
-    """Check an Arrow int64 array of labels and give them, int64 [n].
-
-    Raises:
-        DataError: naming column and row: a null, or a label outside 0..classes-1.
-    """
-    _refuse_nulls(array, name=name, rows=rows)
-    # Without nulls pyarrow need not copy; it would raise if it had to.
-    labels = array.to_numpy(zero_copy_only=True)
-    where = f"column {name}, partition {rows.partition}"
-    check_labels(labels, classes=classes or MOST_CLASSES, where=where, first_row=rows.first)
-    return labels
-
-
 def validation_marks(array: Any, *, name: str, rows: Rows) -> np.ndarray:
     """Check an Arrow array of booleans and give them, bool [n].
 
@@ -201,10 +196,8 @@ def _unknown_shape(name: str, reason: str = "") -> str:
     )
 
 
-def _image_column(
-    array: Any, *, name: str, shape: tuple[int, ...], rows: Rows, form: ImageForm, resize: tuple[int, ...]
-) -> Column | None:
-    cells = ImageCells(array)
+def _image_column(array: Any, *, plan: ColumnPlan, form: ImageForm, rows: Rows) -> Column | None:
+    cells, name, shape = ImageCells(array), plan.name, plan.shape
     for index in range(len(array)):
         # Bytes of just the right length that begin as no image are pixels; an image may have that length too.
         if shape and cells.count_bytes(index) == prod(shape) and not cells.begins(index):
@@ -214,7 +207,7 @@ def _image_column(
         except BadImage:
             continue
         channels, *wanted = _image_shape(shape, name=name) or (3, *size)
-        return Column(name=name, dtype="uint8", shape=(channels, *(resize or wanted)), image=form)
+        return Column(name=name, dtype="uint8", shape=(channels, *(plan.resize or wanted)), image=form)
     # No image was whole. Damaged images leave the question open; what never began as one is an error of settings.
     strange = [index for index in range(len(array)) if cells.count_bytes(index)]
     if not strange or any(cells.begins(index) for index in strange):
@@ -333,7 +326,7 @@ def _inside(lists: Any) -> tuple[np.ndarray, Any]:
 
 
 def _numbers(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
-    """All numbers of an array of lists, float32, checked against the column's shape: level by level if nested."""
+    """All numbers of an array of lists, checked against the column's shape, level by level if nested."""
     each = 1  # lists of one row
     for size in _list_sizes(array.type, column=column):
         widths, array = _inside(array)
@@ -342,9 +335,61 @@ def _numbers(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
         if array.null_count:
             at = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
             raise DataError(_holds_null(column.name, rows.name(at // each)))
-    # Not "safe", which refuses integers beyond 2**24. What float32 cannot hold becomes infinite, and is refused
-    # later.
-    return array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=True)
+    return _cast(array, column=column, rows=rows)
+
+
+def _padded(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np.ndarray:
+    """Lists of any length brought to the column's: filled up with `pad`, or cut."""
+    widths, inside = _inside(array)
+    length = column.width
+    if not plan.truncate and len(widths) and int(widths.max()) > length:
+        at = int((widths > length).argmax())
+        raise DataError(
+            f"column {column.name}: {rows.name(at)} has {int(widths[at])} values; length {length} takes no more: "
+            f"raise data.columns.{column.name}.length, or set its truncate to true"
+        )
+    if inside.null_count:
+        place = int(inside.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise DataError(_holds_null(column.name, rows.name(int(np.searchsorted(widths.cumsum(), place, "right")))))
+    values = _cast(inside, column=column, rows=rows)
+    places = np.arange(length)
+    held = places < widths[:, None]
+    result = np.full((len(widths), length), plan.pad, column.dtype)
+    starts = np.concatenate([np.zeros(1, np.int64), widths.cumsum()[:-1]])
+    result[held] = values[(starts[:, None] + places)[held]]
+    return result
+
+
+def _cast(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
+    """Numbers without nulls as the column's dtype."""
+    if column.dtype == "float32":
+        # Not "safe", which refuses integers beyond 2**24. What float32 cannot hold becomes infinite, and is refused
+        # later.
+        return array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=True)
+    try:
+        # Safe: a fraction is no whole number, and 256 no byte.
+        return array.cast(_WHOLE[column.dtype]).to_numpy(zero_copy_only=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"column {column.name}: {rows.name(0)} or one behind it holds a number that is no {column.dtype}: "
+            f"{error}; correct such rows, or set data.columns.{column.name}.dtype"
+        ) from error
+
+
+def _innermost(kind: Any) -> Any:
+    while _is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _refuse_negative(values: np.ndarray, *, name: str, rows: Rows) -> None:
+    bad = values < 0
+    if bad.any():
+        at = int(bad.argmax())
+        raise DataError(
+            f"column {name}: {rows.name(at)} is {values[at]:g}; the weight of a row must be at least 0: correct "
+            "such rows"
+        )
 
 
 def _list_sizes(kind: Any, *, column: Column) -> tuple[int, ...]:

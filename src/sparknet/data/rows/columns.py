@@ -31,16 +31,18 @@ class ImageForm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One column: an input of the net, or the label."""
+    """One column: an input of the net, a target of its loss, or the rows' weights."""
 
     name: str
     """The column's name in the DataFrame and in the shards."""
     dtype: Literal["uint8", "float32", "int64"]
     """Type of one value."""
     shape: tuple[int, ...]
-    """Shape of one row; () for the label."""
+    """Shape of one row; () for single values."""
     image: ImageForm | None = None
     """The rows are encoded images that are decoded so, to uint8 of `shape`; None: they are stored as they are."""
+    classes: int | None = None
+    """The values are classes, from 0 to below this; 0: classes, how many only the rows tell; None: no classes."""
 
     @property
     def width(self) -> int:
@@ -79,7 +81,7 @@ class Column:
 
 ENCODED_IMAGE = Column(name="image", dtype="uint8", shape=(), image=ImageForm())
 """Images as files, each of its own size, until somebody says what they become."""
-LABEL = Column(name="label", dtype="int64", shape=())
+LABEL = Column(name="label", dtype="int64", shape=(), classes=0)
 """The label of every format that is read here."""
 
 

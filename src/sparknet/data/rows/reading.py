@@ -1,35 +1,41 @@
 """Rows as a task gets them, piece by piece: whole ones checked and decoded, damaged ones counted and left out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sparknet.data.rows.arrow_values import Rows, encoded_cells, label_values, validation_marks
+from sparknet.data.rows.arrow_values import (
+    Rows,
+    check_images,
+    column_of,
+    encoded_cells,
+    image_values,
+    validation_marks,
+    values_of,
+)
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
-from sparknet.data.rows.inputs import InputPlan, next_piece, read_inputs
+from sparknet.data.rows.ragged import Cells
 from sparknet.errors import DataError
 
 __all__ = ["ReadPlan", "RowReader", "WholeRows"]
+
+_PIECE_BYTES = 64 << 20  # of decoded images: a batch of Spark's is 10,000 rows, or 2 GB of 3x256x256
+_PIECE_ROWS = 16  # before it is known what a row is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadPlan:
     """How rows are read; it travels to the workers."""
 
-    input: InputPlan
-    """How the input column is read."""
-    label: str
-    """Name of the label column, for messages."""
-    classes: int | None = None
-    """Labels must be below this; None: no bound but the general one."""
+    columns: tuple[ColumnPlan, ...]
+    """The columns in their order."""
     validation: str = ""
     """What names the column of marks, for messages; empty: the rows are not marked."""
-    keep: Literal["pixels", "encoded"] = "pixels"
-    """What is kept of images: pixels, or the files as they are."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -42,21 +48,45 @@ class WholeRows:
     """Which of those rows are whole, bool; the others are damaged."""
     names: Any
     """Arrow array of what the source calls the whole rows; None where it has no names."""
-    labels: np.ndarray
-    """int64 [n]."""
     marks: np.ndarray | None
     """Which are validation rows, bool [n]; None where they are not marked."""
-    column: Column
-    """What the input is; with `image` set it is kept as files."""
-    values: np.ndarray
-    """Pixels or numbers, `column.dtype` [n, *shape]; of files what they decode to, unless they are only checked."""
-    files: Any
-    """Arrow array of the encoded images, where they are kept; else None."""
+    columns: tuple[Column, ...]
+    """What the rows are; a column with `image` set is kept as files."""
+    values: Mapping[str, np.ndarray]
+    """By column pixels or numbers, `dtype` [n, *shape]; of files what they decode to, unless they are only checked:
+    then nothing, [0]."""
+    files: Mapping[str, Any]
+    """By column, where they are kept, an Arrow array of the encoded images."""
+
+    def __len__(self) -> int:
+        return int(self.good.sum())
 
     @property
     def numbers(self) -> np.ndarray:
         """Of the whole rows within the partition, int64 [n]."""
         return self.first + np.flatnonzero(self.good)
+
+    def stored(self, chosen: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], dict[str, Cells]]:
+        """Values and files by column, of all rows or of those `chosen`, bool [n]."""
+        if chosen is None:
+            return dict(self.values), {name: Cells.of(files) for name, files in self.files.items()}
+        mask = pa.array(chosen)
+        return (
+            {name: values[chosen] for name, values in self.values.items()},
+            {name: Cells.of(files.filter(mask)) for name, files in self.files.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class _Cells:
+    """One column of all rows of a piece."""
+
+    column: Column | None
+    """What they are; None where no row so far was whole."""
+    values: np.ndarray
+    """Of all rows; of images that are only checked nothing, [0]."""
+    complaints: dict[int, str]
+    """By row what is wrong with it."""
 
 
 class RowReader:
@@ -70,7 +100,7 @@ class RowReader:
         self.damage = Damage()
         self._plan = plan
         self._rows = Rows(partition=partition, first=0)
-        self._column: Column | None = None
+        self._columns: list[Column | None] = [None] * len(plan.columns)
 
     @property
     def rows(self) -> int:
@@ -81,10 +111,10 @@ class RowReader:
         """The whole rows, in pieces that take little memory when decoded.
 
         Args:
-            batches: the columns input (see `input_column`), label (int64), if the plan says so validation
-                (boolean), in this order, and maybe `name` (string), `error` (string): what is wrong with a
-                damaged row, null for others, and `fault` (string): what is wrong with a row that must not be left
-                out, null for others.
+            batches: the plan's columns in their order (see `column_of`), and behind them, if the plan says so,
+                validation (boolean); and maybe `name` (string), `error` (string): what is wrong with a damaged row,
+                null for others, and `fault` (string): what is wrong with a row that must not be left out, null for
+                others.
 
         Raises:
             DataError: a row that is neither damaged nor as the plan says.
@@ -93,7 +123,7 @@ class RowReader:
             at = 0
             while at < batch.num_rows:
                 # Piece by piece, since Spark's batches are cut by rows: 10,000 images are 2 GB when decoded.
-                piece = next_piece(self._plan.input, batch, at, column=self._column)
+                piece = batch.slice(at, self._piece_rows())
                 found = self._read(piece)
                 # Damaged rows count: held-out rows and names must not move when one is repaired.
                 self._rows = replace(self._rows, first=self._rows.first + piece.num_rows)
@@ -101,38 +131,112 @@ class RowReader:
                 if found is not None:
                     yield found
 
+    def _piece_rows(self) -> int | None:
+        """The most rows of a piece; None: all, since they take no more memory than they do already."""
+        decoded = 0
+        for plan, column in zip(self._plan.columns, self._columns, strict=True):
+            # It takes one whole image to know how large all are when decoded.
+            if column is None and plan.form is not None:
+                return _PIECE_ROWS
+            # Files that are only checked are decoded one by one.
+            if column is not None and column.image and not plan.check_only:
+                decoded += column.row_bytes
+        return max(1, _PIECE_BYTES // decoded) if decoded else None
+
     def _read(self, batch: pa.RecordBatch) -> WholeRows | None:
-        plan, rows = self._plan, self._rows
+        plan, count = self._plan, batch.num_rows
         # Before anything is counted or decoded: a fault ends the task, whatever else the rows hold.
         _refuse_faults(batch)
-        found = read_inputs(plan.input, batch, column=self._column, rows=rows)
-        # What the first whole row was, all others must be.
-        self._column = found.column
-        self.damage += found.damage
-        column, good = found.column, found.good
-        if column is None or not good.any():
+        errors, rows = _errors(batch), self._rows
+        if "name" in batch.schema.names:
+            rows = replace(rows, names=batch.column("name"))
+        if len(errors) == count:
+            self.damage += Damage.of(errors.values())
             return None
-        # Of all rows, with stand-ins for damaged ones, so that an error names the row by its number in the source.
-        labels = label_values(found.batch.column(1), name=plan.label, classes=plan.classes, rows=rows)
+        # First: damaged rows are null in every column, and null is an error everywhere below. So all rows are
+        # checked, with stand-ins for damaged ones, and an error names a row by its number in the source.
+        whole = _with_stand_ins(batch, errors)
+        found = [
+            _read_cells(one, whole.column(at), column=self._columns[at], rows=rows)
+            for at, one in enumerate(plan.columns)
+        ]
+        # What the first whole row was, all others must be.
+        self._columns = [cells.column for cells in found]
+        # Behind the checks: what they say of a stand-in gives way to the row's own error.
+        complaints = {row: why for cells in reversed(found) for row, why in cells.complaints.items()} | errors
+        self.damage += Damage.of(complaints[row] for row in sorted(complaints))
+        good = np.ones(count, bool)
+        good[list(complaints)] = False
+        if not good.any() or None in self._columns:
+            return None
         marks = None
         if plan.validation:
-            marks = validation_marks(found.batch.column(2), name=plan.validation, rows=rows)[good]
-        files = None
-        if column.image and plan.keep == "encoded":
-            # not of `found.batch`, where other cells stand in for those of damaged rows
-            files = encoded_cells(batch.column(0), name=plan.input.name)
-        chosen = pa.array(good)
-        names: Any = found.batch.column("name") if "name" in batch.schema.names else None
+            marks = validation_marks(whole.column(len(found)), name=plan.validation, rows=rows)[good]
+        return self._whole(found, batch, good=good, marks=marks)
+
+    def _whole(
+        self, found: list[_Cells], batch: pa.RecordBatch, *, good: np.ndarray, marks: np.ndarray | None
+    ) -> WholeRows:
+        chosen, all_good = pa.array(good), bool(good.all())
+        values, files, columns = dict[str, np.ndarray](), dict[str, Any](), list[Column]()
+        for at, (plan, cells) in enumerate(zip(self._plan.columns, found, strict=True)):
+            column = cells.column
+            assert column is not None, "the caller has looked"
+            # Copied only where something is left out, which is seldom.
+            values[plan.name] = cells.values if all_good or not len(cells.values) else cells.values[good]
+            kept = column.image is not None and plan.keep == "encoded"
+            if kept:
+                # not of the batch in which other cells stand in for those of damaged rows
+                array: Any = encoded_cells(batch.column(at), name=plan.name)
+                files[plan.name] = array if all_good else array.filter(chosen)
+            columns.append(column if kept else replace(column, image=None))
+        names: Any = batch.column("name") if "name" in batch.schema.names else None
         return WholeRows(
-            first=rows.first,
+            first=self._rows.first,
             good=good,
             names=None if names is None else names.filter(chosen),
-            labels=labels if good.all() else labels[good],
             marks=marks,
-            column=column if files is not None else replace(column, image=None),
-            values=found.values,
-            files=files if files is None or good.all() else files.filter(chosen),
+            columns=tuple(columns),
+            values=values,
+            files=files,
         )
+
+
+def _read_cells(plan: ColumnPlan, array: Any, *, column: Column | None, rows: Rows) -> _Cells:
+    """Check and decode one column of some rows; `column` is what earlier rows have shown it to be."""
+    column = column or column_of(array, plan=plan, rows=rows)
+    if column is None or (column.image and plan.check_only):
+        # Every image is damaged: what they would be brought to is not known, only how they are damaged. Or each
+        # keeps its own size.
+        complaints = check_images(array, name=plan.name, rows=rows, threads=plan.threads)
+        return _Cells(
+            column=column and replace(column, shape=()), values=np.zeros(0, np.uint8), complaints=complaints
+        )
+    if column.image:
+        values, complaints = image_values(
+            array, column=column, rows=rows, resizes=bool(plan.resize), threads=plan.threads
+        )
+        return _Cells(column=column, values=values, complaints=complaints)
+    return _Cells(column=column, values=values_of(array, column=column, plan=plan, rows=rows), complaints={})
+
+
+def _errors(batch: pa.RecordBatch) -> dict[int, str]:
+    """What the column `error` says, by row."""
+    if "error" not in batch.schema.names:
+        return {}
+    column: Any = batch.column("error")
+    bad = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)).tolist()
+    return {row: column[row].as_py() for row in bad}
+
+
+def _with_stand_ins(batch: pa.RecordBatch, errors: dict[int, str]) -> pa.RecordBatch:
+    if not errors:
+        return batch
+    source = np.arange(batch.num_rows)
+    bad = list(errors)
+    # Any row without an error will do: what is made of it is dropped again.
+    source[bad] = np.delete(source, bad)[0]
+    return batch.take(pa.array(source))
 
 
 def _refuse_faults(batch: pa.RecordBatch) -> None:

@@ -4,9 +4,9 @@ Learned from the training rows once and kept with them, so that rows read later,
 encoded in the same way.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Feature", "TableEncoding"]
+__all__ = ["Category", "Feature", "TableEncoding"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,15 +22,30 @@ class Feature:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Category:
+    """What the classes of a column stand for."""
+
+    words: tuple[str, ...] = ()
+    """Sorted: word n is class n."""
+    values: tuple[int, ...] = ()
+    """Rising: value n is class n. Of words and values one is empty."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes by number, as text."""
+        return self.words or tuple(str(value) for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TableEncoding:
-    """What the input and the label of a table are made of."""
+    """What the columns of a table are made of."""
 
     features: tuple[Feature, ...] = ()
-    """The columns of the input in their order; empty: the input is one column and needs nothing learned."""
-    label_words: tuple[str, ...] = ()
-    """What the labels say, sorted: word n is class n. Empty: the labels are numbers."""
+    """The columns that make up the input `features`, in their order; empty: there is none of that name."""
+    categories: dict[str, Category] = field(default_factory=dict[str, Category])
+    """By column what its classes stand for, where the cells are not the classes themselves."""
 
     @property
     def width(self) -> int:
-        """Numbers in one row of the input."""
+        """Numbers in one row of the input `features`."""
         return sum(feature.width for feature in self.features)

@@ -15,78 +15,27 @@ from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.errors import ConfigError, DataError
 from sparknet.whole_files import whole_file
 
-__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "MEAN_NAME", "Manifest", "save_mean_image"]
+__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StoredColumn", "save_mean_image"]
 
 # Part of the fingerprint too: shards of another version are never found, only prepared anew.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
-MEAN_NAME = "mean.npy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """A prepared data set: its shards, and what was counted while they were written."""
+class StoredColumn:
+    """A column of the shards, and what was counted of its training rows."""
 
-    version: int = FORMAT_VERSION
-    """Version of this format and of the shards'."""
-    input: Column
-    """The net's input."""
-    label: Column
-    """The class: int64, shape ()."""
-    train: tuple[Shard, ...]
-    """Training rows."""
-    validation: tuple[Shard, ...]
-    """Validation rows."""
-    classes: int
-    """Labels are 0..classes-1."""
-    train_label_counts: tuple[int, ...]
-    """Training rows of each class."""
-    channel_mean: tuple[float, ...]
-    """Mean of each channel (the input's first axis) over the training rows."""
-    channel_std: tuple[float, ...]
-    """Population standard deviation of each channel over the training rows and all places, of the stored values."""
-    mean_image: str = MEAN_NAME
-    """File beside the manifest with the training rows' mean, float32 of the input's shape."""
-    source: dict[str, bool | int | float | str]
-    """Where the rows came from, for people."""
-    fingerprint: str
-    """SHA-256 of everything that decides what the shards hold; the same fingerprint is the same data."""
-    seed: int
-    """Drew the validation rows; 0 where nothing was drawn."""
-    skipped: int = 0
-    """Damaged rows of the source that were left out."""
-    skipped_examples: tuple[str, ...] = ()
-    """What is wrong with the first ten of them."""
-    table: TableEncoding | None = None
-    """How columns of words became numbers; None where the source has the input and the label as they are."""
-
-    @property
-    def rows(self) -> RowSchema:
-        """What a row is, as the net is given it before anything is cut out."""
-        return RowSchema(input=self.input, label=self.label, classes=self.classes)
-
-    @property
-    def columns(self) -> tuple[Column, Column]:
-        """The columns of every shard: the input, then the label."""
-        return (self.input, self.label)
-
-    @property
-    def train_rows(self) -> int:
-        """Number of training rows."""
-        return sum(shard.rows for shard in self.train)
-
-    @property
-    def validation_rows(self) -> int:
-        """Number of validation rows."""
-        return sum(shard.rows for shard in self.validation)
-
-    def train_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
-        """The training rows; `directory` is the manifest's, `threads` decode encoded images."""
-        return ShardTable(directory, self.train, self.columns, threads=threads)
-
-    def validation_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
-        """The validation rows; `directory` is the manifest's, `threads` decode encoded images."""
-        return ShardTable(directory, self.validation, self.columns, threads=threads)
+    column: Column
+    """What it is; of classes with their number."""
+    channel_mean: tuple[float, ...] = ()
+    """Of numbers with an axis: the mean of each channel (the first axis) over the rows."""
+    channel_std: tuple[float, ...] = ()
+    """The population standard deviation of each channel over rows and all places, of the stored values."""
+    mean_image: str = ""
+    """File beside the manifest with the mean of each value, float32 of the column's shape."""
+    counts: tuple[int, ...] = ()
+    """Of classes: rows of each."""
 
     def load_mean_image(self, directory: Path) -> np.ndarray:
         """Read the mean image, float32 [*shape].
@@ -100,12 +49,79 @@ class Manifest:
             mean = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot be read: {error}; {_remedy(path.parent)}") from error
-        if mean.shape != self.input.shape or mean.dtype != np.float32:
+        if mean.shape != self.column.shape or mean.dtype != np.float32:
             raise DataError(
                 f"{path}: {mean.dtype} of shape {mean.shape}; the manifest says float32 of "
-                f"{self.input.shape}: {_remedy(path.parent)}"
+                f"{self.column.shape}: {_remedy(path.parent)}"
             )
         return mean
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A prepared data set: its shards, and what was counted while they were written."""
+
+    version: int = FORMAT_VERSION
+    """Version of this format and of the shards'."""
+    columns: tuple[StoredColumn, ...]
+    """Of every shard, in this order."""
+    inputs: tuple[str, ...]
+    """Names of the columns that a net is given."""
+    targets: tuple[str, ...]
+    """Names of the columns that a loss is given."""
+    weight: str = ""
+    """Name of the column of the rows' weights; empty: there is none."""
+    train: tuple[Shard, ...]
+    """Training rows."""
+    validation: tuple[Shard, ...]
+    """Validation rows."""
+    source: dict[str, bool | int | float | str]
+    """Where the rows came from, for people."""
+    fingerprint: str
+    """SHA-256 of everything that decides what the shards hold; the same fingerprint is the same data."""
+    seed: int
+    """Drew the validation rows; 0 where nothing was drawn."""
+    skipped: int = 0
+    """Damaged rows of the source that were left out."""
+    skipped_examples: tuple[str, ...] = ()
+    """What is wrong with the first ten of them."""
+    table: TableEncoding | None = None
+    """How words and other values became numbers; None where the source has the columns as they are."""
+
+    def stored(self, name: str) -> StoredColumn:
+        """The column of this name."""
+        return next(one for one in self.columns if one.column.name == name)
+
+    @property
+    def rows(self) -> RowSchema:
+        """What a row is, as the net is given it before anything is cut out."""
+        return RowSchema(
+            inputs=tuple(self.stored(name).column for name in self.inputs),
+            targets=tuple(self.stored(name).column for name in self.targets),
+            weight=self.weight,
+        )
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows."""
+        return sum(shard.rows for shard in self.train)
+
+    @property
+    def validation_rows(self) -> int:
+        """Number of validation rows."""
+        return sum(shard.rows for shard in self.validation)
+
+    def train_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
+        """The training rows; `directory` is the manifest's, `threads` decode encoded images."""
+        return ShardTable(directory, self.train, self._plain, threads=threads)
+
+    def validation_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
+        """The validation rows; `directory` is the manifest's, `threads` decode encoded images."""
+        return ShardTable(directory, self.validation, self._plain, threads=threads)
+
+    @property
+    def _plain(self) -> tuple[Column, ...]:
+        return tuple(one.column for one in self.columns)
 
     def save(self, directory: Path) -> Path:
         """Write `manifest.json` into the directory, atomically, and return its path.
@@ -145,22 +161,32 @@ class Manifest:
             raise DataError(f"{path}: damaged: {error}; {remedy}") from error
 
     def __post_init__(self) -> None:
-        counted = sum(self.train_label_counts)
-        if len(self.train_label_counts) != self.classes or counted != self.train_rows:
-            raise ConfigError(
-                f"train_label_counts is {len(self.train_label_counts)} counts of {counted} rows; "
-                f"it must be {self.classes} counts of {self.train_rows} rows"
-            )
+        names = [one.column.name for one in self.columns]
+        used = {*self.inputs, *self.targets, *([self.weight] if self.weight else [])}
+        if set(names) != used or len(names) != len(used):
+            raise ConfigError(f"columns are {names}; inputs, targets and weights are {sorted(used)}")
+        for one in self.columns:
+            counted, classes = sum(one.counts), one.column.classes
+            if classes is not None and (
+                len(one.counts) != classes or counted != self.train_rows * one.column.width
+            ):
+                raise ConfigError(
+                    f"column {one.column.name} has {len(one.counts)} counts of {counted} values; it must have "
+                    f"{classes} counts of {self.train_rows * one.column.width}"
+                )
 
 
-def save_mean_image(directory: Path, mean: np.ndarray) -> None:
-    """Write the mean image, float32 [*shape], as the manifest's `mean.npy`.
+def save_mean_image(directory: Path, number: int, mean: np.ndarray) -> str:
+    """Write the mean image of the column of this number, float32 [*shape], beside the manifest; name the file.
 
     Raises:
         OSError: the directory cannot be written.
     """
-    with whole_file(Path(directory) / MEAN_NAME) as draft, draft.open("wb") as file:
+    # By number: a column's name may be no name of a file.
+    name = f"mean-{number}.npy"
+    with whole_file(Path(directory) / name) as draft, draft.open("wb") as file:
         np.save(file, mean.astype(np.float32), allow_pickle=False)
+    return name
 
 
 def _remedy(directory: Path) -> str:

@@ -4,14 +4,14 @@ import errno
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparknet.config import Data
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.table_encoding import TableEncoding
-from sparknet.data.shards.manifest import Manifest, save_mean_image
+from sparknet.data.shards.manifest import Manifest, StoredColumn, save_mean_image
 from sparknet.data.shards.shard_table import Shard
 from sparknet.data.shards.statistics import Statistics
 from sparknet.data.shards.write_partition import PartitionReport, ShardReport
@@ -51,29 +51,25 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     rows = sum(shard.rows for report in reports for shard in report.shards)
     # First: too much damage explains whatever else may look wrong below.
     damage.check(rows + damage.rows, share=data.corrupt_share)
-    column = _common_column(reports, name=data.image)
+    columns = _common_columns(reports)
     parts = {split: _shards(reports, split) for split in ("train", "validation")}
     for split, part in parts.items():
         if not part:
             raise DataError(f"the {split} set is empty; {_empty_remedy(data, split)}")
     # Before the renames: a shard that the driver does not see shows that the store is not shared.
-    train = _train_statistics(hidden, reports, shape=column.shape)
-    classes = data.classes or _count_classes(reports, origin.table)
-    # Classes that no training row has count 0: a net has outputs for them.
-    counts = [*train.label_counts.tolist(), *[0] * (classes - len(train.label_counts))]
+    train = _train_statistics(hidden, reports, columns=columns)
+    columns = _with_classes(columns, reports, data, table=origin.table)
     shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
     # What attempts left that failed or were overtaken, and the files of sums.
     _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
-    save_mean_image(hidden, train.mean_image)
+    stored = [_stored(hidden, number, column, train) for number, column in enumerate(columns)]
     Manifest(
-        input=column,
-        label=Column(name=data.label, dtype="int64", shape=()),
+        columns=tuple(stored),
+        inputs=data.input_names,
+        targets=data.target_names,
+        weight=data.weight,
         train=shards["train"],
         validation=shards["validation"],
-        classes=classes,
-        train_label_counts=tuple(counts),
-        channel_mean=train.channel_mean,
-        channel_std=train.channel_std,
         source=origin.source,
         fingerprint=origin.fingerprint,
         seed=origin.seed,
@@ -82,6 +78,25 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
         table=origin.table,
     ).save(hidden)
     _sync_directory(hidden)
+
+
+def _stored(hidden: Path, number: int, column: Column, train: Statistics) -> StoredColumn:
+    """A column with what was counted of it; its mean image is written."""
+    counts: list[int] = []
+    if column.classes is not None:
+        seen = train.counts[column.name].tolist()
+        # Classes that no training row has count 0: a net has outputs for them.
+        counts = [*seen, *[0] * (column.classes - len(seen))]
+    sums = train.sums.get(column.name)
+    if sums is None:
+        return StoredColumn(column=column, counts=tuple(counts))
+    return StoredColumn(
+        column=column,
+        channel_mean=sums.channel_mean,
+        channel_std=sums.channel_std,
+        mean_image=save_mean_image(hidden, number, sums.mean_image),
+        counts=tuple(counts),
+    )
 
 
 def publish(hidden: Path, directory: Path) -> None:
@@ -120,27 +135,44 @@ def _shards(reports: Sequence[PartitionReport], split: str) -> list[ShardReport]
     return [shard for report in reports for shard in report.shards if shard.split == split]
 
 
-def _common_column(reports: Sequence[PartitionReport], *, name: str) -> Column:
-    columns = [report.column for report in reports if report.column]
-    if not columns:
+def _common_columns(reports: Sequence[PartitionReport]) -> tuple[Column, ...]:
+    found = [report.columns for report in reports if report.columns]
+    if not found:
         whole = "whole " if any(report.damage.rows for report in reports) else ""
         raise DataError(
             f"the data have no {whole}rows; training needs at least one: check data.path and its filters"
         )
-    other = next((column for column in columns if column != columns[0]), None)
-    if other:
-        raise DataError(
-            f"column {name} has rows of shape {columns[0].shape} in one partition and {other.shape} in another; "
-            "all must be of one: correct the rows or set data.shape, for images data.resize"
+    for others in found[1:]:
+        for here, there in zip(found[0], others, strict=True):
+            if here != there:
+                raise DataError(
+                    f"column {here.name} has rows of shape {here.shape} in one partition and {there.shape} in "
+                    "another; all must be of one: correct the rows or set data.shape, for images data.resize (of "
+                    "one column among several the same in data.columns)"
+                )
+    return found[0]
+
+
+def _with_classes(
+    columns: tuple[Column, ...], reports: Sequence[PartitionReport], data: Data, *, table: TableEncoding | None
+) -> tuple[Column, ...]:
+    """The columns with the number of their classes: as set, as many as there are words, or the largest seen."""
+    known = table.categories if table else {}
+    seen = [
+        max(each) for each in zip(*(shard.classes for report in reports for shard in report.shards), strict=True)
+    ]
+    largest = iter(seen)
+    settled: list[Column] = []
+    for column in columns:
+        if column.classes is None:
+            settled.append(column)
+            continue
+        counted = next(largest)
+        named = len(known[column.name].names) if column.name in known else 0
+        settled.append(
+            replace(column, classes=data.column(column.name).classes or named or column.classes or counted)
         )
-    return columns[0]
-
-
-def _count_classes(reports: Sequence[PartitionReport], table: TableEncoding | None) -> int:
-    """One more than the largest label, or as many as there are words."""
-    if table and table.label_words:
-        return len(table.label_words)
-    return 1 + max(shard.largest_label for report in reports for shard in report.shards)
+    return tuple(settled)
 
 
 def _remove_others(hidden: Path, named: set[str]) -> None:
@@ -159,7 +191,9 @@ def _empty_remedy(data: Data, split: str) -> str:
     return f"validation_fraction is {data.validation_fraction:g} of too few rows: set data.validation_fraction"
 
 
-def _train_statistics(hidden: Path, reports: Sequence[PartitionReport], *, shape: tuple[int, ...]) -> Statistics:
+def _train_statistics(
+    hidden: Path, reports: Sequence[PartitionReport], *, columns: tuple[Column, ...]
+) -> Statistics:
     missing = [shard.name for shard in _shards(reports, "train") if not (hidden / shard.name).exists()]
     if missing:
         raise DataError(
@@ -168,8 +202,8 @@ def _train_statistics(hidden: Path, reports: Sequence[PartitionReport], *, shape
         )
     # One after the other, in the order of partitions: floats are added in the same order on every run, and one part
     # is in memory at a time.
-    parts = (Statistics.load(hidden / report.sums) for report in reports if report.sums)
-    return Statistics.merged(parts, shape=shape)
+    parts = (Statistics.load(hidden / report.sums, columns) for report in reports if report.sums)
+    return sum(parts, Statistics.none(columns))
 
 
 def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:

@@ -1,5 +1,6 @@
 """Writing shards: rows go into files of a given size, and are counted on the way."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,55 +34,61 @@ class ShardWriter:
     Args:
         directory: an existing directory.
         prefix: begins the file names; unique within the directory.
-        columns: the input and the label, in this order.
+        columns: of the rows, at least one.
         shard_bytes: a file is closed when another row would exceed this; it holds one row at least.
     """
 
-    def __init__(self, directory: Path, *, prefix: str, columns: tuple[Column, Column], shard_bytes: int) -> None:
+    def __init__(self, directory: Path, *, prefix: str, columns: Sequence[Column], shard_bytes: int) -> None:
         self._directory = directory
         self._prefix = prefix
-        self._columns = columns
+        self._columns = tuple(columns)
         self._shard_bytes = shard_bytes
-        self._inputs: _Buffer = (_EncodedRows if columns[0].image else _FixedRows)(columns[0], shard_bytes)
-        self._labels: list[np.ndarray] = []
+        fixed_bytes = sum(column.row_bytes for column in self._columns if not column.image)
+        capacity = max(1, shard_bytes // max(1, fixed_bytes))
+        self._buffers: dict[str, _Buffer] = {
+            column.name: _EncodedRows(shard_bytes) if column.image else _FixedRows(column, capacity)
+            for column in self._columns
+        }
+        self._filled_rows = 0
         self._filled_bytes = 0
-        self._nothing = Statistics.merged([], shape=columns[0].shape)
+        self._nothing = Statistics.none(self._columns)
         self._counted = self._nothing
         self.written: list[WrittenShard] = []
 
-    def append(self, inputs: np.ndarray, labels: np.ndarray, *, encoded: Cells | None = None) -> None:
+    def append(self, values: Mapping[str, np.ndarray], files: Mapping[str, Cells] | None = None) -> None:
         """Add rows.
 
         Args:
-            inputs: of the input column's dtype [n, *shape].
-            labels: int64 [n], from 0.
-            encoded: the files that `inputs` were decoded from, where the column holds encoded images.
+            values: by column its dtype [n, *shape]; classes from 0.
+            files: by column the files that the values were decoded from, for those that hold encoded images.
 
         Raises:
             OSError: a file cannot be written.
         """
-        assert (encoded is not None) == (self._columns[0].image is not None), "a column holds pixels or files"
-        stored = inputs if encoded is None else encoded
-        sizes = self._columns[1].row_bytes + self._inputs.row_bytes(stored)
+        stored: dict[str, Any] = {**values, **(files or {})}
+        encoded = {column.name for column in self._columns if column.image}
+        assert encoded == set(files or {}), "a column holds pixels or files"
+        sizes = sum(self._buffers[name].row_bytes(stored[name]) for name in self._buffers)
         ends = np.cumsum(sizes)
-        at = 0
-        while at < len(labels):
+        at, count = 0, len(ends)
+        while at < count:
             before = int(ends[at - 1]) if at else 0
             # How far the rows at hand reach before this file is full: no loop over single rows.
             room = before + self._shard_bytes - self._filled_bytes
             stop = int(np.searchsorted(ends, room, side="right"))
             # The next row does not fit; in an empty file it would be taken all the same, or a large row had no
             # place.
-            if stop <= at and self._labels:
+            if stop <= at and self._filled_rows:
                 self._finish_file()
                 continue
             piece = slice(at, max(stop, at + 1))
-            self._inputs.add(stored, piece)
-            self._labels.append(labels[piece])
+            for name, buffer in self._buffers.items():
+                buffer.add(stored[name], piece)
+            self._filled_rows += piece.stop - piece.start
             self._filled_bytes += int(ends[piece.stop - 1]) - before
-            counted = Statistics.of(inputs[piece], labels[piece])
             # While the pixels are in the cache and decoded: a second pass over a shard would read all of it again.
-            self._counted = Statistics.merged([self._counted, counted], shape=self._columns[0].shape)
+            part = {name: rows[piece] for name, rows in values.items()}
+            self._counted += Statistics.of(self._columns, part)
             at = piece.stop
 
     def close(self) -> list[WrittenShard]:
@@ -90,24 +97,24 @@ class ShardWriter:
         Raises:
             OSError: a file cannot be written.
         """
-        if self._labels:
+        if self._filled_rows:
             self._finish_file()
         return self.written
 
     def _finish_file(self) -> None:
         name = f"{self._prefix}-{len(self.written):04d}.arrow"
-        image, label = (column.name for column in self._columns)
         # One batch for a file, as `ShardTable` needs it.
-        batch = batch_of(self._columns, {image: self._inputs.filled(), label: np.concatenate(self._labels)})
+        batch = batch_of(self._columns, {key: buffer.filled() for key, buffer in self._buffers.items()})
         # Under its name only when whole: a task that is killed leaves drafts, which nobody takes for shards.
         _write(self._directory / name, batch)
         self.written.append(WrittenShard(name=name, statistics=self._counted))
-        self._inputs.clear()
-        self._labels, self._filled_bytes, self._counted = [], 0, self._nothing
+        for buffer in self._buffers.values():
+            buffer.clear()
+        self._filled_rows, self._filled_bytes, self._counted = 0, 0, self._nothing
 
 
 class _Buffer(Protocol):
-    """The input rows of the open file."""
+    """One column of the open file's rows."""
 
     def row_bytes(self, rows: Any) -> np.ndarray:
         """Bytes that each row takes in the file, int64 [n]."""
@@ -129,9 +136,9 @@ class _Buffer(Protocol):
 class _FixedRows:
     """The open file's rows of one size."""
 
-    def __init__(self, column: Column, shard_bytes: int) -> None:
+    def __init__(self, column: Column, capacity: int) -> None:
         self._column = column
-        self._capacity = max(1, shard_bytes // column.row_bytes)
+        self._capacity = capacity
         self._rows = np.empty((0, *column.shape), column.dtype)
         self._filled = 0
 
@@ -156,7 +163,7 @@ class _FixedRows:
 class _EncodedRows:
     """The open file's rows of any size."""
 
-    def __init__(self, column: Column, shard_bytes: int) -> None:
+    def __init__(self, shard_bytes: int) -> None:
         self._shard_bytes = shard_bytes
         self._data = np.empty(0, np.uint8)
         self._sizes: list[np.ndarray] = []

@@ -1,12 +1,15 @@
-"""What is counted while rows become shards: labels, and the sums behind mean image and standard deviation."""
+"""What is counted while rows become shards: classes, and the sums behind mean image and standard deviation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Statistics"]
+from sparknet.data.rows.columns import Column
+
+__all__ = ["Statistics", "Sums"]
 
 _BLOCK_VALUES = 1 << 17  # of so many values a block's squares or differences stay in the cache
 _MOST_BYTES = 257  # uint16 holds the sum of so many bytes
@@ -14,49 +17,119 @@ _MOST_SQUARES = 1 << 16  # uint32 holds the sum of so many squares of bytes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Statistics:
-    """Sums over some rows; those of two sets of rows add up to those of their union."""
+class Sums:
+    """Sums over some rows of one column of numbers; those of two sets of rows add up to those of their union."""
 
     rows: int
     """Number of rows."""
-    label_counts: np.ndarray
-    """Rows of each label, int64 [largest label + 1]."""
-    pixel_sum: np.ndarray
-    """Sum over the rows of each input value, float64 [*shape]; exact for bytes."""
-    channel_deviation: np.ndarray
-    """Sum over rows and places of (value - the channel's mean)², float64 [channels]: the input's first axis.
+    total: np.ndarray
+    """Sum over the rows of each value, float64 [*shape]; exact for bytes."""
+    deviation: np.ndarray
+    """Sum over rows and places of (value - the channel's mean)², float64 [channels]: the column's first axis.
 
     Sums of squares would lose the digits of small deviations from large means."""
 
     @classmethod
-    def of(cls, inputs: np.ndarray, labels: np.ndarray) -> "Statistics":
-        """Count `inputs`, uint8 or float32 [n, *shape], and `labels`, int64 [n], not negative."""
-        total, deviation = (_count_bytes if inputs.dtype == np.uint8 else _count_floats)(inputs)
-        return cls(rows=len(labels), label_counts=np.bincount(labels), pixel_sum=total, channel_deviation=deviation)
+    def none(cls, shape: tuple[int, ...]) -> "Sums":
+        """Of no rows."""
+        return cls(rows=0, total=np.zeros(shape, np.float64), deviation=np.zeros(shape[0], np.float64))
 
     @classmethod
-    def merged(cls, parts: Iterable["Statistics"], *, shape: tuple[int, ...]) -> "Statistics":
-        """Add `parts`, whose inputs have `shape`, in their order."""
-        total = cls(
-            rows=0,
-            label_counts=np.zeros(0, np.int64),
-            pixel_sum=np.zeros(shape, np.float64),
-            channel_deviation=np.zeros(shape[0], np.float64),
+    def of(cls, values: np.ndarray) -> "Sums":
+        """Count `values`, uint8 or float32 [n, *shape], of one axis at least."""
+        total, deviation = (_count_bytes if values.dtype == np.uint8 else _count_floats)(values)
+        return cls(rows=len(values), total=total, deviation=deviation)
+
+    @property
+    def mean_image(self) -> np.ndarray:
+        """Mean over the rows, float32 [*shape]; at least one row is needed."""
+        return (self.total / self.rows).astype(np.float32)
+
+    @property
+    def channel_mean(self) -> tuple[float, ...]:
+        """Mean over rows and places of each channel; at least one row is needed."""
+        return tuple(float(mean) for mean in self._channel_sum / self._values)
+
+    @property
+    def channel_std(self) -> tuple[float, ...]:
+        """Population standard deviation over rows and places of each channel; at least one row is needed."""
+        return tuple(float(std) for std in np.sqrt(self.deviation / self._values))
+
+    @property
+    def _channel_sum(self) -> np.ndarray:
+        """Sum over rows and places of each channel, float64 [channels]."""
+        return _by_channel(self.total)
+
+    @property
+    def _values(self) -> int:
+        """Values of each channel."""
+        return self.rows * self.total[0].size
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """The sums of both sets of rows.
+
+        Deviations: d = d1 + d2 + (mean2 - mean1)² n1 n2 / (n1 + n2), after Chan, Golub and LeVeque (1983).
+        """
+        deviation = self.deviation + other.deviation
+        here, there = self._values, other._values
+        # An empty part has no mean.
+        if here and there:
+            apart = other._channel_sum / there - self._channel_sum / here
+            deviation += apart**2 * (here * (there / (here + there)))
+        return Sums(rows=self.rows + other.rows, total=self.total + other.total, deviation=deviation)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Statistics:
+    """What was counted of some rows, by column; those of two sets of rows add up to those of their union."""
+
+    rows: int
+    """Number of rows."""
+    sums: dict[str, Sums]
+    """Of columns of numbers with at least one axis."""
+    counts: dict[str, np.ndarray]
+    """Of columns of classes the rows of each class, int64 [largest class + 1]."""
+
+    @classmethod
+    def of(cls, columns: Iterable[Column], values: Mapping[str, np.ndarray]) -> "Statistics":
+        """Count rows: by column its `dtype` [n, *shape]; classes are not negative."""
+        columns = tuple(columns)
+        return cls(
+            rows=len(values[columns[0].name]),
+            sums={one.name: Sums.of(values[one.name]) for one in columns if _is_summed(one)},
+            counts={
+                one.name: np.bincount(values[one.name].reshape(-1)) for one in columns if one.classes is not None
+            },
         )
-        for part in parts:
-            total = total._with(part)
-        return total
 
     @classmethod
-    def load(cls, path: Path) -> "Statistics":
-        """Read what `save` wrote.
+    def none(cls, columns: Iterable[Column]) -> "Statistics":
+        """Of no rows."""
+        columns = tuple(columns)
+        return cls(
+            rows=0,
+            sums={one.name: Sums.none(one.shape) for one in columns if _is_summed(one)},
+            counts={one.name: np.zeros(0, np.int64) for one in columns if one.classes is not None},
+        )
+
+    @classmethod
+    def load(cls, path: Path, columns: Iterable[Column]) -> "Statistics":
+        """Read what `save` wrote of rows with these columns.
 
         Raises:
             OSError: the file cannot be read.
         """
+        empty = cls.none(columns)
         with np.load(path, allow_pickle=False) as arrays:
-            sums = {name: arrays[name] for name in ("label_counts", "pixel_sum", "channel_deviation")}
-        return cls(rows=int(sums["label_counts"].sum()), **sums)
+            rows = int(arrays["rows"])
+            return cls(
+                rows=rows,
+                sums={
+                    name: Sums(rows=rows, total=arrays[f"total{at}"], deviation=arrays[f"deviation{at}"])
+                    for at, name in enumerate(empty.sums)
+                },
+                counts={name: arrays[f"counts{at}"] for at, name in enumerate(empty.counts)},
+            )
 
     def save(self, path: Path) -> None:
         """Write all sums into an `.npz` file.
@@ -64,65 +137,33 @@ class Statistics:
         Raises:
             OSError: the file cannot be written.
         """
-        np.savez(
-            path,
-            label_counts=self.label_counts,
-            pixel_sum=self.pixel_sum,
-            channel_deviation=self.channel_deviation,
-        )
+        # By number: a column's name may be no name of a file.
+        arrays: dict[str, Any] = {"rows": np.array(self.rows, np.int64)}
+        for at, sums in enumerate(self.sums.values()):
+            arrays |= {f"total{at}": sums.total, f"deviation{at}": sums.deviation}
+        arrays |= {f"counts{at}": counts for at, counts in enumerate(self.counts.values())}
+        np.savez(path, **arrays)
 
-    @property
-    def labels(self) -> tuple[int, int] | None:
-        """The smallest and largest label; None without rows."""
-        seen = np.flatnonzero(self.label_counts)
-        return (int(seen[0]), int(seen[-1])) if len(seen) else None
-
-    @property
-    def channel_sum(self) -> np.ndarray:
-        """Sum over rows and places of each channel (the input's first axis), float64 [channels]."""
-        return _by_channel(self.pixel_sum)
-
-    @property
-    def mean_image(self) -> np.ndarray:
-        """Mean over the rows, float32 [*shape]; at least one row is needed."""
-        return (self.pixel_sum / self.rows).astype(np.float32)
-
-    @property
-    def channel_mean(self) -> tuple[float, ...]:
-        """Mean over rows and places of each channel; at least one row is needed."""
-        return tuple(float(mean) for mean in self.channel_sum / self._values)
-
-    @property
-    def channel_std(self) -> tuple[float, ...]:
-        """Population standard deviation over rows and places of each channel; at least one row is needed."""
-        return tuple(float(std) for std in np.sqrt(self.channel_deviation / self._values))
-
-    @property
-    def _values(self) -> int:
-        """Values of each channel."""
-        return self.rows * self.pixel_sum[0].size
-
-    def _with(self, part: "Statistics") -> "Statistics":
-        """The statistics of both sets of rows.
-
-        Deviations: d = d1 + d2 + (mean2 - mean1)² n1 n2 / (n1 + n2), after Chan, Golub and LeVeque (1983).
-        """
-        # Parts have seen different largest labels.
-        counts = np.zeros(max(len(self.label_counts), len(part.label_counts)), np.int64)
-        counts[: len(self.label_counts)] = self.label_counts
-        counts[: len(part.label_counts)] += part.label_counts
-        deviation = self.channel_deviation + part.channel_deviation
-        here, there = self._values, part._values
-        # An empty part has no mean.
-        if here and there:
-            apart = part.channel_sum / there - self.channel_sum / here
-            deviation += apart**2 * (here * (there / (here + there)))
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """The statistics of both sets of rows, which have the same columns."""
         return Statistics(
-            rows=self.rows + part.rows,
-            label_counts=counts,
-            pixel_sum=self.pixel_sum + part.pixel_sum,
-            channel_deviation=deviation,
+            rows=self.rows + other.rows,
+            sums={name: sums + other.sums[name] for name, sums in self.sums.items()},
+            counts={name: _added(counts, other.counts[name]) for name, counts in self.counts.items()},
         )
+
+
+def _is_summed(column: Column) -> bool:
+    """Whole numbers have no mean that means anything, and single numbers are targets and weights."""
+    return column.dtype != "int64" and bool(column.shape)
+
+
+def _added(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    # Parts have seen different largest classes.
+    counts = np.zeros(max(len(here), len(there)), np.int64)
+    counts[: len(here)] = here
+    counts[: len(there)] += there
+    return counts
 
 
 def _by_channel(values: np.ndarray) -> np.ndarray:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
-from sparknet.data.rows.ragged import Cells
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import ShardWriter
@@ -48,8 +46,8 @@ class ShardReport:
     """File name in the plan's directory."""
     rows: int
     """Rows it holds."""
-    largest_label: int
-    """Of its rows."""
+    classes: tuple[int, ...]
+    """For each column of classes one more than the largest of its rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +56,8 @@ class PartitionReport:
 
     partition: int
     """The input partition the rows came from."""
-    column: Column | None = None
-    """What the shards hold of the input; None where every row is damaged."""
+    columns: tuple[Column, ...] = ()
+    """What the shards hold; () where every row is damaged."""
     shards: tuple[ShardReport, ...]
     """What was written: training shards, then validation shards."""
     sums: str
@@ -73,12 +71,11 @@ class PartitionReport:
 class _Writers:
     """The two splits' shards of one task."""
 
-    def __init__(self, plan: PartitionPlan, *, column: Column, partition: int) -> None:
+    def __init__(self, plan: PartitionPlan, *, columns: tuple[Column, ...], partition: int) -> None:
         # A task may be tried again or run twice at once: no attempt may touch another's files.
         self._attempt = f"{partition:05d}-{uuid.uuid4().hex}"
-        self.column = column
+        self.columns = columns
         self._directory = Path(plan.directory)
-        columns = (column, Column(name=plan.rows.label, dtype="int64", shape=()))
         self._train, self._validation = (
             ShardWriter(
                 self._directory,
@@ -94,18 +91,16 @@ class _Writers:
         for writer, chosen in ((self._validation, marks), (self._train, ~marks)):
             # Most often: no copy is made of the rows.
             if chosen.all():
-                files = None if rows.files is None else Cells.of(rows.files)
-                writer.append(rows.values, rows.labels, encoded=files)
+                writer.append(*rows.stored())
             elif chosen.any():
-                files = None if rows.files is None else Cells.of(rows.files.filter(pa.array(chosen)))
-                writer.append(rows.values[chosen], rows.labels[chosen], encoded=files)
+                writer.append(*rows.stored(chosen))
 
     def finish(self) -> tuple[str, tuple[ShardReport, ...]]:
         """Close all files; name the file of sums, and report on the shards."""
         train, validation = self._train.close(), self._validation.close()
         sums = f"sums-{self._attempt}.npz"
         # Of training rows alone: mean and deviation must know nothing of those that are held out.
-        total = Statistics.merged((shard.statistics for shard in train), shape=self.column.shape)
+        total = sum((shard.statistics for shard in train), Statistics.none(self.columns))
         total.save(self._directory / sums)
         written: list[tuple[Literal["train", "validation"], Any]] = [
             *(("train", shard) for shard in train),
@@ -116,7 +111,7 @@ class _Writers:
                 split=split,
                 name=shard.name,
                 rows=shard.statistics.rows,
-                largest_label=len(shard.statistics.label_counts) - 1,
+                classes=tuple(len(counts) for counts in shard.statistics.counts.values()),
             )
             for split, shard in written
         )
@@ -142,7 +137,7 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
         for rows in reader.read(batches):
             # Only now: what a row is, the first whole one tells.
             if writers is None:
-                writers = _Writers(plan, column=rows.column, partition=partition)
+                writers = _Writers(plan, columns=rows.columns, partition=partition)
             writers.append(rows, _marks(plan, rows, partition=partition))
         if not reader.rows:
             return None
@@ -155,7 +150,7 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
         ) from error
     return PartitionReport(
         partition=partition,
-        column=writers.column if writers else None,
+        columns=writers.columns if writers else (),
         shards=shards,
         sums=sums,
         damage=reader.damage,

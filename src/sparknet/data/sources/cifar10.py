@@ -1,6 +1,7 @@
 """CIFAR-10 binary batches: records of one label byte and the 3x32x32 planes red, green, blue."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from sparknet.errors import DataError
 __all__ = ["open_source", "read"]
 
 _CLASSES = 10
-_SCHEMA = RowSchema(input=Column(name="image", dtype="uint8", shape=(3, 32, 32)), label=LABEL, classes=_CLASSES)
+_SCHEMA = RowSchema(
+    inputs=(Column(name="image", dtype="uint8", shape=(3, 32, 32)),), targets=(replace(LABEL, classes=_CLASSES),)
+)
 _RECORD_BYTES = 1 + 3 * 32 * 32
 _PARTITION_ROWS = 5_000  # 15 MB: two partitions for each of the original's files
 _BATCH_ROWS = 1_000

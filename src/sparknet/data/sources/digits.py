@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,7 +18,9 @@ from sparknet.errors import DataError, MissingDependency
 
 __all__ = ["open_source", "read"]
 
-_SCHEMA = RowSchema(input=Column(name="image", dtype="uint8", shape=(1, 8, 8)), label=LABEL, classes=10)
+_SCHEMA = RowSchema(
+    inputs=(Column(name="image", dtype="uint8", shape=(1, 8, 8)),), targets=(replace(LABEL, classes=10),)
+)
 _ROWS = 1797
 
 

@@ -5,7 +5,7 @@ Classes are the names of the sub-directories in sorted order, numbered from 0.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -63,7 +63,9 @@ def open_source(where: Location) -> Source:
                 f"{root.uri}: {_class_of(name)!r} is no class of {of}, which has {len(numbers)}; both need the "
                 "same sub-directories: correct the name, or train with images of it"
             )
-    schema = RowSchema(input=ENCODED_IMAGE, label=LABEL, classes=len(class_names), class_names=class_names)
+    schema = RowSchema(
+        inputs=(ENCODED_IMAGE,), targets=(replace(LABEL, classes=len(class_names)),), class_names=class_names
+    )
     return Source(schema=schema, files=[file for _, file in images], cut=lambda: _partitions(root, images, numbers))
 
 

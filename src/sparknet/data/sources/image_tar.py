@@ -76,7 +76,7 @@ def open_source(where: Location) -> Source:
     archives = _archives(where)
     labels = _label_file(where, archives[0])
     return Source(
-        schema=RowSchema(input=ENCODED_IMAGE, label=LABEL),
+        schema=RowSchema(inputs=(ENCODED_IMAGE,), targets=(LABEL,)),
         files=[*archives, labels],
         cut=lambda: _partitions(archives, labels, where.storage),
     )

@@ -112,7 +112,7 @@ def open_source(where: Location) -> Source:
         form = _form_of_first(tree, fetch, where=databases[0].uri)
     image = ENCODED_IMAGE if form.encoded else Column(name="image", dtype=form.dtype, shape=form.shape)
     return Source(
-        schema=RowSchema(input=image, label=LABEL),
+        schema=RowSchema(inputs=(image,), targets=(LABEL,)),
         files=[_facts(place) for place in databases],
         cut=lambda: _partitions(databases, held),
     )

@@ -5,7 +5,7 @@ import struct
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -22,7 +22,9 @@ from sparknet.errors import DataError
 __all__ = ["MnistPartition", "open_source", "read"]
 
 _CLASSES = 10
-_SCHEMA = RowSchema(input=Column(name="image", dtype="uint8", shape=(1, 28, 28)), label=LABEL, classes=_CLASSES)
+_SCHEMA = RowSchema(
+    inputs=(Column(name="image", dtype="uint8", shape=(1, 28, 28)),), targets=(replace(LABEL, classes=_CLASSES),)
+)
 _SIDE = 28
 _IMAGES, _LABELS = 0x803, 0x801
 _HEADER_BYTES = {_IMAGES: 16, _LABELS: 8}

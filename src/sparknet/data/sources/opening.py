@@ -1,14 +1,15 @@
 """From `data` to an opened source: made once by whoever begins, and handed on to all that ask about the rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from sparknet.config import Data
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.image_codec import size_of
-from sparknet.data.rows.inputs import InputPlan
+from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, local_path
 from sparknet.data.sources.registry import Format, find_format
@@ -17,7 +18,7 @@ from sparknet.data.storage.local_files import is_file_uri
 from sparknet.data.storage.place import Storage
 from sparknet.errors import BadImage, DataError
 
-__all__ = ["DATA_FRAME", "OpenedSource", "OpenedSources", "open_source", "open_sources"]
+__all__ = ["DATA_FRAME", "OpenedSource", "OpenedSources", "data_of_parts", "open_source", "open_sources"]
 
 _COLOURS = 3
 """Channels of encoded images when decoded, unless data.shape says otherwise."""
@@ -44,26 +45,62 @@ class OpenedSource:
         assert self.source is not None, "Spark reads this format"
         return self.source
 
-    def input_plan(self, data: Data) -> InputPlan:
-        """How tasks read the input column.
+    def read_plan(self, data: Data, *, validation: str = "") -> ReadPlan:
+        """How tasks read the rows.
 
-        Where the rows may be images, it says how they become pixels. Of rows that Spark reads only the cells
+        Args:
+            data: says which columns, and what they are.
+            validation: what names the column of marks; empty: the rows are not marked.
+        """
+        return ReadPlan(
+            columns=tuple(self.column_plan(data, name) for name in data.column_names), validation=validation
+        )
+
+    def column_plan(self, data: Data, name: str) -> ColumnPlan:
+        """How tasks read one column.
+
+        Where the cells may be images, it says how they become pixels. Of rows that Spark reads only the cells
         themselves tell whether they are.
         """
-        # Several columns are numbers; a source that says it holds pixels is believed, whatever a row begins with.
-        pixels = bool(data.features) or (self.source is not None and not self.source.schema.encoded)
-        form = ImageForm(order=data.channel_order or "rgb", resize_mode=data.resize_mode)
-        return InputPlan(
-            name=data.image,
-            shape=data.shape or (self.source.schema.input.shape if self.source else ()),
-            form=None if pixels else form,
-            resize=data.resize,
+        rule, found = data.column(name), self._found(name)
+        is_input = name in data.input_names
+        # A source that says it holds pixels is believed, whatever a row begins with.
+        images = rule.kind == "image" or (is_input and rule.kind is None and name != "features")
+        if found is not None and found.image is None:
+            images = False
+        form = ImageForm(order=rule.channel_order or "rgb", resize_mode=rule.resize_mode)
+        return ColumnPlan(
+            name=name,
+            dtype=rule.dtype or ("int64" if rule.kind == "ids" else None),
+            shape=rule.shape or (found.shape if found else ()),
+            number_shape=(1,) if is_input else (),
+            length=rule.length,
+            pad=rule.pad,
+            truncate=rule.truncate,
+            classes=self._classes(data, name),
+            weight=name == data.weight,
+            form=form if images else None,
+            resize=rule.resize,
+            keep=rule.keep,
             threads=data.threads,
         )
 
-    def classes(self, data: Data) -> int | None:
-        """Labels are below this, as the settings say or else the source; None where only the rows tell."""
-        return data.classes or (self.source.schema.classes if self.source else None)
+    def _found(self, name: str) -> Column | None:
+        """What the source says of a column."""
+        columns = self.source.schema.columns if self.source else ()
+        return next((column for column in columns if column.name == name), None)
+
+    def _classes(self, data: Data, name: str) -> int | None:
+        """For a column of classes their number, as the settings say or else the source, or 0."""
+        rule, found = data.column(name), self._found(name)
+        if rule.classes:
+            return rule.classes
+        # As Caffe has them, labels are whole numbers of any kind: the layers that read them know which they take.
+        if data.class_values == "stored" or rule.kind not in (None, "category"):
+            return None
+        if found is not None:
+            return found.classes
+        return 0
 
     def schema(self, data: Data) -> RowSchema | None:
         """What the rows will be as the net is given them; None where only reading them all tells.
@@ -73,20 +110,34 @@ class OpenedSource:
         Raises:
             DataError: a file is damaged.
         """
-        found = self.source.schema if self.source else None
-        shape = self.input_plan(data).shape
-        if found and found.encoded and not shape:
-            size = data.resize or self._size_of_first
-            shape = (_COLOURS, *size) if size else ()
+        inputs = [self._input(data, name) for name in data.input_names]
         # Unknown until the rows are read: whoever asks builds its net later.
-        if not shape:
+        if None in inputs:
             return None
+        found = self.source.schema if self.source else None
         return RowSchema(
-            input=Column(name=data.image, dtype=found.input.dtype if found else "float32", shape=shape),
-            label=Column(name=data.label, dtype="int64", shape=()),
-            classes=self.classes(data),
+            inputs=tuple(column for column in inputs if column is not None),
+            targets=tuple(self._target(data, name) for name in data.target_names),
+            weight=data.weight,
             class_names=found.class_names if found else (),
         )
+
+    def _input(self, data: Data, name: str) -> Column | None:
+        plan, found = self.column_plan(data, name), self._found(name)
+        shape = (plan.length,) if plan.length else plan.shape
+        if found and found.image and not shape:
+            size = plan.resize or self._size_of_first
+            shape = (_COLOURS, *size) if size else ()
+        return (
+            Column(name=name, dtype=plan.dtype or (found.dtype if found else "float32"), shape=shape)
+            if shape
+            else None
+        )
+
+    def _target(self, data: Data, name: str) -> Column:
+        plan, found = self.column_plan(data, name), self._found(name)
+        dtype = plan.dtype or (found.dtype if found else "int64" if plan.classes is not None else "float32")
+        return Column(name=name, dtype=dtype, shape=plan.shape, classes=plan.classes)
 
     @cached_property
     def _size_of_first(self) -> tuple[int, ...]:
@@ -109,11 +160,76 @@ class OpenedSources:
     """The training rows, or all rows where validation rows are marked or drawn."""
     validation: OpenedSource | None
     """The rows of `data.validation_path`."""
+    beside: Mapping[str, "OpenedSources"] = field(default_factory=dict[str, "OpenedSources"])
+    """By name what is read in step."""
 
     @property
     def sides(self) -> Sequence[OpenedSource]:
         """Training rows, then validation rows."""
         return [self.train] if self.validation is None else [self.train, self.validation]
+
+    def schema(self, data: Data) -> RowSchema | None:
+        """What the rows will be, all columns together; None where only reading them all tells.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        if not self.beside:
+            return self.train.schema(data)
+        columns: dict[str, Column] = {}
+        for (part, names), opened in zip(data_of_parts(data), (self, *self.beside.values()), strict=True):
+            rows = opened.train.schema(part)
+            if rows is None:
+                return None
+            found = {column.name: column for column in rows.columns}
+            columns |= {name: replace(found[own], name=name) for own, name in names.items()}
+        return RowSchema(
+            inputs=tuple(columns[name] for name in data.input_names),
+            targets=tuple(columns[name] for name in data.target_names),
+            weight=data.weight,
+        )
+
+
+def data_of_parts(data: Data) -> list[tuple[Data, dict[str, str]]]:
+    """The sources that are read in step, each as a `Data` of its own, with the names of its columns in the run.
+
+    The first is `data.source` itself; it, and each beside it, has no other columns than those that are used.
+    """
+    own = [name for name in data.column_names if name not in data.beside]
+    inputs = [name for name in own if name in data.input_names]
+    targets = [name for name in own if name in data.target_names]
+    first = replace(
+        data,
+        # A source that gives targets alone, or inputs alone, has them as both: each is stored once.
+        inputs=tuple(inputs or targets),
+        targets=tuple(targets or inputs),
+        columns={name: rule for name, rule in data.columns.items() if name in own},
+        beside={},
+        image="image",
+        label="label",
+    )
+    parts = [(first, {name: name for name in own})]
+    for name, beside in data.beside.items():
+        column = beside.column
+        rule = data.columns.get(name)
+        part = Data(
+            source=beside.source,
+            path=beside.path,
+            validation_path=beside.validation_path,
+            labels=beside.labels,
+            validation_labels=beside.validation_labels,
+            inputs=(column,),
+            targets=(column,),
+            columns={} if rule is None else {column: rule},
+            channel_order=data.channel_order,
+            class_values=data.class_values,
+            s3_endpoint=data.s3_endpoint,
+            threads=data.threads,
+            shard_megabytes=data.shard_megabytes,
+            corrupt_share=data.corrupt_share,
+        )
+        parts.append((part, {column: name}))
+    return parts
 
 
 def open_sources(data: Data) -> OpenedSources:
@@ -123,6 +239,11 @@ def open_sources(data: Data) -> OpenedSources:
         ConfigError: `data.source` is no format, or a setting does not suit it.
         DataError: a path is missing or damaged, or the two sources are of different kinds.
     """
+    if data.beside:
+        (first, _), *others = data_of_parts(data)
+        opened = open_sources(first)
+        beside = {name: open_sources(part) for name, (part, _) in zip(data.beside, others, strict=True)}
+        return replace(opened, beside=beside)
     # Training rows first: their directories number the classes of the others.
     train = open_source(data)
     if not data.validation_path:
@@ -161,8 +282,9 @@ def _opened(data: Data, *, validation: bool, training: Source | None) -> OpenedS
         names = training.schema.class_names if training else ()
         # The training images number the classes of all others.
         where = replace(where, labels=data.path, class_names=names)
-    _check_columns(data)
-    return OpenedSource(format=form, where=where, source=form.reader.open_source(where))
+    source = form.reader.open_source(where)
+    _check_columns(data, source.schema)
+    return OpenedSource(format=form, where=where, source=source)
 
 
 def _locate(data: Data, *, validation: bool) -> Location:
@@ -176,14 +298,16 @@ def _locate(data: Data, *, validation: bool) -> Location:
     )
 
 
-def _check_columns(data: Data) -> None:
-    """Hold the names of columns against those that every reader of ours gives."""
-    for key, name, own in (("image", data.image, "image"), ("label", data.label, "label")):
-        if name != own:
-            raise DataError(f"column {name} is not in the data, which has image, label: set data.{key}")
+def _check_columns(data: Data, schema: RowSchema) -> None:
+    """Hold the names of columns against those that the reader gives."""
+    given = [column.name for column in schema.columns]
+    for key, names in (("image", data.input_names), ("label", data.target_names), ("weight", (data.weight,))):
+        for name in filter(None, names):
+            if name not in given and name not in data.beside:
+                raise DataError(f"column {name} is not in the data, which has {', '.join(given)}: set data.{key}")
     if data.validation_column:
         raise DataError(
-            f"column {data.validation_column} is not in the data, which has image, label: set "
+            f"column {data.validation_column} is not in the data, which has {', '.join(given)}: set "
             "data.validation_path or data.validation_fraction in place of data.validation_column"
         )
 

@@ -13,6 +13,8 @@ from pyspark.sql.types import (
     CharType,
     DataType,
     FloatType,
+    IntegralType,
+    LongType,
     NumericType,
     StringType,
     StructType,
@@ -29,9 +31,11 @@ __all__ = [
     "as_nested_numbers",
     "as_number",
     "as_numbers",
+    "as_whole_numbers",
     "as_word",
     "checked",
     "find_column",
+    "is_whole",
     "kind_of",
     "row_name",
 ]
@@ -114,6 +118,16 @@ def as_nested_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
     return column.cast(_floats(kind)) if isinstance(kind, ArrayType) else as_numbers(column, kind)
 
 
+def as_whole_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
+    """An array of whole numbers with its nesting, as bigint."""
+    return column.cast(_bigints(kind))
+
+
+def is_whole(kind: DataType) -> bool:
+    """Tell whether a number, or each number in an array, is an integer or a boolean."""
+    return isinstance(_innermost(kind), IntegralType | BooleanType)
+
+
 def as_word(column: SparkColumn) -> SparkColumn:
     """A text, number or boolean as a word without spaces around it."""
     # Many tables have a space behind each comma (UCI's do); it would make two words of one.
@@ -158,6 +172,10 @@ def checked(value: SparkColumn, holds: SparkColumn, *message: SparkColumn | str)
 
 def _floats(kind: DataType) -> DataType:
     return ArrayType(_floats(kind.elementType)) if isinstance(kind, ArrayType) else FloatType()
+
+
+def _bigints(kind: DataType) -> DataType:
+    return ArrayType(_bigints(kind.elementType)) if isinstance(kind, ArrayType) else LongType()
 
 
 def _innermost(kind: DataType) -> DataType:

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from sparknet.data.sources.files import Location
@@ -20,7 +21,7 @@ from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.sources.registry import FORMATS, Format
 from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError
-from sparknet.spark.frames.input_partitions import row_columns
+from sparknet.spark.frames.input_partitions import row_schema
 
 __all__ = ["register"]
 
@@ -30,8 +31,8 @@ class _Source(DataSource):
 
     form: Format
 
-    def schema(self) -> str:
-        return row_columns(self._opened)
+    def schema(self) -> StructType:
+        return from_arrow_schema(row_schema(self._opened))
 
     def reader(self, schema: StructType) -> DataSourceReader:
         return _Reader(self._opened)

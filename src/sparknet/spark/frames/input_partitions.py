@@ -13,14 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
 
+from sparknet.data.rows.columns import Column
 from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError
 from sparknet.spark.frames.column_kinds import FAULT
 from sparknet.spark.jobs.jobs import numbered
 
-__all__ = ["PartitionReader", "numbers_in", "partition_numbers", "row_columns", "rows_frame"]
+__all__ = ["PartitionReader", "numbers_in", "partition_numbers", "row_schema", "rows_frame"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,30 +63,28 @@ def numbers_in(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
         yield from batch.column(0).to_pylist()
 
 
-def row_columns(opened: OpenedSource) -> str:
-    """The columns of a source's rows, as Spark writes a schema."""
+def row_schema(opened: OpenedSource) -> pa.Schema:
+    """The columns of a source's rows in Arrow: name, its own columns, error."""
     # Spark has no column of unsigned bytes but `binary`.
-    image = "array<float>" if opened.listed.schema.input.dtype == "float32" else "binary"
-    columns = f"image {image}, label bigint"
-    return f"name string, {columns}, error string" if opened.format.names_rows else columns
+    own = [(column.name, _CELLS[column.dtype](column)) for column in opened.listed.schema.columns]
+    named = opened.format.names_rows
+    return pa.schema([*([("name", pa.string())] * named), *own, *([("error", pa.string())] * named)])
+
+
+_CELLS: dict[str, Callable[[Column], pa.DataType]] = {
+    "uint8": lambda column: pa.binary(),
+    "float32": lambda column: pa.list_(pa.float32()) if column.shape else pa.float32(),
+    "int64": lambda column: pa.list_(pa.int64()) if column.shape else pa.int64(),
+}
 
 
 def rows_frame(spark: SparkSession, opened: OpenedSource) -> DataFrame:
-    """A source's rows as a DataFrame, with `row_columns` and `FAULT`."""
+    """A source's rows as a DataFrame, with the columns of `row_schema` and `FAULT`."""
     reader = PartitionReader.of(opened)
     numbers = partition_numbers(spark, len(reader.partitions))
-    columns = f"{row_columns(opened)}, `{FAULT}` string"
+    schema = row_schema(opened).append(pa.field(FAULT, pa.string()))
     # Over numbers: the tasks have no shuffle before them, so Spark repeats only the one that failed.
-    return numbers.mapInArrow(partial(_read_partitions, reader, _row_schema(opened)), columns)
-
-
-def _row_schema(opened: OpenedSource) -> pa.Schema:
-    """What `row_columns` says, in Arrow's words, with the fault of a row behind it."""
-    image = pa.list_(pa.float32()) if opened.listed.schema.input.dtype == "float32" else pa.binary()
-    fields = [("image", image), ("label", pa.int64())]
-    if opened.format.names_rows:
-        fields = [("name", pa.string()), *fields, ("error", pa.string())]
-    return pa.schema([*fields, (FAULT, pa.string())])
+    return numbers.mapInArrow(partial(_read_partitions, reader, schema), from_arrow_schema(schema))
 
 
 def _read_partitions(

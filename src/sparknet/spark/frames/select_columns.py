@@ -1,5 +1,7 @@
 """The columns of a DataFrame that training needs, checked and brought into one form by Spark."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -7,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import BooleanType, DataType, IntegralType
+from pyspark.sql.types import ArrayType, BooleanType, DataType
 
 from sparknet.config import Data
 from sparknet.data.rows.table_encoding import TableEncoding
@@ -16,14 +18,17 @@ from sparknet.data.storage.fingerprint import describe_files
 from sparknet.errors import DataError
 from sparknet.spark.frames.column_kinds import (
     FAULT,
+    Checked,
     as_nested_numbers,
     as_number,
+    as_whole_numbers,
     as_word,
     find_column,
+    is_whole,
     kind_of,
     row_name,
 )
-from sparknet.spark.frames.vector_assembly import label_numbers, table_input, table_pieces
+from sparknet.spark.frames.vector_assembly import class_numbers, table_input, table_pieces
 from sparknet.spark.frames.vocabulary import plain_encoding
 
 __all__ = ["describe_file_source", "describe_frame", "select_columns"]
@@ -32,19 +37,20 @@ __all__ = ["describe_file_source", "describe_frame", "select_columns"]
 def select_columns(
     frame: DataFrame, data: Data, *, validation: DataFrame | None, table: TableEncoding | None = None
 ) -> DataFrame:
-    """Select what the shards need: `input`, `label`, `validation` where marked, `error` and `name` where known.
+    """Select what the shards need: each column of `data.column_names`, marks, and what is known of damaged rows.
 
     Args:
         frame: the training rows, or all rows.
         data: names the columns.
         validation: the validation rows, when they come from a second source.
-        table: what `learn` found out about `data.features` and the label.
+        table: what `learn` found out about `data.features` and columns of classes.
 
     Returns:
-        input binary, Spark's struct of an image, array<float>, nested as it was, or float; label bigint; validation
-        boolean, unless a fraction is drawn; error string and name string, for sources that read on after a damaged
-        record: error is null for whole rows; fault string, where rows were checked: what is wrong with a row that
-        is not damaged and yet cannot be used, which is for the task to raise.
+        c0, c1, …, as `arrow_values.column_of` takes them: binary, Spark's struct of an image, arrays of float or
+        bigint, nested as they were, float, or, of classes, bigint; validation boolean, unless a fraction is drawn;
+        error string and name string, for sources that read on after a damaged record: error is null for whole rows;
+        fault string, where rows were checked: what is wrong with a row that is not damaged and yet cannot be used,
+        which is for the task to raise.
 
     Raises:
         DataError: a column is missing or of a type that cannot be used.
@@ -54,17 +60,19 @@ def select_columns(
     if validation is None:
         return first
     second = _select(validation, data, table, mark="")
+    names = [f"c{at}" for at in range(len(data.column_names))]
     # Spark's union would widen some pairs of types silently and refuse others in words of its own.
-    here, there = first.schema["input"].dataType, second.schema["input"].dataType
-    if kind_of(here) != kind_of(there):
-        raise DataError(
-            f"column {data.image} is {_text(here)} in training and {_text(there)} in validation rows; "
-            "both must be of one type: convert one of the sources"
-        )
-    names = ["input", "label", "validation", *first.columns[2:]]
+    for name, cells in zip(data.column_names, names, strict=True):
+        here, there = first.schema[cells].dataType, second.schema[cells].dataType
+        if kind_of(here) != kind_of(there):
+            raise DataError(
+                f"column {name} is {_text(here)} in training and {_text(there)} in validation rows; "
+                "both must be of one type: convert one of the sources"
+            )
+    order = [*names, "validation", *first.columns[len(names) :]]
     marked = [rows.withColumn("validation", F.lit(mark)) for rows, mark in ((first, False), (second, True))]
-    # By name, and in the order of `RowReader.read`, which takes the first three by place.
-    return marked[0].unionByName(marked[1]).select(*names)
+    # By name, and in the order of `RowReader.read`, which takes the first ones by place.
+    return marked[0].unionByName(marked[1]).select(*order)
 
 
 def describe_frame(frame: DataFrame) -> dict[str, Any]:
@@ -103,64 +111,123 @@ def _input_files(frame: DataFrame) -> tuple[list[Path], list[str]]:
     return local, [name for name in names if not name.startswith("file:")]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    """One column on its way: first its cells under names of their own, then what becomes of them.
+
+    In two steps: value, test and message of a check then refer to a column, not each to the whole expression.
+    """
+
+    cells: tuple[SparkColumn, ...]
+    finish: Callable[[Sequence[SparkColumn], SparkColumn], Checked] | None = None
+    """From the named cells and the name of the row; None: the only cell is what is wanted."""
+
+
 def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: str) -> DataFrame:
     # Without a table nothing was learned: columns of numbers need none, and others are refused.
     encoding = table or plain_encoding(frame, data)
-    label = _label(frame, data.label, encoding)
+    columns = [_prepared(frame, data, name, encoding) for name in data.column_names]
     rest = [_marks(frame, mark)] if mark else []
     # A table of the user's may have a column `error` too, which means something else.
     if data.source in FORMATS and FORMATS[data.source].names_rows:
         rest += [F.col(own) for own in ("error", "name") if own in frame.columns]
     faults = [F.col(f"`{FAULT}`")] if FAULT in frame.columns else []
-    if encoding == TableEncoding():
-        return frame.select(_input(frame, data.image), label, *rest, *(fault.alias("fault") for fault in faults))
-    # Cells first, under names: value, test and message of a check then refer to a column, not each to the whole
-    # expression.
-    pieces = table_pieces(frame, encoding.features)
-    inputs = [piece.cells.alias(f"piece{at}") for at, piece in enumerate(pieces)] or [_input(frame, data.image)]
+    if all(column.finish is None for column in columns):
+        plain = (column.cells[0].alias(f"c{at}") for at, column in enumerate(columns))
+        return frame.select(*plain, *rest, *(fault.alias("fault") for fault in faults))
+    named = [[f"c{at}_{piece}" for piece in range(len(column.cells))] for at, column in enumerate(columns)]
+    cells = [
+        cell.alias(name)
+        for column, names in zip(columns, named, strict=True)
+        for cell, name in zip(column.cells, names, strict=True)
+    ]
     # A column of its own: within an expression that is not evaluated for every row it would not count the rows.
-    staged = frame.select(*inputs, label, *rest, *faults, F.monotonically_increasing_id().alias("row"))
+    staged = frame.select(*cells, *rest, *faults, F.monotonically_increasing_id().alias("row"))
     row = row_name(F.col("row"))
-    whole, number = F.col("input"), F.col("label")
-    if pieces:
-        made = table_input(pieces, [F.col(f"piece{at}") for at in range(len(pieces))], row)
-        whole, faults = made.cells, [*faults, made.fault]
-    if encoding.label_words:
-        numbered = label_numbers(F.col("label"), encoding.label_words, row, name=data.label)
-        number, faults = numbered.cells, [*faults, numbered.fault]
+    wanted: list[SparkColumn] = []
+    for at, (column, names) in enumerate(zip(columns, named, strict=True)):
+        own = [F.col(name) for name in names]
+        if column.finish is None:
+            wanted.append(own[0].alias(f"c{at}"))
+        else:
+            made = column.finish(own, row)
+            wanted.append(made.cells.alias(f"c{at}"))
+            faults = [*faults, made.fault]
     others = [name for name in ("validation", "error", "name") if name in staged.columns]
-    fault = [F.coalesce(*faults).alias("fault")] if faults else []
-    return staged.select(whole.alias("input"), number.alias("label"), *others, *fault)
+    return staged.select(*wanted, *others, F.coalesce(*faults).alias("fault"))
 
 
-def _input(frame: DataFrame, name: str) -> SparkColumn:
-    column, kind = find_column(frame, name, key="image")
-    match kind_of(kind):
-        case "bytes" | "image":
-            return column.alias("input")
-        case "numbers":
-            return as_nested_numbers(column, kind).alias("input")
-        case "number":
-            return as_number(column).alias("input")
-        case _:
-            raise DataError(
-                f"column {name} is {_text(kind)}; the input must be binary, an array or vector of numbers, a "
-                "number, or an image as Spark reads it: convert it, set data.image, or put several columns, words "
-                "too, together by data.features"
-            )
-
-
-def _label(frame: DataFrame, name: str, encoding: TableEncoding) -> SparkColumn:
-    column, kind = find_column(frame, name, key="label")
-    whole = isinstance(kind, IntegralType | BooleanType)
-    if encoding.label_words and (whole or kind_of(kind) == "word"):
-        return as_word(column).alias("label")
-    if not whole:
-        raise DataError(
-            f"column {name} is {_text(kind)}; the label must be an integer, or a word or boolean in training as in "
-            "tests: convert it or set data.label"
+def _prepared(frame: DataFrame, data: Data, name: str, encoding: TableEncoding) -> _Prepared:
+    if name == "features" and encoding.features:
+        pieces = table_pieces(frame, encoding.features)
+        return _Prepared(
+            cells=tuple(piece.cells for piece in pieces), finish=lambda cells, row: table_input(pieces, cells, row)
         )
-    return column.cast("bigint").alias("label")
+    if name == data.weight:
+        column, kind = find_column(frame, name, key="weight")
+        if kind_of(kind) != "number":
+            raise DataError(
+                f"column {name} is {_text(kind)}; a weight must be a number: convert it or set data.weight"
+            )
+        return _Prepared(cells=(as_number(column),))
+    is_target = name in data.target_names
+    column, kind = find_column(frame, name, key="label" if is_target else "image")
+    rule = data.column(name)
+    if rule.kind == "category" or (is_target and rule.kind is None and kind_of(kind) in ("number", "word")):
+        return _class_cells(name, column, kind, encoding=encoding, data=data)
+    return _Prepared(cells=(_plain_cells(name, column, kind, data=data),))
+
+
+def _class_cells(
+    name: str, column: SparkColumn, kind: DataType, *, encoding: TableEncoding, data: Data
+) -> _Prepared:
+    category, here = encoding.categories.get(name), kind_of(kind)
+    if category is not None and (category.names or not is_whole(kind)):
+        if category.words and here in ("number", "word"):
+            cells = as_word(column)
+        elif not category.words and here == "number":
+            cells = column.cast("double") if not is_whole(kind) else column.cast("bigint")
+        else:
+            raise DataError(
+                f"column {name} is {_text(kind)}, and the training rows have {', '.join(category.names[:5])} "
+                "there; both must be of one kind: correct the rows"
+            )
+        return _Prepared(cells=(cells,), finish=lambda own, row: class_numbers(own[0], category, row, name=name))
+    if is_whole(kind):
+        return _Prepared(cells=(column.cast("bigint"),))
+    # A number that was not found to be a class.
+    if here == "number" and data.column(name).kind is None and data.column(name).classes is None:
+        return _Prepared(cells=(as_number(column),))
+    raise DataError(
+        f"column {name} is {_text(kind)}; the label must be an integer, or a word or boolean in training as in "
+        "tests: convert it or set data.label"
+    )
+
+
+def _plain_cells(name: str, column: SparkColumn, kind: DataType, *, data: Data) -> SparkColumn:
+    rule, here = data.column(name), kind_of(kind)
+    if rule.kind == "ids" or (rule.kind == "array" and rule.dtype in ("uint8", "int64") and here == "numbers"):
+        if here != "numbers" or not isinstance(kind, ArrayType) or not is_whole(kind):
+            raise DataError(
+                f"column {name} is {_text(kind)}; {rule.kind} of {rule.dtype or 'int64'} must be an array of whole "
+                f"numbers: convert it, or set data.columns.{name}.kind"
+            )
+        return as_whole_numbers(column, kind)
+    allowed = {None: ("bytes", "image", "numbers", "number"), "image": ("bytes", "image"), "number": ("number",)}
+    if here not in allowed.get(rule.kind, ("bytes", "numbers")):
+        if rule.kind is not None:
+            raise DataError(
+                f"column {name} is {_text(kind)}, and data.columns.{name}.kind is {rule.kind!r}: convert the "
+                "column, or correct the kind"
+            )
+        raise DataError(
+            f"column {name} is {_text(kind)}; the input must be binary, an array or vector of numbers, a "
+            "number, or an image as Spark reads it: convert it, set data.image, or put several columns, words "
+            "too, together by data.features"
+        )
+    if here == "numbers":
+        return as_nested_numbers(column, kind)
+    return as_number(column) if here == "number" else column
 
 
 def _marks(frame: DataFrame, name: str) -> SparkColumn:

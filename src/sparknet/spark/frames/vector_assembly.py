@@ -1,4 +1,4 @@
-"""The columns of a table put together into one input vector by Spark, and its labels numbered."""
+"""The columns of a table put together into one input vector by Spark, and words and values numbered."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sparknet.data.rows.table_encoding import Feature
+from sparknet.data.rows.table_encoding import Category, Feature
 from sparknet.errors import DataError
 from sparknet.spark.frames.column_kinds import (
     Checked,
@@ -22,7 +22,7 @@ from sparknet.spark.frames.column_kinds import (
     kind_of,
 )
 
-__all__ = ["Piece", "label_numbers", "table_input", "table_pieces"]
+__all__ = ["Piece", "class_numbers", "table_input", "table_pieces"]
 
 _INFINITY = float("inf")
 _NEEDS_NUMBER = "; every row needs finite numbers: correct or remove such rows"
@@ -70,20 +70,27 @@ def table_input(pieces: Sequence[Piece], cells: Sequence[SparkColumn], row: Spar
     return Checked(cells=F.concat(*(one.cells for one in found)), fault=F.coalesce(*(one.fault for one in found)))
 
 
-def label_numbers(cells: SparkColumn, words: Sequence[str], row: SparkColumn, *, name: str) -> Checked:
-    """The place of each label in `words`; another word is a fault.
+def class_numbers(cells: SparkColumn, category: Category, row: SparkColumn, *, name: str) -> Checked:
+    """The class of each cell; a word or value that no training row has is a fault.
 
     Args:
-        cells: the labels as words.
-        words: what training rows say.
+        cells: words where the category has words, else numbers.
+        category: what the classes stand for; neither words nor values: the cells are the classes themselves.
         row: names the row.
         name: of the column.
     """
-    # From 1; 0 for another word and null for null, both of which `place > 0` refuses.
-    place = F.array_position(_constant(words), cells)
-    some = ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
-    said = (f"column {name}: ", row, " says ", _quoted(cells), f"; the training rows say {some}: ")
-    return checked((place - 1).cast("bigint"), place > 0, *said, "correct the label or remove such rows")
+    said = (f"column {name}: ", row, " says ", _quoted(cells.cast("string")))
+    if not category.names:
+        whole = cells == F.floor(cells)
+        return checked(cells.cast("bigint"), whole, *said, "; a class is a whole number: correct such rows")
+    words = bool(category.words)
+    known = _constant(category.words) if words else F.array(*(F.lit(value) for value in category.values))
+    # From 1; 0 for another one and null for null, both of which `place > 0` refuses. A fraction is nobody's value.
+    place = F.array_position(known, cells if words else F.when(cells == F.floor(cells), cells.cast("bigint")))
+    names = category.names
+    some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    said = (*said, f"; the training rows say {some}: correct the label or remove such rows")
+    return checked((place - 1).cast("bigint"), place > 0, *said)
 
 
 def _read(frame: DataFrame, feature: Feature) -> Piece:

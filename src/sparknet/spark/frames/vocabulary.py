@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
@@ -12,9 +13,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, DataType
 
 from sparknet.config import Data
-from sparknet.data.rows.table_encoding import Feature, TableEncoding
+from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.errors import DataError
-from sparknet.spark.frames.column_kinds import FAULT, as_numbers, as_word, find_column, kind_of
+from sparknet.spark.frames.column_kinds import FAULT, as_numbers, as_word, find_column, is_whole, kind_of
 from sparknet.spark.jobs.jobs import collect_reports
 
 __all__ = ["learn", "look_through", "plain_encoding"]
@@ -22,38 +23,41 @@ __all__ = ["learn", "look_through", "plain_encoding"]
 _MOST_WORDS = 1_000
 """In one column of the input: each is a number in every row, and a column of names or dates is no feature."""
 _MOST_LABEL_WORDS = 100_000
-_Learned = tuple[str, ...] | int
-"""A column's words, or how many numbers it gives."""
+_MOST_DOUBLES = 100
+"""Different values of a column of doubles or floats that is still taken for classes when all of them are whole, as
+StringIndexer makes them; a column of more is taken for measured numbers."""
 
 
 def learn(frame: DataFrame, data: Data) -> TableEncoding | None:
-    """Find out what the columns named by `data.features` and `data.label` say: one job, if any.
+    """Find out what the columns of `data.features` and those of classes say: one job, if any.
 
     Args:
         frame: the training rows, or all rows.
         data: names the columns.
 
     Returns:
-        The columns of the input with their words and widths, and the words of the label; None where the input is
-        one column and the label a number.
+        The columns of the input vector with their words and widths, and what classes stand for; None where nothing
+        needs to be learned.
 
     Raises:
         DataError: a column is missing, cannot be used, has too many words or none.
         WorkerError, ClusterError: the job failed.
     """
     features = _feature_types(frame, data)
-    label, label_type = find_column(frame, data.label, key="label")
-    wanted = _to_learn(frame, features)
-    if kind_of(label_type) == "word":
-        wanted.append(_Wanted(name=data.label, cells=as_word(label), most=_MOST_LABEL_WORDS))
-    # A boolean has two classes, whether or not the training rows show both.
-    fixed = ("false", "true") if isinstance(label_type, BooleanType) else ()
-    if not features and not wanted and not fixed:
+    labels = _class_columns(frame, data)
+    wanted = [*_to_learn(frame, features), *(want for want in labels.values() if want is not None)]
+    if not features and not labels:
         return None
     found = _survey(frame, wanted)
+    categories: dict[str, Category] = {}
+    for name, want in labels.items():
+        # A boolean has two classes, whether or not the training rows show both.
+        category = Category(words=("false", "true")) if want is None else _category(found[want.key], data, want)
+        if category is not None:
+            categories[name] = category
     return TableEncoding(
-        features=tuple(_feature(name, found.get(name, 1)) for name in features),
-        label_words=_as_words(found.get(data.label, fixed)),
+        features=tuple(_feature(name, found.get(_features_key(name), 1)) for name in features),
+        categories=categories,
     )
 
 
@@ -75,11 +79,90 @@ def plain_encoding(frame: DataFrame, data: Data) -> TableEncoding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wanted:
-    """A column to be looked through: strings for their words, anything else for its width."""
+    """A column to be looked through: for its words, its different numbers, or the width of its arrays."""
 
+    key: str
+    """Tells it from others."""
     name: str
+    """The column's, for messages."""
     cells: SparkColumn
+    """Strings, doubles, or integers (lengths)."""
     most: int = _MOST_WORDS
+    fractional: bool = False
+    """They are numbers of a type that can have a fraction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Numbers:
+    """The different numbers of a column."""
+
+    whole: bool
+    """None has a fraction, or is no number."""
+    values: tuple[int, ...]
+    """Rising, where they are whole and not too many."""
+    least: float
+    many: bool
+    """More than are kept."""
+
+
+_Learned = tuple[str, ...] | int | _Numbers
+"""A column's words, how many numbers it gives, or its different numbers."""
+
+
+def _features_key(name: str) -> str:
+    return f"feature {name}"
+
+
+def _class_columns(frame: DataFrame, data: Data) -> dict[str, _Wanted | None]:
+    """The columns whose classes must be learned; None for booleans, of which all is known."""
+    found: dict[str, _Wanted | None] = {}
+    for name in data.column_names:
+        rule = data.column(name)
+        if rule.kind != "category" and (name not in data.target_names or rule.kind is not None):
+            continue
+        column, kind = find_column(frame, name, key="label")
+        here = kind_of(kind)
+        if isinstance(kind, BooleanType):
+            found[name] = None
+        elif here == "word":
+            found[name] = _Wanted(key=f"class {name}", name=name, cells=as_word(column), most=_MOST_LABEL_WORDS)
+        elif here == "number" and data.class_values != "stored" and rule.classes is None:
+            found[name] = _wanted_numbers(name, column, declared=rule.kind is not None, whole=is_whole(kind))
+        elif here == "number" and data.class_values != "stored" and not is_whole(kind):
+            # They are classes, since their number is set: nothing is left to learn but that.
+            found[name] = _wanted_numbers(name, column, declared=True, whole=False)
+    return found
+
+
+def _wanted_numbers(name: str, column: SparkColumn, *, declared: bool, whole: bool) -> _Wanted:
+    return _Wanted(
+        key=f"class {name}",
+        name=name,
+        cells=column.cast("double"),
+        most=_MOST_LABEL_WORDS if declared or whole else _MOST_DOUBLES,
+        fractional=not whole,
+    )
+
+
+def _category(learned: _Learned, data: Data, want: _Wanted) -> Category | None:
+    """What the classes of a column stand for; None where its cells are measured numbers."""
+    if isinstance(learned, tuple):
+        return Category(words=learned)
+    assert isinstance(learned, _Numbers), "a column of classes is looked through for words or numbers"
+    name, rule = want.name, data.column(want.name)
+    declared = rule.kind == "category" or rule.classes is not None
+    if want.fractional and not declared and (learned.many or not learned.whole):
+        return None
+    if rule.classes is not None or learned.least == 0:
+        # As they are: what is no class among them, the reading tells row by row.
+        return Category()
+    if learned.many or not learned.whole:
+        why = f"more than {_MOST_LABEL_WORDS} different values" if learned.many else "numbers with a fraction"
+        raise DataError(
+            f"column {name} has {why}, from {learned.least:g} on; classes are whole numbers from 0, or few enough "
+            f'to be numbered: set data.columns.{name}.kind to "number", or correct the rows'
+        )
+    return Category(values=learned.values)
 
 
 def _feature_types(frame: DataFrame, data: Data) -> dict[str, DataType]:
@@ -97,11 +180,12 @@ def _feature_types(frame: DataFrame, data: Data) -> dict[str, DataType]:
 
 def _feature_names(frame: DataFrame, data: Data) -> list[str]:
     """`data.features`; `*` stands for all but label and validation mark."""
-    apart = {data.label, data.validation_column}
+    apart = {*data.target_names, data.weight, data.validation_column, *data.input_names}
     if data.features == ("*",):
         names = [name for name in frame.columns if name not in apart and name != FAULT]
         if not names:
-            raise DataError(f"data.features is ['*'] and the data have {data.label} alone: add columns")
+            others = ", ".join(data.target_names)
+            raise DataError(f"data.features is ['*'] and the data have {others} alone: add columns")
         return names
     names = list(data.features)
     for name in names:
@@ -121,26 +205,23 @@ def _to_learn(frame: DataFrame, features: dict[str, DataType]) -> list[_Wanted]:
     for name, kind in features.items():
         column, _ = find_column(frame, name, key="features")
         if kind_of(kind) == "word":
-            wanted.append(_Wanted(name=name, cells=as_word(column)))
+            wanted.append(_Wanted(key=_features_key(name), name=name, cells=as_word(column)))
         elif kind_of(kind) == "numbers":
             # The length alone travels to Python, not the numbers.
-            wanted.append(_Wanted(name=name, cells=F.array_size(as_numbers(column, kind))))
+            width = F.array_size(as_numbers(column, kind))
+            wanted.append(_Wanted(key=_features_key(name), name=name, cells=width))
     return wanted
 
 
 def _feature(name: str, learned: _Learned) -> Feature:
     if isinstance(learned, tuple):
         return Feature(name=name, words=learned, width=len(learned))
+    assert isinstance(learned, int), "a feature is looked through for words or its width"
     return Feature(name=name, width=learned)
 
 
-def _as_words(learned: _Learned) -> tuple[str, ...]:
-    assert isinstance(learned, tuple), "a label is looked through for its words"
-    return learned
-
-
 def _survey(frame: DataFrame, wanted: list[_Wanted]) -> dict[str, _Learned]:
-    """What each wanted column holds: its words, sorted, or the length of its arrays."""
+    """What each wanted column holds, by its key."""
     if not wanted:
         return {}
     # These columns alone: Parquet then reads no other from the disk.
@@ -150,16 +231,32 @@ def _survey(frame: DataFrame, wanted: list[_Wanted]) -> dict[str, _Learned]:
     if not reports:
         raise DataError("the data have no rows; training needs at least one: check data.path and its filters")
     parts = [report.values["found"] for report in reports]
-    merged = ({value for part in parts for value in part[at]} for at in range(len(limits)))
-    return {name: _merged(name, values, most) for (name, most), values in zip(limits, merged, strict=True)}
+    return {want.key: _merged(want, [part[at] for part in parts]) for at, want in enumerate(wanted)}
 
 
-def _merged(name: str, values: set[Any], most: int) -> _Learned:
+def _merged(want: _Wanted, parts: list[Any]) -> _Learned:
+    if isinstance(parts[0], dict):
+        return _merged_numbers(want, [part for part in parts if part["least"] is not None])
+    values = {value for part in parts for value in part}
     if not values:
-        raise DataError(f"column {name} is null in every row; it tells nothing: name other columns")
+        raise _only_nulls(want.name)
     # JSON keeps the two apart: lengths come back as integers and words as texts.
     numbers = isinstance(next(iter(values)), int)
-    return _one_width(name, values) if numbers else _words(name, values, most)
+    return _one_width(want.name, values) if numbers else _words(want.name, values, want.most)
+
+
+def _merged_numbers(want: _Wanted, parts: list[dict[str, Any]]) -> _Numbers:
+    if not parts:
+        raise _only_nulls(want.name)
+    values = {value for part in parts for value in part["values"]}
+    many = any(part["many"] for part in parts) or len(values) > want.most
+    whole = all(part["whole"] for part in parts)
+    kept = tuple(sorted(int(value) for value in values)) if whole and not many else ()
+    return _Numbers(whole=whole, values=kept, least=min(part["least"] for part in parts), many=many)
+
+
+def _only_nulls(name: str) -> DataError:
+    return DataError(f"column {name} is null in every row; it tells nothing: name other columns")
 
 
 def look_through(
@@ -169,25 +266,67 @@ def look_through(
 
     Args:
         limits: for each column its name and how many values it may have.
-        batches: columns of strings, or of integers (lengths).
+        batches: columns of strings, of doubles, or of integers (lengths).
 
     Raises:
-        DataError: a column has more values than that.
+        DataError: a column of strings has more values than that.
     """
     found: list[set[Any]] = [set() for _ in limits]
-    rows = 0
+    numbers = [_SeenNumbers(most=most) for _, most in limits]
+    rows, kinds = 0, list[Any]()
     for batch in batches:
         rows += batch.num_rows
+        kinds = batch.schema.types
         for at, (name, most) in enumerate(limits):
+            if pa.types.is_floating(kinds[at]):
+                numbers[at].add(batch.column(at))
+                continue
             # Arrow drops repetitions first: only different values become Python objects.
             found[at] |= {value for value in batch.column(at).unique().to_pylist() if value is not None}
-            kind = batch.schema.types[at]
-            if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            if pa.types.is_string(kinds[at]) or pa.types.is_large_string(kinds[at]):
                 # After every batch: a column of names is refused before a million of them fill the memory.
                 _words(name, found[at], most)
     if rows:
         # An empty partition says nothing, so that no rows at all can be told from rows of nulls.
-        yield {"found": [sorted(values) for values in found]}
+        yield {
+            "found": [
+                numbers[at].told() if pa.types.is_floating(kinds[at]) else sorted(values)
+                for at, values in enumerate(found)
+            ]
+        }
+
+
+class _SeenNumbers:
+    """The different numbers of a column, as long as they are few."""
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._values: set[float] = set()
+        self._many = False
+        self._whole = True
+        self._least: float | None = None
+
+    def add(self, cells: Any) -> None:
+        """Look through some cells; nulls say nothing."""
+        seen = cells.drop_null().unique().to_numpy(zero_copy_only=False)
+        if not len(seen):
+            return
+        # A NaN is no whole number, and as the least it would hide the others.
+        finite = seen[np.isfinite(seen)]
+        self._whole &= bool((finite == np.floor(finite)).all()) and len(finite) == len(seen)
+        if len(finite):
+            least = float(finite.min())
+            self._least = least if self._least is None else min(self._least, least)
+        if not self._many:
+            self._values |= set(finite.tolist())
+            self._many = len(self._values) > self._most
+        # What has a fraction is no class: which values there are is then of no account.
+        if self._many or not self._whole:
+            self._values.clear()
+
+    def told(self) -> dict[str, Any]:
+        """As a report has it."""
+        return {"values": sorted(self._values), "many": self._many, "whole": self._whole, "least": self._least}
 
 
 def _words(name: str, values: set[str], most: int) -> tuple[str, ...]:

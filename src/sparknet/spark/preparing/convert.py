@@ -16,7 +16,8 @@ from pyspark import TaskContext
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, FloatType
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import ArrayType, FloatType, LongType
 from pyspark.sql.utils import is_remote
 
 from sparknet.config import Data, decode, encode
@@ -112,11 +113,9 @@ def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: st
         for report in collect_reports(frame, _count_rows, doing="counting the rows")
     }
     begins = np.cumsum([0, *(counted.get(slot, 0) for slot in range(max(counted, default=0)))])
-    numbers = isinstance(frame.schema["input"].dataType, ArrayType | FloatType)
+    numbers = isinstance(frame.schema["c0"].dataType, ArrayType | FloatType)
     plan = _TablePlan(rows=_plan(opened, data), begins=tuple(begins.tolist()), numbers=numbers)
-    cells = "array<float>" if numbers else "binary"
-    columns = f"id bigint, data {cells}, label bigint, damaged bigint, examples array<string>, error string"
-    numbered = frame.mapInArrow(partial(_number_rows, plan), columns)
+    numbered = frame.mapInArrow(partial(_number_rows, plan), from_arrow_schema(_schema(plan)))
     # Counted while the rows are written: another job would decode every image again.
     seen = Observation()
     measured = numbered.observe(
@@ -194,18 +193,24 @@ def _check_reach(spark: SparkSession, place: Place) -> None:
 
 
 def _selected(spark: SparkSession, opened: OpenedSource, data: Data) -> DataFrame:
+    # A record's label is what the column says, not a number in a list of what it says elsewhere.
+    data = replace(data, class_values="stored")
     with spark_errors(f"reading {opened.where.path or data.source}"):
         frame = read_source(spark, opened, data)
-        return select_columns(frame, data, validation=None, table=learn(frame, data))
+        selected = select_columns(frame, data, validation=None, table=learn(frame, data))
+    label = selected.schema["c1"].dataType
+    if not isinstance(label, LongType):
+        raise DataError(
+            f"column {data.label} is {label.simpleString()}; the label of a record is a whole number: convert it, "
+            "or set data.label"
+        )
+    return selected
 
 
 def _plan(opened: OpenedSource, data: Data) -> ReadPlan:
-    return ReadPlan(
-        input=replace(opened.input_plan(data), keep_files=data.keep == "encoded"),
-        label=data.label,
-        keep=data.keep,
-        classes=data.classes,
-    )
+    value, *rest = opened.read_plan(replace(data, class_values="stored")).columns
+    # Files are written as they are, each of its own size.
+    return ReadPlan(columns=(replace(value, check_only=value.keep == "encoded"), *rest))
 
 
 def _check(rows: int, damage: Damage, data: Data) -> None:
@@ -378,20 +383,20 @@ def _schema(plan: _TablePlan) -> pa.Schema:
 
 
 def _table(rows: WholeRows, *, begin: int) -> pa.RecordBatch:
-    count = len(rows.labels)
-    if rows.files is not None:
+    count, (value, label) = len(rows), rows.columns
+    if value.name in rows.files:
         # Spark's `binary` has offsets of 32 bits, and these may be `large_binary`.
-        cells = rows.files.cast(pa.binary())
-    elif rows.column.dtype == "uint8":
-        cells = pa.array([row.tobytes() for row in rows.values], pa.binary())
+        cells = rows.files[value.name].cast(pa.binary())
+    elif value.dtype == "uint8":
+        cells = pa.array([row.tobytes() for row in rows.values[value.name]], pa.binary())
     else:
         # One buffer for all rows, not a list for each.
-        offsets = np.arange(count + 1, dtype=np.int32) * rows.column.width
-        cells = pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.values.reshape(-1)))
+        offsets = np.arange(count + 1, dtype=np.int32) * value.width
+        cells = pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.values[value.name].reshape(-1)))
     columns = {
         "id": pa.array(begin + rows.numbers),
         "data": cells,
-        "label": pa.array(rows.labels),
+        "label": pa.array(rows.values[label.name]),
         "damaged": pa.nulls(count, pa.int64()),
         "examples": pa.nulls(count, pa.list_(pa.string())),
         "error": pa.nulls(count, pa.string()),

@@ -15,15 +15,17 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, decode, encode
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
+from sparknet.data.shards.prepared import Part, PreparedData
 from sparknet.data.shards.publish import Origin, assemble, discard, publish
 from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport, write_partition
-from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, open_sources
+from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, data_of_parts, open_sources
 from sparknet.data.storage.fingerprint import describe_files, fingerprint
-from sparknet.errors import DataError
+from sparknet.errors import ConfigError, DataError
 from sparknet.spark.frames.input_partitions import PartitionReader, numbers_in, partition_numbers
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import describe_file_source, describe_frame, select_columns
@@ -31,7 +33,7 @@ from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
 
-__all__ = ["prepare", "prepare_frame"]
+__all__ = ["prepare", "prepare_frame", "prepare_run"]
 
 _DOING = "preparing the data"
 
@@ -100,9 +102,6 @@ def prepare(
     sources = sources or open_sources(data)
     opened = sources.train
     if opened.source:
-        # What the source itself says goes into the fingerprint: `data.classes = 10` given or known is the same
-        # data.
-        data = replace(data, classes=opened.classes(data), shape=opened.input_plan(data).shape)
         rows: OpenedSources | _Frames = sources
         files = [describe_files(side.listed.files) for side in sources.sides]
     else:
@@ -126,6 +125,52 @@ def prepare(
             rows=rows,
         )
     )
+
+
+def prepare_run(
+    spark: SparkSession,
+    data: Data,
+    *,
+    store: Path,
+    seed: int,
+    workers: int = 1,
+    sources: OpenedSources | None = None,
+) -> PreparedData:
+    """Prepare everything that a run reads: `data.source`, and the sources beside it, each by itself.
+
+    Args:
+        spark: runs the jobs.
+        data: the sources, their columns and the split.
+        store: as for `prepare`.
+        seed: as for `prepare`.
+        workers: as for `prepare`.
+        sources: what `data.source` names, if it is open already.
+
+    Raises:
+        DataError: as for `prepare`; or the sources' rows cannot go together.
+        ConfigError: rows that go together are drawn or marked for validation in one of them only.
+        ClusterError: a Spark job failed.
+    """
+    if not data.beside:
+        return PreparedData.of(*prepare(spark, data, store=store, seed=seed, workers=workers, sources=sources))
+    if not data.validation_path:
+        raise ConfigError(
+            f"data.beside has {', '.join(data.beside)}; validation rows of several sources are given by path: set "
+            "data.validation_path, and that of each source beside"
+        )
+    parts: list[Part] = []
+    manifests: list[Manifest] = []
+    sources = sources or open_sources(data)
+    opened_parts = (sources, *sources.beside.values())
+    for (own, names), opened in zip(data_of_parts(data), opened_parts, strict=True):
+        directory, manifest = prepare(spark, own, store=store, seed=seed, workers=workers, sources=opened)
+        parts.append(Part(directory=str(directory.absolute()), names=names))
+        manifests.append(manifest)
+    prepared = PreparedData(
+        parts=tuple(parts), manifests=tuple(manifests), inputs=data.input_names, targets=data.target_names
+    )
+    prepared.check()
+    return prepared
 
 
 def prepare_frame(
@@ -200,7 +245,7 @@ def _check_store(store: str) -> None:
 
 
 def _digest(asked: _Preparation) -> str:
-    data, form = asked.data, asked.opened.input_plan(asked.data).form
+    data = asked.data
     # Only what decides the shards' bytes: threads, mean or crop may change without another preparation.
     return fingerprint(
         {
@@ -208,15 +253,22 @@ def _digest(asked: _Preparation) -> str:
             "identity": asked.identity,
             "endpoint": data.s3_endpoint,
             "header": data.header,
-            "columns": [data.image, data.features, data.label, data.validation_column],
-            "shape": data.shape,
-            "classes": data.classes,
-            "images": [encode(form), data.resize, data.keep] if form else None,
+            "columns": [data.input_names, data.target_names, data.weight, data.features, data.validation_column],
+            # As read, with what the source itself says: `data.classes = 10` given or known is the same data.
+            "plans": [_deciding(asked.opened.column_plan(data, name)) for name in data.column_names],
+            "class_values": data.class_values or "mapped",
             "fraction": data.validation_fraction,
             "seed": _split_seed(asked),
             "shard_megabytes": data.shard_megabytes,
         }
     )
+
+
+def _deciding(plan: ColumnPlan) -> Any:
+    """What of a column's plan decides what is stored, as JSON values."""
+    plan = replace(plan, threads=1)
+    # Of what are no images, nothing says how images are treated.
+    return encode(plan if plan.form else replace(plan, resize=(), keep="pixels"))
 
 
 def _split_seed(asked: _Preparation) -> int:
@@ -272,13 +324,7 @@ def _plan(asked: _Preparation, hidden: Path) -> PartitionPlan:
     data = asked.data
     return PartitionPlan(
         directory=str(hidden.absolute()),
-        rows=ReadPlan(
-            input=asked.opened.input_plan(data),
-            label=data.label,
-            classes=data.classes,
-            validation=data.validation_column or data.validation_path,
-            keep=data.keep,
-        ),
+        rows=asked.opened.read_plan(data, validation=data.validation_column or data.validation_path),
         fraction=data.validation_fraction,
         seed=asked.seed,
         shard_bytes=int(data.shard_megabytes * 1e6),
@@ -292,16 +338,15 @@ def _write_partitions(
     for number in numbers_in(batches):
         # A second source's partitions follow the first's; a fraction is drawn later, row by row.
         mark = number >= training if plan.rows.validation else None
-        rows = (_as_input(batch, mark=mark) for batch in reader.rows(number))
+        rows = (_as_read(plan.rows, batch, mark=mark) for batch in reader.rows(number))
         report = write_partition(plan, rows, partition=number)
         if report:
             yield encode(report)
 
 
-def _as_input(batch: pa.RecordBatch, *, mark: bool | None) -> pa.RecordBatch:
+def _as_read(plan: ReadPlan, batch: pa.RecordBatch, *, mark: bool | None) -> pa.RecordBatch:
     """A reader's rows with the names and in the order of `RowReader.read`."""
-    # The first three are taken by place.
-    columns: dict[str, Any] = {"input": batch.column("image"), "label": batch.column("label")}
+    columns: dict[str, Any] = {f"c{at}": batch.column(one.name) for at, one in enumerate(plan.columns)}
     if mark is not None:
         columns["validation"] = pa.repeat(pa.scalar(mark), batch.num_rows)
     columns |= {name: batch.column(name) for name in ("error", "name") if name in batch.schema.names}

@@ -25,6 +25,7 @@ from sparknet.training.coordination.messages import (
     dump_message,
     load_message,
 )
+from sparknet.training.run_files.tensor_bytes import Bytes
 
 __all__ = ["DriverAddress", "DriverClient"]
 
@@ -134,7 +135,7 @@ class DriverClient:
                 return found[0]
         raise ClusterError(f"no worker left its address as {key} in {timeout_seconds:g} s")
 
-    def put_checkpoint(self, round: int, files: Mapping[str, bytes]) -> None:
+    def put_checkpoint(self, round: int, files: Mapping[str, Bytes]) -> None:
         """Hand the files of a checkpoint over; on return they are on the driver's disk."""
         sizes = {name: len(data) for name, data in files.items()}
         descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round, "sizes": sizes}).encode())
@@ -153,7 +154,7 @@ class DriverClient:
         except (pa.ArrowException, OSError) as error:
             raise self._translated(error, "handing over a checkpoint") from error
 
-    def fetch_checkpoint(self, round: int) -> dict[str, bytes]:
+    def fetch_checkpoint(self, round: int) -> Mapping[str, memoryview]:
         """The files of a checkpoint.
 
         Raises:
@@ -170,7 +171,7 @@ class DriverClient:
             raise self._translated(error, f"fetching the checkpoint of round {round}") from error
         if not files:
             raise CheckpointError(f"the checkpoint of round {round} is empty; resume from the one before")
-        return {name: bytes(data) for name, data in files.items()}
+        return {name: memoryview(data) for name, data in files.items()}
 
     def close(self) -> None:
         """Close the connection."""

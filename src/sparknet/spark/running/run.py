@@ -12,25 +12,27 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
-from sparknet.config import RunConfig, encode
+from sparknet.config import Run, RunConfig, encode
 from sparknet.data.loading.sampling_order import Cursor
-from sparknet.data.loading.transform import Normalise
-from sparknet.data.shards.manifest import Manifest
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
+from sparknet.spark.devices.preflight import check_devices
 from sparknet.spark.jobs.session import driver_host, session_for
-from sparknet.spark.preparing.prepare import prepare
+from sparknet.spark.preparing.prepare import prepare_run
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
 from sparknet.spark.running.supervision import Supervision
 from sparknet.spark.running.worker_task import WorkerPlan, run_workers
 from sparknet.training.caffe_runs.open_run import RunStart, open_run
-from sparknet.training.coordination.coordinator import Coordinator, Rules, RunProgress
+from sparknet.training.coordination.best_round import Aim
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.post_commit import as_fields
+from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.objective import Objective
-from sparknet.training.objectives.preprocessing import make_preprocessing
+from sparknet.training.objectives.preprocessing import Chain, make_preprocessing
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
 from sparknet.training.run_files.run_dir import RunDir
@@ -48,11 +50,21 @@ class RunResult:
     """What `result.json` holds."""
 
     accuracy: float | None = None
-    """Top-1 on the validation rows after the last round, 0..1."""
+    """Top-1 on the validation rows after the last round, 0..1; so are the other measures."""
     top5: float | None = None
     loss: float | None = None
     outputs: dict[str, float] = field(default_factory=dict[str, float])
     """What else the net measures, by name."""
+    model_round: int
+    """The round whose weights are the model: the last one, or the best with `run.keep = "best"`."""
+    best_round: int | None = None
+    """The round of the best validation, where validations are judged."""
+    best_measure: str | None = None
+    """By which measure."""
+    best: float | None = None
+    """Its figure there."""
+    stopped_early: bool = False
+    """The run ended before its last round, since validations no longer improved."""
     rounds: int
     workers: int
     samples: int
@@ -150,8 +162,9 @@ class _Run:
             name=config.run.name,
             log_path=self._run_dir.path / "spark.log",
         ) as spark:
+            check_devices(config, spark)
             self._tell("note", message="preparing data")
-            directory, manifest = prepare(
+            data = prepare_run(
                 spark,
                 config.data,
                 store=self._run_dir.store(config),
@@ -160,31 +173,31 @@ class _Run:
                 sources=sources,
             )
             # On the driver too: a net that does not fit the rows fails here, once, and not in every task.
-            objective = self._start.objective(manifest.rows)
+            objective = self._start.objective(data.rows)
             preprocessing = make_preprocessing(
-                config, objective.transforms, manifest, directory, run_dir=self._run_dir.path
+                config, objective.transforms, data.stored, rows=data.rows, run_dir=self._run_dir.path
             )
             # A checkpoint of this run is newer than whatever it once began from.
             saved = self._resume_point() or self._beginning(objective)
             done = saved.progress if saved else RunProgress()
-            rounds = count_rounds(self._start, manifest.train_rows, done)
+            rounds = count_rounds(self._start, data.train_rows, done)
             notes = self._hook.start(objective, self._run_dir.path, rounds) if self._hook else []
             # After the preparation, which may take hours: its clock runs from here, and workers have only so long
             # to come.
-            coordinator = self._coordinator(manifest, objective, rounds, saved)
-            self._announce(manifest, objective, rounds, first_round=coordinator.round + 1, notes=notes)
+            coordinator = self._coordinator(data, objective, rounds, saved)
+            self._announce(data, objective, rounds, first_round=coordinator.round + 1, notes=notes)
             with self._service(coordinator, spark) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
                     config=config,
                     driver=self._address(service),
-                    data_dir=str(directory),
+                    data=data,
                     rounds=rounds,
                     preprocessing=preprocessing,
                 )
                 self._supervise(spark, service, plan)
         # Outside the session: one of our own has given back its cores by then.
-        return self._finish(coordinator, manifest, preprocessing.test, saved)
+        return self._finish(coordinator, data, preprocessing.test, saved)
 
     def _supervise(self, spark: SparkSession, service: DriverService, plan: WorkerPlan) -> None:
         """Run the workers to the end, and what the hook does beside them."""
@@ -225,10 +238,10 @@ class _Run:
         return saved
 
     def _coordinator(
-        self, manifest: Manifest, objective: Objective, rounds: int, saved: Saved | None
+        self, data: PreparedData, objective: Objective, rounds: int, saved: Saved | None
     ) -> Coordinator:
         run, sync, cluster = self._config.run, self._config.sync, self._config.cluster
-        cuts = Cuts.of(objective, manifest.validation_rows, batches=run.eval_batches)
+        cuts = Cuts.of(objective, data.validation_rows, batches=run.eval_batches)
         rules = Rules(
             slots=run.workers,
             rounds=rounds,
@@ -244,23 +257,24 @@ class _Run:
             hang_seconds=cluster.hang_seconds,
             grace_seconds=cluster.grace_seconds,
             start_seconds=cluster.start_seconds,
+            aim=_aim(run, objective),
         )
         # What decides how rows are dealt: a cursor means nothing in another order.
-        order = f"{run.workers} slots, seed {run.seed}, data {manifest.fingerprint}"
+        order = f"{run.workers} slots, seed {run.seed}, data {data.fingerprint}"
         start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
-        return Coordinator(rules, now=time.monotonic(), start=start, checkpoint=checkpoint)
+        return Coordinator(
+            rules, now=time.monotonic(), start=start, checkpoint=checkpoint, conclude=objective.conclude
+        )
 
     def _announce(
-        self, manifest: Manifest, objective: Objective, rounds: int, *, first_round: int, notes: Sequence[str]
+        self, data: PreparedData, objective: Objective, rounds: int, *, first_round: int, notes: Sequence[str]
     ) -> None:
         config = self._config
         for note in notes:
             self._tell("note", message=note)
-        if manifest.skipped:
-            told = (
-                f"damaged rows that were left out: {manifest.skipped:,}; the first: {manifest.skipped_examples[0]}"
-            )
+        if data.skipped:
+            told = f"damaged rows that were left out: {data.skipped:,}; the first: {data.skipped_examples[0]}"
             self._tell("note", level="warning", message=told)
         self._tell(
             "run_started",
@@ -273,8 +287,8 @@ class _Run:
             first_round=first_round,
             local_steps=config.sync.local_steps,
             strategy=config.sync.strategy,
-            training_rows=manifest.train_rows,
-            validation_rows=manifest.validation_rows,
+            training_rows=data.train_rows,
+            validation_rows=data.validation_rows,
         )
 
     @contextmanager
@@ -298,21 +312,25 @@ class _Run:
         roots = self._tls[0] if self._tls else b""
         return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
 
-    def _finish(
-        self, coordinator: Coordinator, manifest: Manifest, normalise: Normalise, saved: Saved | None
-    ) -> RunResult:
-        config, evaluation = self._config, coordinator.evaluation
+    def _finish(self, coordinator: Coordinator, data: PreparedData, chain: Chain, saved: Saved | None) -> RunResult:
+        config, evaluation, best = self._config, coordinator.evaluation, coordinator.best
         if evaluation is None:
             raise ClusterError("the run finished without a validation result; this is a defect, please report it")
-        weights = self._checkpoints.path(coordinator.round) / WEIGHTS
+        chosen = best.round if best is not None and config.run.keep == "best" else coordinator.round
+        weights = self._checkpoints.path(chosen) / WEIGHTS
         if not weights.exists():
             raise CheckpointError(f"{weights} is gone; do not delete checkpoints of a run that is going on")
-        save_model(self._run_dir.path / "model", weights, describe(config.net, config.data, manifest), normalise)
+        save_model(self._run_dir.path / "model", weights, describe(config, data.rows, data.table), chain)
         seconds = time.monotonic() - coordinator.began_training
         # Of this start alone, as the seconds are.
         samples = coordinator.samples - (saved.samples if saved else 0)
         result = RunResult(
             **as_fields(evaluation.outputs),
+            model_round=chosen,
+            best_round=best.round if best else None,
+            best_measure=best.measure if best else None,
+            best=best.value if best else None,
+            stopped_early=coordinator.ended_early,
             rounds=coordinator.round,
             workers=config.run.workers,
             samples=coordinator.samples,
@@ -326,6 +344,26 @@ class _Run:
         self._run_dir.save_result(encode(result))
         self._tell("run_finished", **encode(result))
         return result
+
+
+def _aim(run: Run, objective: Objective) -> Aim | None:
+    """How validations are judged; None where neither an end nor a model depends on it."""
+    stop = run.early_stop
+    if stop is None and run.keep == "last":
+        return None
+    measure = stop.measure if stop else ""
+    try:
+        higher = tuple(name for name in (measure or "accuracy",) if objective.better(name) == "higher")
+    except KeyError:
+        # Told at the first evaluation, which knows everything that is measured.
+        higher = ("accuracy",)
+    return Aim(
+        measure=measure,
+        higher=higher,
+        min_delta=stop.min_delta if stop else 0.0,
+        patience=stop.patience if stop else None,
+        keep_best=run.keep == "best",
+    )
 
 
 def _read_tls(config: RunConfig) -> tuple[bytes, bytes] | None:

@@ -10,8 +10,7 @@ import functools
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
@@ -21,14 +20,16 @@ from pyspark.sql import SparkSession
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
-from sparknet.data.shards.manifest import Manifest
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.errors import ClusterError, SparkNetError
+from sparknet.spark.devices.binding import bound_device
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.run_files.state_bytes import dump_weights
 from sparknet.training.sync.gloo_groups import Groups
 from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
@@ -45,8 +46,8 @@ class WorkerPlan:
 
     config: RunConfig
     driver: DriverAddress
-    data_dir: str
-    """Directory of the manifest, the same path on every worker."""
+    data: PreparedData
+    """The rows, in directories that are the same on every worker."""
     rounds: int
     preprocessing: Preprocessing
     """What rows go through on their way to the net."""
@@ -109,14 +110,21 @@ def _train_with(
     groups = Groups(client, host=plan.driver.local_host(), timeout_seconds=cluster.exchange_seconds)
     worker: Worker | None = None
 
+    # First of all: torch must not look for devices before it is told which one is this worker's.
+    bound = held.enter_context(
+        bound_device(cluster, host=who.host, holder=f"{plan.config.run.name} worker {who.slot} pid {who.pid}")
+    )
+
     def beat() -> Pulse:
         # Read without a lock from another thread: a count that is one behind is told at the next beat.
         progress = worker.progress if worker is not None else 0
         return beat_client.tell(Heartbeat(slot=who.slot, attempt=who.attempt, progress=progress))
 
-    beats = Heartbeats(beat, groups.abort, cluster.heartbeat_timeout_seconds)
+    beats = Heartbeats(beat, groups.abort, cluster.heartbeat_timeout_seconds, device_valid=bound.valid)
     try:
-        worker = _prepare(plan, who, client=client, groups=groups, beats=beats, tables=held)
+        who = replace(who, device=bound.shown)
+        means = _Means(client=client, groups=groups, beats=beats, device=bound.device, held=held)
+        worker = _prepare(plan, who, means)
         # Only now: the driver watches who has registered, and that is the worker's first word.
         with beats:
             worker.run()
@@ -154,34 +162,36 @@ def keep_freed_memory() -> None:
         malloc.mallopt(-8, 1)  # M_ARENA_MAX: the loader's threads use that heap too, and not ones of their own
 
 
-def _prepare(
-    plan: WorkerPlan,
-    who: Register,
-    *,
-    client: DriverClient,
-    groups: Groups,
-    beats: Heartbeats,
-    tables: contextlib.ExitStack,
-) -> Worker:
-    """The worker with all that it needs; `tables` is given what must be closed at its end."""
-    config, directory = plan.config, Path(plan.data_dir)
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class _Means:
+    """What a worker is given to work with."""
+
+    client: DriverClient
+    groups: Groups
+    beats: Heartbeats
+    device: torch.device
+    held: contextlib.ExitStack
+    """Is given what must be closed at the worker's end."""
+
+
+def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
+    """The worker with all that it needs."""
+    config = plan.config
     # Spark starts Python workers with OMP_NUM_THREADS set to the cores of a task, which is 1 by default.
     torch.set_num_threads(config.cluster.threads_per_worker)
     keep_freed_memory()
-    manifest = Manifest.load(directory)
     threads = config.data.threads
-    train = tables.enter_context(manifest.train_table(directory, threads=threads))
-    validation = tables.enter_context(manifest.validation_table(directory, threads=threads))
-    columns = (manifest.input.name, manifest.label.name)
+    train = means.held.enter_context(plan.data.train_table(threads=threads))
+    validation = means.held.enter_context(plan.data.validation_table(threads=threads))
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
-    recipe = Recipe.read(config.net, config.solver)
+    recipe = Recipe.read(config.net, config.solver, objective=config.objective)
     # The same seed in every slot: replicas begin with equal weights, and none need be sent.
     objective = build_objective(
-        recipe, manifest.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
+        recipe, plan.data.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
     )
     # Before the optimiser is built: it keeps the tensors that it finds.
-    objective.to(torch.device("cpu"))
+    objective.to(means.device)
     cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
     # The whole run's iterations, also when it resumes: a learning rate that falls to its end must know that end.
@@ -194,22 +204,33 @@ def _prepare(
             order,
             batch_size=config.solver.batch_size,
             cursor=cursor,
-            image=columns[0],
-            label=columns[1],
             preprocess=feed.for_loaders,
             threads=threads,
         )
 
-    def evaluate(part: int, parts: int) -> ChoreReport:
-        normalise = plan.preprocessing.test
-        return evaluate_part(objective, validation, normalise, cuts=cuts, part=(part, parts), columns=columns)
+    def initial_weights() -> memoryview:
+        # Once more from the seed, which costs seconds where it is needed, and no memory where it is not.
+        again = build_objective(
+            recipe, plan.data.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
+        )
+        return dump_weights(again.module)
 
+    def evaluate(part: int, parts: int) -> ChoreReport:
+        chain = plan.preprocessing.test
+        return evaluate_part(objective, validation, chain, cuts=cuts, part=(part, parts))
+
+    if config.net.compile:
+        with open_loader(Cursor()) as loader:
+            reason = replica.compile(loader)
+        if reason:
+            who = replace(who, note=f"net.compile: it runs as it is, since torch.compile failed: {reason}")
     around = Surroundings(
-        driver=client,
-        groups=groups,
+        driver=means.client,
+        groups=means.groups,
         open_loader=open_loader,
+        initial_weights=initial_weights,
         evaluate=evaluate,
-        ended=beats.ended,
-        driver_lost=lambda: beats.driver_lost,
+        ended=means.beats.ended,
+        broken=lambda: means.beats.broken,
     )
     return Worker(who, config, replica=replica, around=around)

@@ -32,9 +32,70 @@ class NetSources:
         Raises:
             ConfigError: the database is of LevelDB's format.
         """
-        layer = self._layer(phase, "Data")
-        if layer is None or not layer.data_param.source:
-            return ""
+        layers = self._databases(phase)
+        return self._source(layers[0]) if layers else ""
+
+    def beside(self, testing: bool) -> dict[str, Any]:
+        """The `data` keys of further databases that are read in step with the first, one column for each top.
+
+        Args:
+            testing: only those of phase TEST are needed.
+
+        Raises:
+            ConfigError: a database is missing in one of the phases, or is of LevelDB's format.
+        """
+        first, *others = self._databases("TEST" if testing else "TRAIN")
+        found: dict[str, dict[str, str]] = {}
+        for layer in others:
+            for place, top in enumerate(layer.top):
+                paths = {phase: self._source_of_top(phase, top) for phase in ("TRAIN", "TEST")}
+                train = paths["TEST"] if testing else paths["TRAIN"]
+                column = "label" if place else "image"
+                found[top] = {"source": "lmdb", "path": train, "validation_path": paths["TEST"], "column": column}
+        judged = self._judged_blobs()
+        own = ["label"] if len(first.top) > 1 else []
+        return {
+            "beside": found,
+            "inputs": ["image", *(top for top in found if top not in judged)],
+            "targets": [*own, *(top for top in found if top in judged)] or ["label"],
+        }
+
+    @property
+    def several(self) -> bool:
+        """Whether phase TRAIN, or in a file without one phase TEST, reads several databases."""
+        return any(len(self._databases(phase)) > 1 for phase in ("TRAIN", "TEST"))
+
+    def _databases(self, phase: PhaseName) -> list[LayerParameter]:
+        """Data layers that name a database, first the one with the images."""
+        layers = [
+            layer
+            for layer in self.spec.select(phase).parameters.layer
+            if layer.type == "Data" and layer.data_param.source
+        ]
+        judged = self._judged_blobs()
+        return sorted(layers, key=lambda layer: layer.top[0] in judged)
+
+    def _judged_blobs(self) -> set[str]:
+        """Blobs against which a loss or a measure holds what the net has found: every bottom but the first."""
+        return {
+            bottom
+            for layer in self.spec.parameters.layer
+            if layer.type.endswith("Loss") or layer.type == "Accuracy"
+            for bottom in layer.bottom[1:]
+        }
+
+    def _source_of_top(self, phase: PhaseName, top: str) -> str:
+        layer = next((layer for layer in self._databases(phase) if top in layer.top), None)
+        source = self._source(layer) if layer else ""
+        if not source:
+            named = f"layer {layer.name!r} names {layer.data_param.source!r}" if layer else "no layer makes it"
+            raise ConfigError(
+                f"{self.spec.source}: blob {top!r} comes from a database of its own, and in phase {phase} {named}, "
+                "which is not here: all databases of a net are read in step: correct the paths"
+            )
+        return source
+
+    def _source(self, layer: LayerParameter) -> str:
         source = find_file(layer.data_param.source, self.directory)
         # Published nets name the databases of their authors: one that is not here is as good as none named.
         if not Path(source).exists():
@@ -112,9 +173,10 @@ def _of_layers(net: NetSources | None, *, testing: bool, held_out: bool) -> dict
         if not found.get(phase):
             why = net.missing(phase) if net is not None else "there is no net"
             raise ConfigError(f"--data is not given, and {why}: give --data KIND:PATH, as in --data lmdb:PATH")
+    beside = net.beside(testing) if net is not None and net.several else {}
     if testing:
-        return {"source": "lmdb", "path": found["TEST"], "validation_path": found["TEST"]}
-    table = {"source": "lmdb", "path": found["TRAIN"]}
+        return {"source": "lmdb", "path": found["TEST"], "validation_path": found["TEST"], **beside}
+    table = {"source": "lmdb", "path": found["TRAIN"], **beside}
     return table if held_out else {**table, "validation_path": found["TEST"]}
 
 

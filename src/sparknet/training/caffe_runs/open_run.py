@@ -96,7 +96,13 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         data=_from_anywhere(config.data, caffe=net is not None),
     )
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
-    recipe = Recipe(net=config.net, spec=net.spec if net else None, solver=config.solver, settings=settings)
+    recipe = Recipe(
+        net=config.net,
+        spec=net.spec if net else None,
+        objective=config.objective,
+        solver=config.solver,
+        settings=settings,
+    )
     hook = CaffeHook(config, settings) if net or solver or weights else None
     return RunStart(config=config, recipe=recipe, hook=hook)
 
@@ -133,11 +139,12 @@ def kept_text(path_or_text: str) -> tuple[str, str]:
 
 def _alike(built: RowSchema, rows: RowSchema) -> bool:
     """Whether a net built for the one takes the other: it knows names and shapes, and not the stored type."""
-    return (built.input.name, built.input.shape, built.label.name) == (
-        rows.input.name,
-        rows.input.shape,
-        rows.label.name,
-    )
+    return _shape_of(built) == _shape_of(rows)
+
+
+def _shape_of(rows: RowSchema) -> list[list[tuple[str, tuple[int, ...], int | None]]]:
+    sides = (rows.inputs, rows.targets)
+    return [[(column.name, column.shape, column.classes) for column in side] for side in sides]
 
 
 def _settings(solver: SolverFile) -> tuple[SolverSettings, str]:
@@ -181,6 +188,21 @@ def _from_anywhere(data: Data, *, caffe: bool) -> Data:
         mean_file=_absolute(data.mean_file),
         # Caffe's tools decode to blue, green, red, and its nets are trained on that.
         channel_order=data.channel_order or ("bgr" if caffe else None),
+        # Its labels are what they are: a layer may leave out those of one value, or take distances for labels.
+        class_values=data.class_values or ("stored" if caffe else None),
+        beside={
+            name: replace(
+                one,
+                path=_absolute(one.path),
+                validation_path=_absolute(one.validation_path),
+                labels=_absolute(one.labels),
+                validation_labels=_absolute(one.validation_labels),
+            )
+            for name, one in data.beside.items()
+        },
+        columns={
+            name: replace(column, mean_file=_absolute(column.mean_file)) for name, column in data.columns.items()
+        },
     )
 
 

@@ -10,6 +10,7 @@ from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_s
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.run_files.checkpoint import Checkpoints, Saved
+from sparknet.training.run_files.pretrained import begin_pretrained
 from sparknet.training.run_files.run_hook import SideJob, Tell
 
 __all__ = ["CaffeHook", "rounding_notes"]
@@ -35,15 +36,24 @@ class CaffeHook:
         if not given:
             return None
         if not isinstance(objective, CaffeObjective):
-            raise ConfigError(
-                f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
-                "has no layers of Caffe's names: leave it out, or set net.prototxt"
-            )
+            return self._begin_module(given, objective, checkpoints, tell)
         saved, missing = begin(self._config, self._settings, objective, checkpoints)
         tell("note", message=f"begins with {given}")
         if missing:
             told = f"{given} has no weights for layers {', '.join(missing)}: they begin as their fillers make them"
             tell("note", level="warning", message=told)
+        return saved
+
+    def _begin_module(self, given: str, objective: Objective, checkpoints: Checkpoints, tell: Tell) -> Saved:
+        if self._config.solver.snapshot or ".caffemodel" in given:
+            raise ConfigError(
+                f"net.weights or solver.snapshot is {given!r} and net {objective.name} is no Caffe net, so it "
+                "has no layers of Caffe's names: leave it out, or set net.prototxt"
+            )
+        saved, told = begin_pretrained(self._config.net, objective, checkpoints)
+        tell("note", message=f"begins with {given}")
+        for line in told:
+            tell("note", level="warning", message=line)
         return saved
 
     def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:

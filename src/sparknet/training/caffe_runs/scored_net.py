@@ -9,7 +9,7 @@ from sparknet.errors import ConfigError, NetError
 from sparknet.training.caffe_runs.open_run import RunStart
 from sparknet.training.objectives.build_objective import build_test_objective
 from sparknet.training.objectives.input_binding import input_rows
-from sparknet.training.objectives.preprocessing import file_normalise
+from sparknet.training.objectives.preprocessing import file_preprocessing
 from sparknet.training.run_files.saved_model import Description, Model
 
 __all__ = ["TestedNet", "caffe_model"]
@@ -46,7 +46,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
     config = start.config
     rows = rows or _rows_in_file(start)
     objective = build_test_objective(start.recipe, rows, data=config.data)
-    normalise = file_normalise(config, objective.transforms, rows.input.shape)
+    chain = file_preprocessing(config, objective.transforms, rows)
     missing = load_listed(objective.test, weights)
     # In training such layers are what is learnt anew; in a test they would give the numbers of chance.
     if missing:
@@ -56,7 +56,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
         )
     description = Description(net=config.net, rows=rows, data=config.data)
     return TestedNet(
-        model=Model(description=description, objective=objective, normalise=normalise),
+        model=Model(description=description, objective=objective, chain=chain),
         loss_weights=objective.loss_weights,
     )
 
@@ -70,7 +70,6 @@ def _rows_in_file(start: RunStart) -> RowSchema:
             "--set data.shape=[channels,height,width]"
         )
     return RowSchema(
-        input=Column(name=data.image, dtype="float32", shape=shape),
-        label=Column(name=data.label, dtype="int64", shape=()),
-        classes=data.classes,
+        inputs=(Column(name=data.input_names[0], dtype="float32", shape=shape),),
+        targets=(Column(name=data.target_names[0], dtype="int64", shape=(), classes=data.classes),),
     )

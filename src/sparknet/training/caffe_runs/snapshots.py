@@ -19,7 +19,7 @@ from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
 from sparknet.caffe.weights.trained import load_listed
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
@@ -216,7 +216,7 @@ def begin(
         NetError: the weights are missing, damaged or of another net.
         ConfigError: the snapshot's iteration is not the end of a round, or is the end of the run.
     """
-    net, files, round = objective.train, dict[str, bytes](), 0
+    net, files, round = objective.train, dict[str, memoryview](), 0
     missing = load_listed(net, config.net.weights) if config.net.weights else ()
     if settings is not None and config.solver.snapshot:
         round = starting_round(config, settings)

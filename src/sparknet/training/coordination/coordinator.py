@@ -9,12 +9,12 @@ participant voted ok the round commits, otherwise it is aborted and all say `Rea
 have already made. A commit may bring chores (evaluation parts, a checkpoint), which come before the next quorum.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from statistics import median_low
+from dataclasses import replace
 from typing import Literal
 
 from sparknet.data.loading.sampling_order import Cursor
+from sparknet.errors import ConfigError
+from sparknet.training.coordination.best_round import BestRound, Judge
 from sparknet.training.coordination.messages import (
     Aborted,
     Answer,
@@ -34,50 +34,16 @@ from sparknet.training.coordination.messages import (
     Vote,
     Welcome,
 )
-from sparknet.training.coordination.post_commit import Chores, Evaluation
-from sparknet.training.coordination.quorum import Member, Quorum
+from sparknet.training.coordination.post_commit import Chores, Conclude, Evaluation, means
+from sparknet.training.coordination.quorum import Member, Quorum, balanced_steps
+from sparknet.training.coordination.rules import Rules, RunProgress
 
-__all__ = ["Coordinator", "Rules", "RunProgress"]
+__all__ = ["Coordinator"]
 
 MAX_SAME_ERRORS = 3
 """The same error of one slot so often in a row, without a commit of its own, is the net's or the data's fault."""
 MAX_ABORTS = 8
 """Aborts in a row, without anybody dying in between, after which the network is at fault and the run fails."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
-    """What the coordinator is told about the run; the meanings are those of the configuration's keys."""
-
-    slots: int
-    rounds: int
-    local_steps: int
-    min_workers: int = 1
-    balanced: bool = False
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    evaluation_parts: int = 0
-    """Parts that the validation rows are handed out in."""
-    evaluate_first: bool = False
-    """Evaluate the initial weights before the first round."""
-    replicas_agree: bool = True
-    """False for strategy none, where replicas differ by design."""
-    heartbeat_timeout_seconds: float = 2.0
-    hang_seconds: float = 600.0
-    grace_seconds: float = 30.0
-    start_seconds: float = 300.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunProgress:
-    """How far a run is: what a checkpoint records beside the weights."""
-
-    round: int = 0
-    samples: int = 0
-    cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
-    """Per slot, where its data goes on."""
-    order: str = ""
-    """Which sampling order the cursors count in: they mean nothing in another."""
 
 
 class Coordinator:
@@ -88,6 +54,7 @@ class Coordinator:
         now: the time, in seconds of any clock that only rises; the same clock everywhere.
         start: where the run begins; round 0, or what a checkpoint recorded.
         checkpoint: the round of the newest good checkpoint, None when there is none.
+        conclude: makes measures of the sums of an evaluation; not given: they are means over the rows.
 
     Attributes:
         status: `starting` until the workers are there, then `running`, then one of three ends.
@@ -105,7 +72,13 @@ class Coordinator:
     """
 
     def __init__(
-        self, rules: Rules, *, now: float, start: RunProgress | None = None, checkpoint: int | None = None
+        self,
+        rules: Rules,
+        *,
+        now: float,
+        start: RunProgress | None = None,
+        checkpoint: int | None = None,
+        conclude: Conclude = means,
     ) -> None:
         self.rules = rules
         self.status: Literal["starting", "running", "finished", "stopped", "failed"] = "starting"
@@ -121,6 +94,8 @@ class Coordinator:
         self.last_error: Failed | None = None
         self.began_training = now
         self.evaluation: Evaluation | None = None
+        self._judge = Judge(rules.aim, start.best)
+        self._conclude = conclude
         self._fallback = start
         self._checkpoint = checkpoint
         self._generation = 0
@@ -230,7 +205,8 @@ class Coordinator:
     @property
     def progress(self) -> RunProgress:
         """What a checkpoint of the current round must record."""
-        return replace(self._start, round=self.round, samples=self.samples, cursors=dict(self.cursors))
+        cursors = dict(self.cursors)
+        return replace(self._start, round=self.round, samples=self.samples, cursors=cursors, best=self.best)
 
     def drain_events(self) -> list[dict[str, object]]:
         """The event records since the last call, oldest first."""
@@ -254,8 +230,12 @@ class Coordinator:
             return
         if old is not None and old.alive:
             self._lose(old, f"replaced by attempt {message.attempt}")
+        if message.note:
+            self._emit("note", level="warning", message=f"worker {message.slot} on {message.host}: {message.note}")
         # A new object: a quorum that still has the old one must see that die, and not revive with the new attempt.
-        self._members[message.slot] = Member(message.slot, message.attempt, message.host, message.pid, now)
+        self._members[message.slot] = Member(
+            message.slot, message.attempt, message.host, message.pid, message.device, now
+        )
 
     def _heard(self, member: Member, now: float) -> None:
         member.last_heard = now
@@ -310,7 +290,7 @@ class Coordinator:
         if self.status == "running":
             member.phase = "working"
             member.answer = self._welcome_at_current_round(member, heal=True)
-            self._emit("worker_joined", **self._who(member), pid=member.pid, heal=True)
+            self._emit("worker_joined", **self._who(member), pid=member.pid, device=member.device, heal=True)
 
     def _welcome_at_current_round(self, member: Member, *, heal: bool) -> Welcome:
         return Welcome(
@@ -362,13 +342,13 @@ class Coordinator:
         self.status, self.began_training = "running", now
         self._begin_generation(live, now)
         for member in live:
-            self._emit("worker_joined", **self._who(member), pid=member.pid, heal=False)
+            self._emit("worker_joined", **self._who(member), pid=member.pid, device=member.device, heal=False)
 
     def _begin_generation(self, members: list[Member], now: float) -> None:
         """Let `members` begin from the checkpoint (or the initial weights) at the current round."""
         self._chores = Chores()
         # A run may resume after its last commit, with no round left to train and only its last chores to do.
-        if self.round >= self.rules.rounds or (self.rules.evaluate_first and not self.round):
+        if self._is_last or (self.rules.evaluate_first and not self.round):
             self._add_chores()
         self._round_began = now
         for member in members:
@@ -434,6 +414,7 @@ class Coordinator:
         self._group = []  # nor is a vote of then one of now: the next quorum gets a new epoch
         self.round, self.samples = self._fallback.round, self._fallback.samples
         self.cursors = dict(self._fallback.cursors)
+        self._judge = Judge(self.rules.aim, self._fallback.best)
         self._emit(
             "rollback",
             from_round=before,
@@ -540,16 +521,13 @@ class Coordinator:
 
     def _steps_for(self, member: Member) -> int:
         """Local steps of the next round: equal counts, or as many as fit the median worker's time."""
-        paces = [m.seconds_per_step for m in self._live() if m.seconds_per_step]
-        if not self.rules.balanced or not paces or not member.seconds_per_step:
-            return self.rules.local_steps
-        steps = round(self.rules.local_steps * median_low(paces) / member.seconds_per_step)
-        return min(max(1, steps), 8 * self.rules.local_steps)
+        steps = self.rules.local_steps
+        return balanced_steps(steps, member, self._live()) if self.rules.balanced else steps
 
     # Chores ----------------------------------------------------------------------------------------------
 
     def _add_chores(self) -> None:
-        last, first = self.round >= self.rules.rounds, not self.round
+        last, first = self._is_last, not self.round
 
         def due(every: int) -> bool:
             return last or (every > 0 and self.round % every == 0)
@@ -558,6 +536,9 @@ class Coordinator:
             round=self.round,
             parts=self.rules.evaluation_parts if first or due(self.rules.eval_every) else 0,
             checkpoint=not first and due(self.rules.checkpoint_every) and self._checkpoint != self.round,
+            # What the evaluation says is part of what a judged run's checkpoint records.
+            checkpoint_last=self.rules.aim is not None,
+            conclude=self._conclude,
         )
 
     def _chore(self, member: Member, message: NextChore, now: float) -> None:
@@ -573,8 +554,35 @@ class Coordinator:
             if message.report.part < 0:
                 self._checkpoint, self._fallback = self.round, self.progress
             elif self._chores.evaluation is not None:
-                self.evaluation = self._chores.evaluation
-                self._emit("evaluation", **self.evaluation.as_record())
+                self._take_evaluation(self._chores.evaluation)
+
+    def _take_evaluation(self, evaluation: Evaluation) -> None:
+        try:
+            judged = self._judge.take(evaluation)
+        except ConfigError as error:
+            self.fail(str(error))
+            return
+        self.evaluation = evaluation
+        self._emit("evaluation", **evaluation.as_record(), **judged)
+        if self._judge.ended and (best := self.best):
+            self._emit("early_stop", round=self.round, measure=best.measure, best_round=best.round, best=best.value)
+        if (self._judge.keeps(self.round) or self._is_last) and self._checkpoint != self.round:
+            self._chores.ask_for_checkpoint()
+
+    @property
+    def best(self) -> BestRound | None:
+        """The best validation, where validations are judged."""
+        return self._judge.best
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run ended before its last round, since validations no longer improved."""
+        return self._judge.ended and self.round < self.rules.rounds
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no round follows the one that was committed last."""
+        return self.round >= self.rules.rounds or self._judge.ended
 
     def _hand_out_chores(self, now: float) -> None:
         current = [member for member in self._live() if self._holds_current_state(member)]
@@ -585,7 +593,7 @@ class Coordinator:
             member.answer = self._chores.next_for(member.slot, checkpoints=member is current[0], now=now)
         if self._chores or not asking:
             return
-        if self.round >= self.rules.rounds:
+        if self._is_last:
             self.status = "finished"
             return
         for member in asking:

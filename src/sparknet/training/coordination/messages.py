@@ -50,6 +50,10 @@ class Register:
     host: str
     pid: int = 0
     """Process id on that host."""
+    device: str = "cpu"
+    """What it trains on, for people."""
+    note: str = ""
+    """What people should know of it besides."""
     serial: int = 0
 
 
@@ -95,8 +99,8 @@ class ChoreReport:
     part: int
     """Which part of the validation rows; -1 for the checkpoint, which went by `put`."""
     rows: int = 0
-    sums: dict[str, float] = field(default_factory=dict[str, float])
-    """Each measure by name, summed over these rows."""
+    sums: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """By name what adds up over all rows, summed over these."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

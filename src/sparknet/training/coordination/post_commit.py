@@ -4,13 +4,23 @@ Each chore is handed to one worker at a time and goes back when that worker dies
 whoever lives.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from sparknet.training.coordination.messages import Checkpoint, ChoreReport, Evaluate
 
-__all__ = ["CHECKPOINT", "STANDARD", "Chores", "Evaluation", "Measures", "as_fields"]
+__all__ = [
+    "CHECKPOINT",
+    "STANDARD",
+    "Chores",
+    "Conclude",
+    "Evaluation",
+    "Measures",
+    "add_up",
+    "as_fields",
+    "means",
+]
 
 CHECKPOINT = -1
 """The part number that stands for the checkpoint."""
@@ -54,12 +64,41 @@ def as_fields(outputs: Mapping[str, float]) -> Measures:
     return fields
 
 
+Conclude = Callable[[Mapping[str, tuple[float, ...]], int], dict[str, float]]
+"""Makes measures of the sums over all rows, and of their number."""
+
+
+def add_up(parts: Iterable[Mapping[str, tuple[float, ...]]]) -> dict[str, tuple[float, ...]]:
+    """Add the sums of parts, in their order."""
+    total: dict[str, tuple[float, ...]] = {}
+    for part in parts:
+        for name, values in part.items():
+            before = total.get(name, (0.0,) * len(values))
+            total[name] = tuple(one + other for one, other in zip(before, values, strict=True))
+    return total
+
+
+def means(sums: Mapping[str, tuple[float, ...]], rows: int) -> dict[str, float]:
+    """Measures that are means over the rows, of sums that are single numbers."""
+    return {name: values[0] / rows for name, values in sums.items()}
+
+
 class Chores:
     """The outstanding chores of one round; truthy while any is not finished."""
 
-    def __init__(self, *, round: int = 0, parts: int = 0, checkpoint: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        round: int = 0,
+        parts: int = 0,
+        checkpoint: bool = False,
+        checkpoint_last: bool = False,
+        conclude: Conclude | None = None,
+    ) -> None:
         self.round = round
         self.parts = parts
+        self._checkpoint_last = checkpoint_last
+        self._conclude = conclude or means
         self.evaluation: Evaluation | None = None
         """Set when the last part has come in."""
         self._owner: dict[int, int | None] = dict.fromkeys(range(parts))
@@ -74,7 +113,8 @@ class Chores:
     def next_for(self, slot: int, *, checkpoints: bool, now: float) -> Evaluate | Checkpoint | None:
         """Hand a free chore to `slot`, the checkpoint only when `checkpoints`; None when there is none."""
         # None is a free chore. A finished one is no key any more, and the default keeps it from looking free.
-        if checkpoints and self._owner.get(CHECKPOINT, slot) is None:
+        waits = self._checkpoint_last and len(self._reports) < self.parts
+        if checkpoints and not waits and self._owner.get(CHECKPOINT, slot) is None:
             self._owner[CHECKPOINT] = slot
             return Checkpoint(round=self.round)
         for part in range(self.parts):
@@ -83,6 +123,10 @@ class Chores:
                 self._began = now if self._began is None else self._began
                 return Evaluate(round=self.round, part=part, parts=self.parts)
         return None
+
+    def ask_for_checkpoint(self) -> None:
+        """Add the checkpoint, if it is not among the chores yet."""
+        self._owner.setdefault(CHECKPOINT, None)
 
     def give_back(self, slot: int) -> None:
         """Free the chores of a worker that died."""
@@ -106,11 +150,9 @@ class Chores:
         # In part order, not as they came: a float sum depends on its order, and runs must repeat to the last bit.
         reports = [self._reports[part] for part in range(self.parts)]
         rows = sum(report.rows for report in reports)
-        # Not a set, whose order of texts changes from process to process.
-        names = dict.fromkeys(name for report in reports for name in report.sums)
         self.evaluation = Evaluation(
             round=self.round,
             rows=rows,
-            outputs={name: sum(report.sums.get(name, 0.0) for report in reports) / rows for name in names},
+            outputs=self._conclude(add_up(report.sums for report in reports), rows),
             seconds=now - (now if self._began is None else self._began),
         )

@@ -1,11 +1,13 @@
 """One try of a round: who takes part, what they voted, and what follows from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Literal
 
 from sparknet.training.coordination.messages import Answer, Exchange, Question, Ready, Vote
 
-__all__ = ["Member", "Quorum", "Verdict"]
+__all__ = ["Member", "Quorum", "Verdict", "balanced_steps"]
 
 Phase = Literal["waiting", "working", "ready", "exchanging", "chores"]
 
@@ -19,6 +21,7 @@ class Member:
     attempt: int
     host: str
     pid: int
+    device: str
     last_heard: float
     alive: bool = True
     """Heard within the heartbeat timeout, and not replaced by a newer attempt."""
@@ -40,6 +43,15 @@ class Member:
     def name(self) -> tuple[int, int]:
         """(slot, attempt)."""
         return (self.slot, self.attempt)
+
+
+def balanced_steps(local_steps: int, member: Member, live: Sequence[Member]) -> int:
+    """As many steps as a member takes in the median live member's time for `local_steps`: 1 to 8 times as many."""
+    paces = [one.seconds_per_step for one in live if one.seconds_per_step]
+    if not paces or not member.seconds_per_step:
+        return local_steps
+    steps = round(local_steps * median_low(paces) / member.seconds_per_step)
+    return min(max(1, steps), 8 * local_steps)
 
 
 @dataclass(frozen=True, slots=True)

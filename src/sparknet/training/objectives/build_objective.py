@@ -10,7 +10,9 @@ from sparknet.errors import ConfigError
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.find_net import build_net, find_net
 from sparknet.training.objectives.input_binding import Intake, batch_in_file, intake_of, seen_rows
-from sparknet.training.objectives.objective import EVALUATION_BATCH, ModuleObjective, Objective
+from sparknet.training.objectives.module_objective import ModuleObjective
+from sparknet.training.objectives.net_weights import freeze
+from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
 from sparknet.training.objectives.recipe import Recipe
 
 __all__ = ["build_objective", "build_test_objective", "check_net"]
@@ -44,19 +46,21 @@ def build_objective(
 
     Raises:
         NetError: it cannot be found or built, does not take these rows, or cannot be trained.
-        ConfigError: `data` cuts or mirrors what cannot be, or what the net's file cuts and mirrors itself.
+        ConfigError: `data` cuts or mirrors what cannot be, or what the net's file cuts and mirrors itself; loss,
+            measures or frozen parameters do not suit net and rows.
     """
     fed = rows if data is None else seen_rows(rows, data)
     net, binding = recipe.net, _Binding(fed, data)
     if recipe.spec is not None:
         train, intake = binding.state(recipe.spec, phase="TRAIN", batch=batch_size, seed=seed)
         return _trained(binding, train, intake, channels_last=net.channels_last)
-    module = build_net(net.name, net.arguments, input_shape=fed.input.shape, classes=fed.label_bound, seed=seed)
+    module = build_net(net.name, net.arguments, rows=fed, seed=seed)
+    freeze(module, net.freeze)
     # It came from a description, of the zoo or of the user's, whose inputs are known only now.
     if isinstance(module, CaffeNet):
         intake = binding.intake(module.spec, phase="TRAIN", batch=batch_size)
         return _trained(binding, module, intake, channels_last=net.channels_last)
-    return ModuleObjective(module, name=net.name, channels_last=net.channels_last)
+    return ModuleObjective(module, fed, recipe.objective, name=net.name, channels_last=net.channels_last)
 
 
 def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None = None) -> CaffeObjective:

@@ -7,11 +7,19 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from sparknet.caffe.description.spec import PhaseName
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.caffe.module.net_plan import Learnable
 from sparknet.errors import NetError
 from sparknet.training.objectives.input_binding import Intake, transform_of
-from sparknet.training.objectives.objective import InputTransforms, in_channels_last, in_memory_order
+from sparknet.training.objectives.objective import (
+    Better,
+    InputTransform,
+    InputTransforms,
+    Sums,
+    in_channels_last,
+    in_memory_order,
+)
 
 __all__ = ["CaffeObjective"]
 
@@ -59,10 +67,7 @@ class CaffeObjective:
         # Outputs are means over a batch: which rows make one must not depend on how an evaluation is shared.
         self.evaluation_batch = self.unit = test_batch
         self.intakes = intakes
-        self.transforms: InputTransforms = (
-            transform_of(intakes[0].image, "TRAIN"),
-            transform_of(intakes[1].image, "TEST"),
-        )
+        self.transforms: InputTransforms = _transforms(*intakes)
         self._channels_last = channels_last
         self._measures = [name for name in test.outputs if math.prod(test.shapes[name]) == 1]
         self.loss_weights = _loss_weights(test, self._measures)
@@ -114,51 +119,77 @@ class CaffeObjective:
             net.to(device)
         return self
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def train_mode(self) -> None:
+        """Phase TRAIN needs no more than torch's own mode."""
+        self.train.train()
+
+    def better(self, measure: str) -> Better:
+        """Lower of outputs that count in the loss, higher of others, as Accuracy."""
+        if measure not in self._measures:
+            raise KeyError(measure)
+        return "lower" if measure in self.loss_weights else "higher"
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The TRAIN net's loss.
 
         Raises:
             NetError: the rows do not fit the net.
         """
-        return self.train.loss(self._run(self.train, self.intakes[0], images, labels))
+        return self.train.loss(self._run(self.train, self.intakes[0], batch))
 
     @torch.no_grad()
-    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def measure(self, batch: Mapping[str, Tensor]) -> Sums:
         """The TEST net's scalar outputs, times the rows.
 
         Raises:
             NetError: the rows do not fit the net.
         """
         self.test.eval()
-        outputs = self._run(self.test, self.intakes[1], images, labels)
+        outputs = self._run(self.test, self.intakes[1], batch)
+        rows = len(next(iter(batch.values())))
         # Means of a batch become sums of its rows: the last batch may be shorter, and weighs less then.
-        return {name: float(outputs[name].reshape(())) * len(labels) for name in self._measures}
+        return {name: (float(outputs[name].reshape(())) * rows,) for name in self._measures}
+
+    def conclude(self, sums: Sums, rows: int) -> dict[str, float]:
+        """The means over all rows."""
+        return {name: values[0] / rows for name, values in sums.items()}
 
     @torch.no_grad()
-    def scores(self, images: Tensor) -> Tensor:
+    def scores(self, batch: Mapping[str, Tensor]) -> Tensor:
         """What goes into the TEST net's last Softmax or SoftmaxWithLoss layer, else into its last Accuracy layer.
 
         Raises:
             NetError: the net has none of these layers, or what goes into it is not one score for every class.
         """
         self.test.eval()
-        name = _score_blob(self.test)
-        # A pass runs the whole net, loss and all: any label will do.
-        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        scores = self._run(self.test, self.intakes[1], images, labels, blobs=[name])[name]
-        if scores.dim() < 2 or len(scores) != len(images) or math.prod(scores.shape[2:]) != 1:
+        name, rows = _score_blob(self.test), len(batch[self.intakes[1].inputs[0]])
+        scores = self._run(self.test, self.intakes[1], batch, blobs=[name])[name]
+        if scores.dim() < 2 or len(scores) != rows or math.prod(scores.shape[2:]) != 1:
             raise NetError(
-                f"{self.test.spec.source}: blob {name!r} has shape {tuple(scores.shape)} for {len(images)} rows; a "
+                f"{self.test.spec.source}: blob {name!r} has shape {tuple(scores.shape)} for {rows} rows; a "
                 "prediction takes a score for every class, [rows, classes]"
             )
         return scores.flatten(1).float()
 
     def _run(
-        self, net: CaffeNet, intake: Intake, images: Tensor, labels: Tensor, *, blobs: Sequence[str] | None = None
+        self, net: CaffeNet, intake: Intake, batch: Mapping[str, Tensor], *, blobs: Sequence[str] | None = None
     ) -> Mapping[str, Tensor]:
+        given = intake.blobs(batch)
         if self._channels_last:
-            images = in_channels_last(images)
-        return net(intake.inputs(images, labels), blobs)
+            given = {name: in_channels_last(values) for name, values in given.items()}
+        return net(given, blobs)
+
+
+def _transforms(train: Intake, test: Intake) -> InputTransforms:
+    """By column what its data layer does to it in training and in a test."""
+    said: dict[str, list[InputTransform | None]] = {}
+    states: tuple[tuple[Intake, PhaseName], ...] = ((train, "TRAIN"), (test, "TEST"))
+    for place, (intake, phase) in enumerate(states):
+        for one in intake.bound:
+            # The first top is what a layer transforms; its second is the label.
+            if one.blob.place == 0 and (found := transform_of(one.blob, phase)) is not None:
+                said.setdefault(one.column, [None, None])[place] = found
+    return {column: (train, test) for column, (train, test) in said.items()}
 
 
 def _score_blob(net: CaffeNet) -> str:

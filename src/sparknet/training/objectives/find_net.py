@@ -7,18 +7,21 @@ is a module of the user's, from images to logits.
 import difflib
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from sparknet.caffe import zoo
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.caffe.module.caffe_net import CaffeNet
-from sparknet.config import Scalar
+from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
+from sparknet.training.objectives.net_call import NetCall
 
 __all__ = ["build_net", "find_net"]
 
@@ -63,10 +66,9 @@ def find_net(name: str) -> Callable[..., nn.Module | NetSpec]:
 
 def build_net(
     name: str,
-    arguments: Mapping[str, Scalar],
+    arguments: Mapping[str, Any],
     *,
-    input_shape: tuple[int, ...],
-    classes: int,
+    rows: RowSchema,
     seed: int,
 ) -> nn.Module:
     """Build a net on the CPU; the same name, arguments and seed give bit-identical weights.
@@ -74,14 +76,14 @@ def build_net(
     A description is built in phase TRAIN. Data layers whose files alone know the shape of an image take it from
     `input_shape`.
 
-    The callable is given `input_shape` and `classes` if its signature names them, and `arguments` besides,
-    which win where both name a parameter. The caller's random state stays as it is.
+    The callable is given `input_shape` (of the first input), `input_shapes` (by column) and `classes` if its
+    signature names them, and `arguments` besides, which win where both name a parameter. Lazy modules are made
+    whole by a pass over zeros. The caller's random state stays as it is.
 
     Args:
         name: what `find_net` takes.
         arguments: `net.arguments` of the configuration.
-        input_shape: one row without the batch axis, (channels, height, width) for images.
-        classes: how many classes the labels have; labels are 0..classes-1.
+        rows: what the net is fed; classes are 0 to below `rows.label_bound`.
         seed: seeds torch's CPU generator for the initial weights.
 
     Raises:
@@ -89,7 +91,12 @@ def build_net(
             built, or is neither a description nor an `nn.Module`, or has no trainable parameter.
     """
     factory = find_net(name)
-    given = _arguments(name, factory, arguments, {"input_shape": input_shape, "classes": classes})
+    offered = {
+        "input_shape": rows.input.shape,
+        "input_shapes": {column.name: column.shape for column in rows.inputs},
+        "classes": rows.label_bound,
+    }
+    given = _arguments(name, factory, arguments, offered)
     with torch.random.fork_rng(devices=[]):
         # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
         torch.default_generator.manual_seed(seed)
@@ -97,7 +104,9 @@ def build_net(
             # Typed as object: what a callable of the user's really returns is checked below
             module = cast("object", factory(**given))
             if isinstance(module, NetSpec):
-                module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, input_shape))
+                module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, rows.input.shape))
+            if isinstance(module, nn.Module) and has_lazy_parameters(module):
+                _make_whole(module, rows, name=name)
         except NetError:
             raise
         except Exception as error:  # the callable is the user's: it may fail in any way
@@ -118,6 +127,28 @@ def build_net(
     return module
 
 
+def has_lazy_parameters(module: nn.Module) -> bool:
+    """Tell whether some parameters or buffers wait for a first batch to know their shape."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors)
+
+
+def _make_whole(module: nn.Module, rows: RowSchema, *, name: str) -> None:
+    """Give lazy parameters their shapes by a pass over two rows of zeros."""
+    call = NetCall(module, rows, name=name)
+    # Two rows: BatchNorm takes no single one in training mode; and its statistics must not learn zeros.
+    batch = {
+        column.name: torch.zeros(
+            (2, *column.shape), dtype=torch.int64 if column.dtype == "int64" else torch.float32
+        )
+        for column in rows.inputs
+    }
+    module.eval()
+    with torch.no_grad():
+        call(batch)
+    module.train()
+
+
 def _missing_shapes(spec: NetSpec, row: Shape) -> dict[str, Shape]:
     """Shapes of the inputs for which the file gives none: a layer's first blob is images, the others are labels."""
     layers: dict[str, list[InputBlob]] = {}
@@ -136,7 +167,7 @@ def _missing_shapes(spec: NetSpec, row: Shape) -> dict[str, Shape]:
 def _arguments(
     name: str,
     factory: Callable[..., nn.Module | NetSpec],
-    arguments: Mapping[str, Scalar],
+    arguments: Mapping[str, Any],
     offered: Mapping[str, object],
 ) -> dict[str, Any]:
     """What the callable will be given, held against its signature before it runs."""

@@ -1,19 +1,24 @@
 """How rows reach a Caffe net: which input is given which column, in which shape."""
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.caffe.schema import LayerParameter
-from sparknet.config import Data
+from sparknet.config import Data, DataColumn
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, DataError, NetError
 from sparknet.training.objectives.objective import InputTransform
 
 __all__ = [
+    "Bound",
     "Intake",
     "batch_in_file",
     "check_augmentation",
@@ -38,28 +43,35 @@ _BATCHES = {
 
 
 def seen_rows(rows: RowSchema, data: Data) -> RowSchema:
-    """What a net that knows nothing of cutting is fed: `rows` after `data.crop`.
+    """What a net that knows nothing of cutting is fed: `rows` after `data.crop`, column by column.
 
     Raises:
         ConfigError: no such square can be cut out of the rows, or they cannot be mirrored.
     """
-    shape = rows.input.shape
-    for key, value in (("data.crop", data.crop), ("data.mirror", data.mirror)):
+    for column in rows.inputs:
+        rule, short = data.column(column.name), column.name not in data.columns
+        prefix = "data" if short else f"data.columns.{column.name}"
+        rows = rows.with_input(_seen(column, rule, prefix))
+    return rows
+
+
+def _seen(column: Column, rule: DataColumn, prefix: str) -> Column:
+    shape = column.shape
+    for key, value in ((f"{prefix}.crop", rule.crop), (f"{prefix}.mirror", rule.mirror)):
         if value and len(shape) != 3:
             raise ConfigError(
                 f"{key} is {value!r} and the rows have shape {shape}; it takes (channels, height, width): set "
-                f"data.shape, or leave {key} out"
+                f"{prefix}.shape, or leave {key} out"
             )
     # Mirroring changes no shape: only the cut is left.
-    if not data.crop:
-        return rows
-    if min(shape[1:]) < data.crop:
+    if not rule.crop:
+        return column
+    if min(shape[1:]) < rule.crop:
         raise ConfigError(
-            f"data.crop is {data.crop} and the images are {shape[1]}x{shape[2]}; they must be at least as large: "
-            "lower data.crop, or give larger images with data.resize"
+            f"{prefix}.crop is {rule.crop} and the images are {shape[1]}x{shape[2]}; they must be at least as "
+            f"large: lower {prefix}.crop, or give larger images with {prefix}.resize"
         )
-    cut = replace(rows.input, shape=(shape[0], data.crop, data.crop))
-    return replace(rows, input=cut)
+    return replace(column, shape=(shape[0], rule.crop, rule.crop))
 
 
 def transform_of(blob: InputBlob, phase: PhaseName) -> InputTransform | None:
@@ -74,41 +86,61 @@ def transform_of(blob: InputBlob, phase: PhaseName) -> InputTransform | None:
     )
 
 
-def check_augmentation(said: InputTransform, data: Data) -> None:
-    """Refuse `data.crop` and `data.mirror` beside a data layer, which says both in its transform_param.
+def check_augmentation(said: InputTransform, rule: DataColumn, *, key: Callable[[str], str]) -> None:
+    """Refuse a crop and a mirror beside a data layer, which says both in its transform_param.
+
+    Args:
+        said: what the layer says.
+        rule: what the configuration says of its column.
+        key: the whole key of a setting, for messages.
 
     Raises:
         ConfigError: naming both.
     """
     normalise = said.normalise
-    for key, value, there in (
-        ("data.crop", data.crop, f"crop_size {normalise.crop}"),
-        ("data.mirror", data.mirror, f"mirror: {str(normalise.mirror).lower()}"),
+    for name, value, there in (
+        ("crop", rule.crop, f"crop_size {normalise.crop}"),
+        ("mirror", rule.mirror, f"mirror: {str(normalise.mirror).lower()}"),
     ):
         if value:
             raise ConfigError(
-                f"{key} is {value!r} and {said.where} has {there} in its transform_param; only one can say it, and "
-                f"for such a net that is the layer: set it there and leave {key} out"
+                f"{key(name)} is {value!r} and {said.where} has {there} in its transform_param; only one can say "
+                f"it, and for such a net that is the layer: set it there and leave {key(name)} out"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """An input of a net and the column that it is given."""
+
+    blob: InputBlob
+    column: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Intake:
     """What one state of a net is given for a batch of rows."""
 
-    image: InputBlob
-    """The input that takes the image column."""
-    label: InputBlob | None
-    """The input that takes the label column, if the net has one."""
+    bound: tuple[Bound, ...]
+    """Every input of the net, with its column."""
     shapes: dict[str, Shape]
     """Of each input, with the batch axis."""
+    inputs: tuple[str, ...]
+    """The columns that are inputs, not targets: all that a prediction needs."""
 
-    def inputs(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The net's inputs, for float32 [batch, *shape] and int64 [batch]."""
-        given = {self.image.name: images}
-        if self.label is not None:
+    def blobs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The net's inputs, of columns [batch, ...] by name; targets that are not there are zeros."""
+        rows = len(next(batch[name] for name in self.inputs))
+        given: dict[str, Tensor] = {}
+        for one in self.bound:
+            shape = (rows, *self.shapes[one.blob.name][1:])
+            if one.column not in batch:
+                # A pass runs the whole net, loss and all: any target will do.
+                like = batch[self.inputs[0]]
+                given[one.blob.name] = torch.zeros(shape, device=like.device)
+                continue
             # Caffe's labels may be [batch], [batch, 1] or [batch, 1, 1, 1]; each net says which.
-            given[self.label.name] = labels.reshape(-1, *self.shapes[self.label.name][1:])
+            given[one.blob.name] = batch[one.column].reshape(shape)
         return given
 
 
@@ -150,8 +182,8 @@ def input_rows(spec: NetSpec) -> Shape | None:
 def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, data: Data | None = None) -> Intake:
     """Decide which input of one state of a net is given which column.
 
-    The first top of a data layer is the image and its second the label. Of other inputs the one that is named as a
-    column takes it; `label` is the label too, and what is then left is the image.
+    An input takes the column of its name. Of what is left, the second top of a data layer, or an input called
+    `label`, takes the first target; and the only input that is then left takes the only input column.
 
     Args:
         spec: one state of the net.
@@ -161,7 +193,7 @@ def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, d
         data: what was done to the rows; None: nothing.
 
     Raises:
-        NetError: the state has no input, one is left over, or the rows do not fit one.
+        NetError: the state has no input, one is left over, a column is, or the rows do not fit one.
         ConfigError: `data` says what a data layer says itself.
     """
     blobs = inputs_of(spec)
@@ -170,26 +202,51 @@ def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, d
         raise NetError(
             f"{spec.source}: phase {phase} has no data layer{why}: add one with include {{ phase: {phase} }}"
         )
-    label = _choose_label(blobs, rows)
-    left = [blob for blob in blobs if blob is not label]
-    named = [blob for blob in left if blob.name == rows.input.name]
-    # A name decides, else there must be only one: guessing between two would train on the wrong column.
-    image = named[0] if named else left[0] if len(left) == 1 else None
-    if image is None or len(left) > 1:
-        names = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs)
+    if rows.weight:
         raise NetError(
-            f"{spec.source}: phase {phase} has the inputs {names}; the data have the columns {rows.input.name!r} "
-            f"and {rows.label.name!r}, so one image and at most one label can be given: name the inputs as the "
-            "columns"
+            f"data.weight is {rows.weight!r}, and {spec.source} is a Caffe net, whose losses know no weights of "
+            "rows: leave data.weight out"
         )
-    said = transform_of(image, phase)
-    if said is not None and data is not None:
-        # Before the shapes: rows cut by both would not fit, and the message would blame the rows.
-        check_augmentation(said, data)
-    shapes: dict[str, Shape] = {image.name: (batch, *_row_shape(spec, image, rows.input.shape))}
-    if label is not None:
-        shapes[label.name] = _label_shape(spec, label, batch)
-    return Intake(image=image, label=label, shapes=shapes)
+    bound = _bind(spec, blobs, rows, phase)
+    columns = {column.name: column for column in rows.columns}
+    inputs = tuple(column.name for column in rows.inputs)
+    shapes: dict[str, Shape] = {}
+    for one in bound:
+        said = transform_of(one.blob, phase)
+        if said is not None and data is not None and one.blob.place == 0:
+            # Before the shapes: rows cut by both would not fit, and the message would blame the rows.
+            prefix = f"data.columns.{one.column}" if one.column in data.columns else "data"
+            check_augmentation(said, data.column(one.column), key=lambda name, prefix=prefix: f"{prefix}.{name}")
+        column = columns[one.column]
+        is_image = one.column in inputs or (one.blob.place == 0 and bool(column.shape))
+        shape = _row_shape(spec, one.blob, column.shape) if is_image else _target_shape(spec, one.blob, column)
+        shapes[one.blob.name] = (batch, *shape)
+    return Intake(bound=tuple(bound), shapes=shapes, inputs=inputs)
+
+
+def _bind(spec: NetSpec, blobs: list[InputBlob], rows: RowSchema, phase: PhaseName) -> list[Bound]:
+    names = [column.name for column in rows.columns]
+    found = {blob.name: blob.name for blob in blobs if blob.name in names}
+    # The surest sign first. Of a data layer's tops the place tells, whatever they are called; the tops of Input and
+    # others have no meaning but their names.
+    for fits in (lambda blob: blob.place == 1 and blob.kind in _TRANSFORMING, lambda blob: blob.name == "label"):
+        free = [column.name for column in rows.targets if column.name not in found.values()]
+        label = [blob for blob in blobs if blob.name not in found and fits(blob)]
+        if free and label:
+            found[label[0].name] = free[0]
+    left = [blob for blob in blobs if blob.name not in found]
+    free = [column.name for column in rows.inputs if column.name not in found.values()]
+    # There must be only one of each: guessing between two would train on the wrong column.
+    if len(left) == len(free) == 1:
+        found[left[0].name] = free[0]
+    elif left or free:
+        named = ", ".join(f"{blob.name} ({blob.kind})" for blob in blobs)
+        raise NetError(
+            f"{spec.source}: phase {phase} has the inputs {named}; the data have the columns {', '.join(names)}, "
+            f"and which is given to {', '.join(blob.name for blob in left) or 'none'} is not known: name the "
+            "columns as the inputs (data.inputs, data.targets, data.beside)"
+        )
+    return [Bound(blob=blob, column=found[blob.name]) for blob in blobs]
 
 
 def _plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
@@ -206,20 +263,6 @@ def _plain_normalise(blob: InputBlob, phase: PhaseName) -> Normalise:
 
 def _batch_of(layer: LayerParameter) -> int | None:
     return int(getattr(layer, _BATCHES[layer.type]).batch_size) or None  # protobuf gives 0 for what is not set
-
-
-def _choose_label(blobs: list[InputBlob], rows: RowSchema) -> InputBlob | None:
-    # The surest sign first. Of a data layer's tops the place tells, whatever they are called; the tops of Input and
-    # others have no meaning but their names.
-    for fits in (
-        lambda blob: blob.name == rows.label.name,
-        lambda blob: blob.place == 1 and blob.kind in _TRANSFORMING,
-        lambda blob: blob.name == "label",
-    ):
-        found = [blob for blob in blobs if fits(blob)]
-        if found:
-            return found[0]
-    return None
 
 
 def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
@@ -247,11 +290,16 @@ def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
     return seen
 
 
-def _label_shape(spec: NetSpec, blob: InputBlob, batch: int) -> Shape:
-    rest = blob.shape[1:] if blob.shape is not None else ()
-    if any(size != 1 for size in rest):
+def _target_shape(spec: NetSpec, blob: InputBlob, column: Column) -> Shape:
+    """Shape of one row of a target as the net takes it."""
+    if blob.shape is None:
+        return column.shape
+    rest = blob.shape[1:]
+    # As many values as the file says, however they are arranged: one number may be [1, 1, 1] in Caffe.
+    if math.prod(rest) != column.width:
         raise NetError(
-            f"{spec.source}: layer {blob.layer!r} ({blob.kind}): expected labels of shape {rest} a row, got one "
-            "number; nets with several labels a row are not fed here"
+            f"{spec.source}: layer {blob.layer!r} ({blob.kind}): expected labels of shape {rest} a row, got "
+            f"{column.shape or 'one number'} in column {column.name}: give rows with such labels, or correct the "
+            "shape in that layer"
         )
-    return (batch, *rest)
+    return rest

@@ -6,39 +6,55 @@ configuration for both kinds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from sparknet.caffe.weights.mean_image import read_mean
-from sparknet.config import Data, RunConfig
+from sparknet.config import Data, DataColumn, RunConfig
 from sparknet.data.loading.transform import Normalise, channel_values
+from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
-from sparknet.data.shards.manifest import Manifest
+from sparknet.data.shards.manifest import StoredColumn
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.training.objectives.input_binding import check_augmentation, seen_rows
 from sparknet.training.objectives.objective import InputTransform, InputTransforms
 from sparknet.whole_files import whole_file
 
-__all__ = ["Preprocessing", "check_preprocessing", "file_normalise", "make_preprocessing", "mean_in_file"]
+__all__ = [
+    "Chain",
+    "Preprocessing",
+    "chain_arrays",
+    "chain_from",
+    "check_preprocessing",
+    "file_preprocessing",
+    "make_preprocessing",
+    "mean_in_file",
+]
 
 _FILE = "preprocess.safetensors"
-_MEANS = ("train.mean_file", "test.mean_file")
+_STATES = ("train", "test")
+_AS_IT_IS = DataColumn()
 _ROWS_OWN = "--set data.mean=image takes the training rows' own mean image instead"
 _NO_MEAN = "--set data.mean=none takes none off"
+
+
+Chain = dict[str, Normalise]
+"""By column what its stored values go through; other columns reach the net as they are stored."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Preprocessing:
     """What rows go through on their way to the net."""
 
-    train: Normalise
-    test: Normalise
-    mean_files: tuple[str | None, str | None] = ("", "")
-    """The files that the two means come from: "" for none, None where that was not kept."""
+    train: Chain
+    test: Chain
+    mean_files: dict[str, str] = field(default_factory=dict[str, str])
+    """By state and column (`train.image`) the file that the mean comes from; "" for none."""
 
     def save(self, run_dir: Path) -> None:
         """Keep it, so that a resumed run needs none of the files that it was made from.
@@ -46,23 +62,14 @@ class Preprocessing:
         Raises:
             RunDirError: it cannot be written.
         """
-        arrays = {
-            f"{state}.{name}": np.asarray(array, order="C")
-            for state, normalise in (("train", self.train), ("test", self.test))
-            for name, array in normalise.to_arrays().items()
-        }
+        arrays = chain_arrays(self.train, "train.") | chain_arrays(self.test, "test.")
         try:
             with whole_file(run_dir / _FILE) as draft:
-                save_file(arrays, draft, metadata=self._told())
+                save_file(arrays, draft, metadata=self.mean_files)
         except (OSError, SafetensorError) as error:
             raise RunDirError(
                 f"{run_dir / _FILE} cannot be written: {error}; make room there, then resume"
             ) from error
-
-    def _told(self) -> dict[str, str]:
-        # The metadata of safetensors is text alone: what was not kept is left out.
-        pairs = zip(_MEANS, self.mean_files, strict=True)
-        return {name: file for name, file in pairs if file is not None}
 
     @classmethod
     def load(cls, run_dir: Path) -> "Preprocessing | None":
@@ -78,22 +85,48 @@ class Preprocessing:
             arrays = load_file(path)
             with safe_open(path, framework="np") as file:
                 told: dict[str, str] = file.metadata() or {}
-            train, test = (Normalise.from_arrays(_under(arrays, state)) for state in ("train.", "test."))
+            train, test = (chain_from(_under(arrays, state)) for state in ("train.", "test."))
         except (OSError, SafetensorError, DataError) as error:
             raise RunDirError(f"{path} is damaged: {error}; delete it, then resume the run") from error
-        return cls(train=train, test=test, mean_files=(told.get(_MEANS[0]), told.get(_MEANS[1])))
+        return cls(train=train, test=test, mean_files=told)
+
+
+def chain_arrays(chain: Chain, prefix: str = "") -> dict[str, np.ndarray]:
+    """Everything needed to make a chain again, as arrays for a file: `<prefix><column>/<what>`."""
+    return {
+        # Not ascontiguousarray, which would make the scale one-dimensional.
+        f"{prefix}{column}/{name}": np.asarray(array, order="C")
+        for column, normalise in chain.items()
+        for name, array in normalise.to_arrays().items()
+    }
+
+
+def chain_from(arrays: Mapping[str, np.ndarray]) -> Chain:
+    """Make what `chain_arrays` described.
+
+    Raises:
+        DataError: the arrays are not such.
+    """
+    # The last slash: a column's name may hold others.
+    columns = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
+    return {column: Normalise.from_arrays(_under(arrays, f"{column}/")) for column in columns}
 
 
 def make_preprocessing(
-    config: RunConfig, transforms: InputTransforms, manifest: Manifest, directory: Path, *, run_dir: Path
+    config: RunConfig,
+    transforms: InputTransforms,
+    stored: Mapping[str, tuple[StoredColumn, Path]],
+    *,
+    rows: RowSchema,
+    run_dir: Path,
 ) -> Preprocessing:
     """Decide what rows go through, and keep it in the run directory.
 
     Args:
         config: section `data`, and whether the net is Caffe's.
         transforms: what the net itself says.
-        manifest: of the prepared data.
-        directory: the manifest's.
+        stored: by column what was counted of it, and the directory of its manifest.
+        rows: what is stored.
         run_dir: where mean images of files are kept: a run that is resumed needs the files no more.
 
     Raises:
@@ -102,26 +135,21 @@ def make_preprocessing(
         DataError: the training rows' mean image cannot be read.
         RunDirError: what was kept is damaged, or it cannot be kept.
     """
-    data, shape = config.data, manifest.input.shape
-    seen_rows(manifest.rows, data)  # for what it refuses
+    seen_rows(rows, config.data)  # for what it refuses
     # A resumed run may find the mean files gone or changed; what it began with is what it goes on with.
     kept = Preprocessing.load(run_dir)
-    states, files = list[Normalise](), list[str]()
-    for place, said in enumerate(transforms):
-        plain = _plain(data, said, training=place == 0)
-        of_rows = Normalise.from_manifest(
-            manifest, directory, mean=data.mean or "channel", scale=plain.scale, std=data.std
-        )
-        file = "" if _rows_say_mean(config) else _mean_file(data, said)
-        if _rows_say_mean(config):
-            mean = of_rows.mean
-        else:
-            mean = _kept_mean(kept, place, file=file, shape=shape)
-            mean = _named_mean(data, said, shape, remedy=_ROWS_OWN) if mean is None else mean
-        std = _named_std(data, shape) if data.std_values else of_rows.std
-        states.append(replace(plain, mean=mean, std=std))
-        files.append(file)
-    made = Preprocessing(train=states[0], test=states[1], mean_files=(files[0], files[1]))
+    chains: tuple[Chain, Chain] = ({}, {})
+    files: dict[str, str] = {}
+    for column in _preprocessed(rows, config.data, transforms):
+        for place, (chain, state) in enumerate(zip(chains, _STATES, strict=True)):
+            said, settings = _said(transforms, column.name, place), _Settings.of(config, column)
+            key = f"{state}.{column.name}"
+            files[key] = "" if settings.rows_say_mean else settings.mean_file(said)
+            mean = None if settings.rows_say_mean else _kept_mean(kept, key, files[key], column)
+            if mean is None and not settings.rows_say_mean:
+                mean = settings.named_mean(said, remedy=_ROWS_OWN)
+            chain[column.name] = settings.normalise(said, training=place == 0, rows=stored[column.name], mean=mean)
+    made = Preprocessing(train=chains[0], test=chains[1], mean_files=files)
     made.save(run_dir)
     return made
 
@@ -137,36 +165,146 @@ def check_preprocessing(config: RunConfig, transforms: InputTransforms, rows: Ro
     Raises:
         ConfigError: a mean file is missing, something does not fit the rows, or is said twice.
     """
-    data, shape = config.data, rows.input.shape
-    seen_rows(rows, data)
-    _named_std(data, shape)
-    for place, said in enumerate(transforms):
-        _plain(data, said, training=place == 0)
-        if not _rows_say_mean(config):
-            _named_mean(data, said, shape, remedy=_ROWS_OWN)
+    seen_rows(rows, config.data)
+    for column in _preprocessed(rows, config.data, transforms):
+        settings = _Settings.of(config, column)
+        settings.named_std()
+        for place in (0, 1):
+            said = _said(transforms, column.name, place)
+            settings.plain(said, training=place == 0)
+            if not settings.rows_say_mean:
+                settings.named_mean(said, remedy=_ROWS_OWN)
 
 
-def file_normalise(config: RunConfig, transforms: InputTransforms, shape: tuple[int, ...]) -> Normalise:
+def file_preprocessing(config: RunConfig, transforms: InputTransforms, rows: RowSchema) -> Chain:
     """The preprocessing of evaluated rows without a run: what the net says, and the numbers of section `data`.
 
     Raises:
-        ConfigError: `data.mean` or `data.std` asks for training rows, which are not there, a mean file is missing,
-            or something does not fit the rows.
+        ConfigError: a mean or deviation asks for training rows, which are not there, a mean file is missing, or
+            something does not fit the rows.
     """
-    data = config.data
-    # Refused and not passed over: numbers of another preprocessing would look like those of a worse net.
-    for key, value, remedy in (
-        ("data.mean", data.mean, "name a mean_file in the net"),
-        ("data.std", data.std, "give data.std_values"),
-    ):
-        if value not in (None, "none"):
-            raise ConfigError(
-                f"{key} is {value!r}, which is counted from the training rows, and there is no run here that knows "
-                f"it; {remedy}, or test the run's directory: sparknet test RUN_DIR"
-            )
-    said = transforms[1]
-    mean = None if data.mean == "none" else _named_mean(data, said, shape, remedy=_NO_MEAN)
-    return replace(_plain(data, said, training=False), mean=mean, std=_named_std(data, shape))
+    chain: Chain = {}
+    for column in _preprocessed(rows, config.data, transforms):
+        settings, said = _Settings.of(config, column), _said(transforms, column.name, 1)
+        # Refused and not passed over: numbers of another preprocessing would look like those of a worse net.
+        for name, value, remedy in (
+            ("mean", settings.rule.mean, "name a mean_file in the net"),
+            ("std", settings.rule.std, f"give {settings.key('std_values')}"),
+        ):
+            if value not in (None, "none"):
+                raise ConfigError(
+                    f"{settings.key(name)} is {value!r}, which is counted from the training rows, and there is no "
+                    f"run here that knows it; {remedy}, or test the run's directory: sparknet test RUN_DIR"
+                )
+        mean = None if settings.rule.mean == "none" else settings.named_mean(said, remedy=_NO_MEAN)
+        chain[column.name] = replace(settings.plain(said, training=False), mean=mean, std=settings.named_std())
+    return chain
+
+
+def _preprocessed(rows: RowSchema, data: Data, transforms: InputTransforms) -> list[Column]:
+    """The columns that go through something: inputs of numbers, and targets of which that is said."""
+    inputs = {column.name for column in rows.inputs}
+    return [
+        column
+        for column in rows.columns
+        if column.dtype != "int64"
+        and column.shape
+        and (
+            column.name in inputs
+            or column.name in transforms
+            or data.columns.get(column.name, _AS_IT_IS) != _AS_IT_IS
+        )
+    ]
+
+
+def _said(transforms: InputTransforms, name: str, place: int) -> InputTransform | None:
+    return transforms[name][place] if name in transforms else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Settings:
+    """What the configuration says of one column."""
+
+    column: Column
+    rule: DataColumn
+    short: bool
+    """The section's own keys say it, not a table of the column's."""
+    caffe: bool
+    """The net is a Caffe file, whose data layers say what they do."""
+
+    @classmethod
+    def of(cls, config: RunConfig, column: Column) -> "_Settings":
+        data, name = config.data, column.name
+        caffe = bool(config.net.prototxt)
+        return cls(column=column, rule=data.column(name), short=name not in data.columns, caffe=caffe)
+
+    def key(self, name: str) -> str:
+        """The key that says it, for messages."""
+        return f"data.{name}" if self.short else f"data.columns.{self.column.name}.{name}"
+
+    @property
+    def rows_say_mean(self) -> bool:
+        """The mean is counted from the training rows (or there is none), not named by a file or in numbers."""
+        rule = self.rule
+        return rule.mean is not None or not (self.caffe or rule.mean_values or rule.mean_file)
+
+    @property
+    def default_mean(self) -> Literal["none", "channel"]:
+        """What is taken off where nothing is said: of images, and of the only input in the short form, the mean."""
+        return "channel" if self.short or len(self.column.shape) == 3 else "none"
+
+    def mean_file(self, said: InputTransform | None) -> str:
+        """The file that `named_mean` would read; "" for none."""
+        rule = self.rule
+        if rule.mean_file or rule.mean_values or said is None:
+            return rule.mean_file
+        return said.mean_file
+
+    def named_mean(self, said: InputTransform | None, *, remedy: str) -> np.ndarray | None:
+        """The mean that the configuration names, else the net, float32."""
+        rule, shape = self.rule, self.column.shape
+        # What the configuration says wins: it is how a net is used without its mean file.
+        if rule.mean_values:
+            return _fitting(self.key("mean_values"), rule.mean_values, shape)
+        if rule.mean_file:
+            return _image_in(rule.mean_file, shape, where=self.key("mean_file"), remedy=remedy)
+        return None if said is None else mean_in_file(said, shape, remedy=remedy)
+
+    def named_std(self) -> np.ndarray | None:
+        """The deviation that the configuration gives in numbers, float32."""
+        rule = self.rule
+        return _fitting(self.key("std_values"), rule.std_values, self.column.shape) if rule.std_values else None
+
+    def plain(self, said: InputTransform | None, *, training: bool) -> Normalise:
+        """All but mean and deviation: what the net says or, where it says nothing, the configuration."""
+        rule = self.rule
+        if said is not None:
+            check_augmentation(said, rule, key=self.key)
+            # Both scales count: the configuration's is 1 unless somebody asks for more than the file does.
+            return replace(said.normalise, scale=said.normalise.scale * rule.scale)
+        return Normalise(
+            mean=None,
+            scale=rule.scale,
+            crop=rule.crop,
+            cut="random" if training and rule.crop else "centre",
+            mirror=training and rule.mirror,
+        )
+
+    def normalise(
+        self,
+        said: InputTransform | None,
+        *,
+        training: bool,
+        rows: tuple[StoredColumn, Path],
+        mean: np.ndarray | None,
+    ) -> Normalise:
+        """All of it; `mean` is the one that was named."""
+        rule, plain = self.rule, self.plain(said, training=training)
+        # In a Caffe run the data layers say all there is, unless the configuration asks for the rows' own.
+        default = "none" if self.caffe else self.default_mean
+        counted = Normalise.of_rows(*rows, mean=rule.mean or default, scale=plain.scale, std=rule.std)
+        std = self.named_std() if rule.std_values else counted.std
+        return replace(plain, mean=counted.mean if self.rows_say_mean else mean, std=std)
 
 
 def mean_in_file(said: InputTransform, shape: tuple[int, ...], *, remedy: str = _ROWS_OWN) -> np.ndarray | None:
@@ -192,57 +330,14 @@ def mean_in_file(said: InputTransform, shape: tuple[int, ...], *, remedy: str = 
     return channel_values(said.mean_values, shape)
 
 
-def _plain(data: Data, said: InputTransform | None, *, training: bool) -> Normalise:
-    """All but mean and deviation: what the net says or, where it says nothing, the configuration."""
-    if said is not None:
-        check_augmentation(said, data)
-        # Both scales count: data.scale is 1 unless somebody asks for more than the file does.
-        return replace(said.normalise, scale=said.normalise.scale * data.scale)
-    return Normalise(
-        mean=None,
-        scale=data.scale,
-        crop=data.crop,
-        cut="random" if training and data.crop else "centre",
-        mirror=training and data.mirror,
-    )
-
-
-def _rows_say_mean(config: RunConfig) -> bool:
-    """The mean is counted from the training rows (or there is none), not named by a file or in numbers."""
-    data = config.data
-    return data.mean is not None or not (config.net.prototxt or data.mean_values or data.mean_file)
-
-
-def _mean_file(data: Data, said: InputTransform | None) -> str:
-    """The file that `_named_mean` would read; "" for none."""
-    if data.mean_file or data.mean_values or said is None:
-        return data.mean_file
-    return said.mean_file
-
-
-def _kept_mean(kept: Preprocessing | None, place: int, *, file: str, shape: tuple[int, ...]) -> np.ndarray | None:
+def _kept_mean(kept: Preprocessing | None, key: str, file: str, column: Column) -> np.ndarray | None:
     """What the run has kept of a mean file; None if that was another one, or of other rows."""
-    # None is of a run directory that did not tell the file: then its mean is taken to be the one.
-    if kept is None or not file or kept.mean_files[place] not in (None, file):
+    if kept is None or not file or kept.mean_files.get(key) != file:
         return None
-    mean = (kept.train, kept.test)[place].mean
-    return mean if mean is not None and mean.shape == shape else None
-
-
-def _named_mean(
-    data: Data, said: InputTransform | None, shape: tuple[int, ...], *, remedy: str
-) -> np.ndarray | None:
-    """The mean that the configuration names, else the net, float32."""
-    # What the configuration says wins: it is how a net is used without its mean file.
-    if data.mean_values:
-        return _fitting("data.mean_values", data.mean_values, shape)
-    if data.mean_file:
-        return _image_in(data.mean_file, shape, where="data.mean_file", remedy=remedy)
-    return None if said is None else mean_in_file(said, shape, remedy=remedy)
-
-
-def _named_std(data: Data, shape: tuple[int, ...]) -> np.ndarray | None:
-    return _fitting("data.std_values", data.std_values, shape) if data.std_values else None
+    state, _, name = key.partition(".")
+    chain = kept.train if state == _STATES[0] else kept.test
+    mean = chain[name].mean if name in chain else None
+    return mean if mean is not None and mean.shape == column.shape else None
 
 
 def _fitting(key: str, values: Sequence[float], shape: tuple[int, ...]) -> np.ndarray:

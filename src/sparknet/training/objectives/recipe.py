@@ -7,7 +7,7 @@ from sparknet.caffe.description.upgrade import upgrade_solver
 from sparknet.caffe.prototxt import parse_text
 from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.settings import SolverSettings
-from sparknet.config import Net, Solver
+from sparknet.config import Net, Objective, Solver
 
 __all__ = ["Recipe"]
 
@@ -20,13 +20,15 @@ class Recipe:
     """Which net."""
     spec: NetSpec | None = None
     """What `net.prototxt` describes; None for a net that has a name."""
+    objective: Objective = field(default_factory=Objective)
+    """What is minimised and measured; of a Caffe file that says both itself, nothing."""
     solver: Solver = field(default_factory=Solver)
     """How it is optimised."""
     settings: SolverSettings | None = None
     """What `solver.prototxt` says; None where torch's SGD takes the values of `solver`."""
 
     @classmethod
-    def read(cls, net: Net, solver: Solver | None = None) -> "Recipe":
+    def read(cls, net: Net, solver: Solver | None = None, *, objective: Objective | None = None) -> "Recipe":
         """Read the texts that a self-contained configuration has of Caffe's files.
 
         Raises:
@@ -41,9 +43,9 @@ class Recipe:
             # The run's net is told elsewhere, so that those which the solver names do not matter.
             settings = SolverSettings.from_message(message, own_nets=False)
         spec = NetSpec.from_text(net.prototxt) if net.prototxt else None
-        return cls(net=net, spec=spec, solver=solver, settings=settings)
+        return cls(net=net, spec=spec, objective=objective or Objective(), solver=solver, settings=settings)
 
     @property
     def batches_per_step(self) -> int:
-        """Batches of one step (Caffe's iter_size)."""
-        return self.settings.rule.iter_size if self.settings else 1
+        """Batches of one step: `solver.accumulate`, Caffe's iter_size."""
+        return self.settings.rule.iter_size if self.settings else self.solver.accumulate

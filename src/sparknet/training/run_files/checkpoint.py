@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from sparknet.config import decode, encode
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import CheckpointError, ConfigError
-from sparknet.training.coordination.coordinator import RunProgress
+from sparknet.training.coordination.best_round import BestRound
+from sparknet.training.coordination.rules import RunProgress
 from sparknet.whole_files import whole_directory
 
 __all__ = ["INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
@@ -45,13 +46,17 @@ class Saved:
     cursors: dict[str, Cursor]
     order: str = ""
     """Which sampling order the cursors count in."""
+    best: BestRound | None = None
+    """The best validation so far, where validations are judged."""
     files: dict[str, _File]
 
     @property
     def progress(self) -> RunProgress:
         """Where the run goes on from here."""
         cursors = {int(slot): cursor for slot, cursor in self.cursors.items()}
-        return RunProgress(round=self.round, samples=self.samples, cursors=cursors, order=self.order)
+        return RunProgress(
+            round=self.round, samples=self.samples, cursors=cursors, order=self.order, best=self.best
+        )
 
 
 class Draft:
@@ -90,7 +95,12 @@ class Draft:
         self.close()
         cursors = {str(slot): cursor for slot, cursor in progress.cursors.items()}
         saved = Saved(
-            round=progress.round, samples=progress.samples, cursors=cursors, order=progress.order, files=files
+            round=progress.round,
+            samples=progress.samples,
+            cursors=cursors,
+            order=progress.order,
+            best=progress.best,
+            files=files,
         )
         # Last, and with the hashes of all the others: a checkpoint without it, or with another, is none.
         (self.directory / _INDEX).write_text(json.dumps(encode(saved), indent=1), encoding="utf-8")
@@ -146,7 +156,11 @@ class Checkpoints:
             ) from error
         # Later ones are damaged, else the run had gone on from them: they must not displace good ones.
         upto = [round for round in self.rounds() if round <= progress.round]
+        best = progress.best.round if progress.best else None
         for round in upto[: -self.keep]:
+            # What the run is for, however old it is.
+            if round == best:
+                continue
             # One that cannot be removed costs room alone, and half of one is passed over as damaged.
             shutil.rmtree(self.path(round), ignore_errors=True)
 

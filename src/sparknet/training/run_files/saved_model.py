@@ -1,28 +1,27 @@
 """The product of a run: `model/`, with the weights and what is needed to rebuild the module.
 
 `weights.safetensors` is the net's state_dict (of a Caffe net phase TRAIN's), `preprocess.safetensors` the mean,
-scale and cut that inputs go through, `model.json` the net's name and arguments, or its whole prototxt, and its
-rows: input, label and classes. All of it loads without this library.
+scale and cut that columns go through, `model.json` the net's name and arguments, or its whole prototxt, and its
+rows: inputs, targets and classes. All of it loads without this library.
 """
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from sparknet.config import Data, Net, decode, encode
-from sparknet.data.loading.transform import Normalise
+from sparknet.config import Data, Net, RunConfig, decode, encode
+from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
-from sparknet.data.shards.manifest import Manifest
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.preprocessing import Chain, chain_arrays, chain_from
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import WEIGHTS
 from sparknet.training.run_files.state_bytes import load_weights
@@ -36,6 +35,8 @@ class Description:
     """What `model.json` says."""
 
     net: Net
+    objective: ObjectiveSection = field(default_factory=ObjectiveSection)
+    """What was minimised, and what is measured."""
     rows: RowSchema
     """What was stored, before anything was cut out."""
     data: Data
@@ -51,7 +52,8 @@ class Model:
     description: Description
     objective: Objective
     """With the trained weights."""
-    normalise: Normalise
+    chain: Chain
+    """By column what its values go through."""
 
     @property
     def module(self) -> nn.Module:
@@ -59,19 +61,17 @@ class Model:
         return self.objective.module
 
 
-def save_model(directory: Path, weights: Path, description: Description, normalise: Normalise) -> None:
+def save_model(directory: Path, weights: Path, description: Description, chain: Chain) -> None:
     """Write `directory` whole or not at all; an older one is replaced.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    # Not ascontiguousarray, which would make the scale one-dimensional.
-    arrays = {name: np.asarray(array, order="C") for name, array in normalise.to_arrays().items()}
     try:
         # The weights as the checkpoint has them, byte for byte: they were checked there against their hash.
         with whole_directory(directory) as draft:
             shutil.copyfile(weights, draft / WEIGHTS)
-            save_file(arrays, draft / "preprocess.safetensors")
+            save_file(chain_arrays(chain), draft / "preprocess.safetensors")
             (draft / "model.json").write_text(json.dumps(encode(description), indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
@@ -80,10 +80,10 @@ def save_model(directory: Path, weights: Path, description: Description, normali
         ) from error
 
 
-def describe(net: Net, data: Data, manifest: Manifest) -> Description:
-    """The description of a model trained on prepared data."""
-    net = replace(net, weights="")  # they were only the beginning
-    return Description(net=net, rows=manifest.rows, data=data, table=manifest.table)
+def describe(config: RunConfig, rows: RowSchema, table: TableEncoding | None) -> Description:
+    """The description of a model trained on such rows."""
+    net = replace(config.net, weights="", weights_map={})  # they were only the beginning
+    return Description(net=net, objective=config.objective, rows=rows, data=config.data, table=table)
 
 
 def load_model(directory: Path) -> Model:
@@ -95,7 +95,7 @@ def load_model(directory: Path) -> Model:
     """
     try:
         description = decode(Description, json.loads((directory / "model.json").read_text(encoding="utf-8")))
-        normalise = Normalise.from_arrays(load_file(directory / "preprocess.safetensors"))
+        chain = chain_from(load_file(directory / "preprocess.safetensors"))
         weights = (directory / WEIGHTS).read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -105,11 +105,11 @@ def load_model(directory: Path) -> Model:
     except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
     # The seed is of no account: the weights replace what the fillers drew.
-    recipe = Recipe.read(description.net)
+    recipe = Recipe.read(description.net, objective=description.objective)
     objective = build_objective(recipe, description.rows, batch_size=1, seed=0, data=description.data)
     objective.module.eval()
     try:
         load_weights(objective.module, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{directory / WEIGHTS}: {error}") from error
-    return Model(description=description, objective=objective, normalise=normalise)
+    return Model(description=description, objective=objective, chain=chain)

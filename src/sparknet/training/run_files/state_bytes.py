@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sparknet.errors import CheckpointError
+from sparknet.training.run_files.tensor_bytes import Bytes, dump_tensors, load_tensors
 
 __all__ = [
     "dump_optimizer",
@@ -19,23 +18,24 @@ __all__ = [
 ]
 
 
-def dump_weights(module: nn.Module) -> bytes:
+_LINE_END = ord("\n")
+_OTHERS = "-"
+"""Stands where others have a parameter's number."""
+
+
+def dump_weights(module: nn.Module) -> memoryview:
     """The module's state_dict as a safetensors file."""
-    # Clones: the module's tensors may be views of one flat buffer, which safetensors refuses to guess about.
-    # It keeps the interpreter's lock, for 1 GB over 2 s: no thread runs in that time, the heartbeat's neither.
-    return save({name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()})
+    return dump_tensors(module.state_dict())
 
 
-def load_weights(module: nn.Module, data: bytes) -> None:
+def load_weights(module: nn.Module, data: Bytes) -> None:
     """Load what `dump_weights` made, in place: tensors keep their storage.
 
     Raises:
         CheckpointError: the bytes are damaged, or names or shapes are not this module's.
     """
     try:
-        module.load_state_dict(load(data), strict=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{len(data)} bytes of saved weights are damaged: {error}") from error
+        module.load_state_dict(load_tensors(data), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -43,34 +43,56 @@ def load_weights(module: nn.Module, data: bytes) -> None:
         ) from error
 
 
-def dump_optimizer(optimizer: torch.optim.Optimizer) -> bytes:
-    """Any torch optimiser's state: tensors as `<parameter>.<key>`, plain numbers in the metadata."""
+def dump_optimizer(optimizer: torch.optim.Optimizer, others: Mapping[str, float] | None = None) -> memoryview:
+    """Any torch optimiser's state: tensors as `<parameter>.<key>`, plain numbers and None in a line of JSON.
+
+    Args:
+        optimizer: whose state.
+        others: numbers that are kept with it.
+    """
     state: Mapping[int, Mapping[str, Any]] = optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float | None] = {f"{_OTHERS}.{key}": value for key, value in (others or {}).items()}
     for index, entries in state.items():
         for key, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value.detach().clone().contiguous()
-            elif value is not None:
+                tensors[f"{index}.{key}"] = value
+            else:
                 numbers[f"{index}.{key}"] = value
     # A line of JSON first, since safetensors keeps text alone beside its tensors; dumps puts no line end into it.
-    return json.dumps(numbers).encode() + b"\n" + save(tensors)
+    return dump_tensors(tensors, before=_line(numbers))
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, data: bytes) -> None:
+def _line(numbers: Mapping[str, float | None]) -> bytes:
+    """A line of JSON of such a length that what follows lies aligned."""
+    text = json.dumps(numbers).encode()
+    return text + b" " * (-(len(text) + 1) % 8) + b"\n"
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, data: Bytes) -> dict[str, float]:
     """Load what `dump_optimizer` made into an optimiser of the same kind over the same parameters.
+
+    Returns:
+        The other numbers that were kept with it.
 
     Raises:
         CheckpointError: the bytes are damaged.
     """
-    numbers, _, tensors = data.partition(b"\n")
+    view = memoryview(data)
+    # The numbers are few: the line ends soon, and the tensors behind it need not be searched.
+    end = next((at for at in range(len(view)) if view[at] == _LINE_END), len(view))
+    numbers, tensors = bytes(view[:end]), view[end + 1 :]
     state: dict[int, dict[str, object]] = {}
+    others: dict[str, float] = {}
     try:
-        for name, value in {**json.loads(numbers), **load(tensors)}.items():
+        for name, value in {**json.loads(numbers), **load_tensors(tensors)}.items():
             index, _, key = name.partition(".")
+            if index == _OTHERS:
+                others[key] = float(value)
+                continue
             state.setdefault(int(index), {})[key] = value
-    except (ValueError, TypeError, SafetensorError) as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{len(data)} bytes of an optimiser's state are damaged: {error}") from error
     # The groups stay its own: rates and decay are those of the configuration, which may have changed since.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return others

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparknet.config import OuterOptimiser
 from sparknet.errors import TrainingDiverged
-from sparknet.training.sync.flat_weights import FlatWeights, WeightsHash, chunks
+from sparknet.training.sync.flat_weights import CHUNK, FlatWeights, WeightsHash, chunks
 
 __all__ = ["AllReduce", "HealRole", "Synchroniser"]
 
@@ -64,7 +64,7 @@ class Synchroniser:
         self.anchor.copy_(self.weights.local)
         self.anchor_hash = WeightsHash.of(self.anchor)
 
-    def heal(self, group: AllReduce, role: HealRole, inner_state: bytes) -> bytes | None:
+    def heal(self, group: AllReduce, role: HealRole, inner_state: bytes | memoryview) -> memoryview | None:
         """Bring a joiner to the state of rank 0: anchor, outer momentum and inner optimiser state.
 
         `rebase` is for a replica that was left behind with steps of its own: they become steps from the new anchor.
@@ -86,8 +86,10 @@ class Synchroniser:
             group.broadcast(momentum)
         size = torch.tensor([len(inner_state)], dtype=torch.int64)
         group.broadcast(size)
-        # bytearray, since torch wants memory that may be written.
-        own = torch.frombuffer(bytearray(inner_state), dtype=torch.uint8) if inner_state else torch.empty(0)
+        view = memoryview(inner_state)
+        # torch wants memory that may be written.
+        given = bytearray(view) if view.readonly else view
+        own = torch.frombuffer(given, dtype=torch.uint8) if len(view) else torch.empty(0)
         inner = own if own.numel() == int(size) else torch.empty(int(size), dtype=torch.uint8)
         group.broadcast(inner)
         if role == "keep":
@@ -104,7 +106,7 @@ class Synchroniser:
         # Integer counters need none of this: the exchange that follows takes their maximum.
         self.anchor, self.momentum = anchor, momentum
         self.anchor_hash = WeightsHash.of(anchor)
-        return inner.numpy().tobytes() if role == "receive" else None
+        return inner.numpy().data if role == "receive" else None
 
     def exchange(self, group: AllReduce, weight: float) -> None:
         """Average with the group into a buffer; `apply` makes it count.
@@ -137,37 +139,39 @@ class Synchroniser:
 
     def apply(self) -> None:
         """The round committed: step the anchor, and start the next local steps from it."""
-        outer, local = self.outer, self.weights.local
+        local = self.weights.local
         if not self.average:
             self._buffer.copy_(local)
-        # Outer steps are for trainable weights: a variance that goes past its average may become negative.
-        if self.momentum is not None:
-            self._step_with_momentum(self.momentum)
-        elif outer.learning_rate != 1:
-            trainable = slice(0, self.weights.trainable)
-            torch.lerp(
-                self.anchor[trainable],
-                self._buffer[trainable],
-                outer.learning_rate,
-                out=self._buffer[trainable],
-            )
+        folded, spare = WeightsHash(), torch.empty(CHUNK)
+        # One pass over memory for step, copy and hash: each finds in the cache what the one before has brought
+        # there.
+        for at in range(0, local.numel(), CHUNK):
+            piece = slice(at, min(at + CHUNK, local.numel()))
+            self._step(piece, spare)
+            local[piece].copy_(self._buffer[piece])
+            folded.add(local[piece])
         # The buffer now holds the new anchor; the old anchor becomes the next buffer.
         self.anchor, self._buffer = self._buffer, self.anchor
-        folded = WeightsHash()
-        # One pass for both: the hash reads what the copy has just brought into the cache.
-        for anchor, piece in chunks(self.anchor, local):
-            piece.copy_(anchor)
-            folded.add(piece)
         self.anchor_hash = folded.hex()
         self.weights.scatter()
         self.weights.write_counters(self._counters)
 
-    def _step_with_momentum(self, momentum: Tensor) -> None:
-        """SGD with momentum μ: v ← μ v + delta, anchor ← anchor - lr v (Nesterov: lr (delta + μ v))."""
-        outer, end = self.outer, self.weights.trainable
-        for anchor, average, velocity in chunks(self.anchor, self._buffer, momentum, stop=end):
-            delta = anchor - average
-            velocity.mul_(outer.momentum).add_(delta)
-            step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
-            # Into the average's place, where `apply` looks for the new anchor.
-            torch.sub(anchor, step, alpha=outer.learning_rate, out=average)
+    def _step(self, piece: slice, spare: Tensor) -> None:
+        """Outer SGD on a piece of the average, which becomes the new anchor there.
+
+        With momentum μ: v ← μ v + delta, anchor ← anchor - lr v (Nesterov: lr (delta + μ v)).
+        """
+        outer = self.outer
+        # Outer steps are for trainable weights: a variance that goes past its average may become negative.
+        own = slice(piece.start, min(piece.stop, self.weights.trainable))
+        if own.start >= own.stop or (self.momentum is None and outer.learning_rate == 1):
+            return
+        anchor, average = self.anchor[own], self._buffer[own]
+        if self.momentum is None:
+            torch.lerp(anchor, average, outer.learning_rate, out=average)
+            return
+        velocity, delta = self.momentum[own], spare[: own.stop - own.start]
+        torch.sub(anchor, average, out=delta)
+        velocity.mul_(outer.momentum).add_(delta)
+        step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
+        torch.sub(anchor, step, alpha=outer.learning_rate, out=average)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sparknet.data.loading.transform import Normalise, Windows
+from sparknet.training.worker.staging import as_tensor
 
-__all__ = ["DeviceNormalise", "to_device"]
+__all__ = ["DeviceNormalise"]
 
 
 class DeviceNormalise:
@@ -27,8 +28,8 @@ class DeviceNormalise:
         self._normalise = normalise
         self._device = device
         mean, factor = normalise.mean, normalise.factor
-        self._mean = None if mean is None else to_device(mean, device)
-        self._factor = None if factor is None else to_device(factor, device)
+        self._mean = None if mean is None else as_tensor(mean).to(device)
+        self._factor = None if factor is None else as_tensor(factor).to(device)
 
     def __call__(self, images: Tensor, draws: np.ndarray | None = None) -> Tensor:
         """Turn stored rows into what the net is given.
@@ -67,7 +68,7 @@ class DeviceNormalise:
         """Indices of the windows' pixels, int64, that together broadcast to [n, channels, height, width]."""
         # One transfer in place of three.
         numbers = np.stack([windows.ys, windows.xs, windows.turned.astype(np.int64)])
-        ys, xs, turned = to_device(numbers, self._device)
+        ys, xs, turned = as_tensor(numbers).to(self._device)
         rows, channels, lines, columns = (
             torch.arange(size, device=self._device) for size in (len(windows.ys), *shape)
         )
@@ -78,13 +79,3 @@ class DeviceNormalise:
             (lines + ys[:, None])[:, None, :, None],
             across[:, None, None, :],
         )
-
-
-def to_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to the device; to a GPU from pinned memory, beside what this thread does next."""
-    # Tables may give views of files, which cannot be written: torch has no such tensors.
-    tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
-    if device.type != "cuda":
-        return tensor.to(device)
-    # The pinned copy is kept by torch's allocator until the device has read it.
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from sparknet.training.coordination.messages import Answer, Failed, Heartbeat, Pulse, Question
+from sparknet.training.run_files.tensor_bytes import Bytes
 
 __all__ = ["Driver"]
 
@@ -19,11 +20,11 @@ class Driver(Protocol):
         """Send what is answered at once."""
         ...
 
-    def put_checkpoint(self, round: int, files: Mapping[str, bytes]) -> None:
+    def put_checkpoint(self, round: int, files: Mapping[str, Bytes]) -> None:
         """Hand the files of a checkpoint over; on return they are on the driver's disk."""
         ...
 
-    def fetch_checkpoint(self, round: int) -> dict[str, bytes]:
+    def fetch_checkpoint(self, round: int) -> Mapping[str, Bytes]:
         """The files of a checkpoint."""
         ...
 

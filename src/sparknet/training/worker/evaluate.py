@@ -1,7 +1,7 @@
 """Validation: every row exactly once, or a number of batches, over whichever workers are there."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,8 @@ import numpy as np
 from sparknet.data.loading.row_random import row_draws
 from sparknet.data.loading.transform import Normalise
 from sparknet.training.coordination.messages import ChoreReport
-from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
+from sparknet.training.coordination.post_commit import add_up
+from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective, Sums
 from sparknet.training.worker.device_feed import DeviceFeed
 
 __all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
@@ -63,39 +64,31 @@ class Cuts:
 
 
 def evaluate_part(
-    objective: Objective,
-    table: Table,
-    normalise: Normalise,
-    *,
-    cuts: Cuts,
-    part: tuple[int, int],
-    columns: tuple[str, str],
+    objective: Objective, table: Table, chain: Mapping[str, Normalise], *, cuts: Cuts, part: tuple[int, int]
 ) -> ChoreReport:
     """Measure the rows of one part.
 
     Args:
         objective: whose measures are taken, in evaluation mode.
         table: the validation rows.
-        normalise: turns stored rows into inputs.
+        chain: by column what turns stored values into those that the net is given.
         cuts: which rows, in which batches.
         part: which part, from 0, and how many there are.
-        columns: names of the image and the label column.
     """
-    rows, sums = 0, dict[str, float]()
-    feed = DeviceFeed.of(objective, normalise)
+    rows, found = 0, list[Sums]()
+    feed = DeviceFeed.of(objective, chain)
     for start, stop in cuts.batches(*part):
         # Slices of the table and no loader: rows come in their own order, and none is read ahead for another part.
-        images, labels = _read(table, columns, start, stop)
+        columns = _read(table, start, stop)
         # The same numbers for a row in every evaluation, of whatever run.
         draws = row_draws(0, 0, np.arange(start, stop) % len(table), stream="evaluation")
         # Sums and not means, so that parts of different length add up.
-        for name, value in objective.measure(*feed.rows(images, labels, draws)).items():
-            sums[name] = sums.get(name, 0.0) + value
+        found.append(objective.measure(feed.rows(columns, draws)))
         rows += stop - start
-    return ChoreReport(part=part[0], rows=rows, sums=sums)
+    return ChoreReport(part=part[0], rows=rows, sums=add_up(found))
 
 
-def _read(table: Table, columns: tuple[str, str], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(table: Table, start: int, stop: int) -> dict[str, np.ndarray]:
     """Rows of a table that starts over at its end."""
     pieces: list[dict[str, np.ndarray]] = []
     while start < stop:
@@ -103,5 +96,6 @@ def _read(table: Table, columns: tuple[str, str], start: int, stop: int) -> tupl
         count = min(stop - start, len(table) - at)
         pieces.append(table.slice(at, at + count))
         start += count
-    images, labels = ([piece[column] for piece in pieces] for column in columns)
-    return (images[0], labels[0]) if len(pieces) == 1 else (np.concatenate(images), np.concatenate(labels))
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -8,10 +8,27 @@ from types import TracebackType
 from sparknet.errors import ClusterError
 from sparknet.training.coordination.messages import Pulse
 
-__all__ = ["Heartbeats"]
+__all__ = ["Ending", "Heartbeats"]
 
 # Above any epoch that a run comes to.
 _EVERY_EPOCH = 2**62
+
+
+class Ending(threading.Event):
+    """Set when there is no use in going on; a device that is no longer the worker's counts as such.
+
+    Args:
+        device_valid: asked whenever somebody looks: a process that was stopped for a while learns of it at its next
+            step, before any thread has had time to tell it.
+    """
+
+    def __init__(self, device_valid: Callable[[], bool] = lambda: True) -> None:
+        super().__init__()
+        self.device_valid = device_valid
+
+    def is_set(self) -> bool:
+        """Whether it was set, or the device was lost."""
+        return super().is_set() or not self.device_valid()
 
 
 class Heartbeats:
@@ -22,14 +39,22 @@ class Heartbeats:
         on_abort: told the membership epoch up to which groups are to be dropped.
         timeout_seconds: silence after which the driver counts this worker as dead. A worker that itself hears
             nothing for twice as long takes the driver for lost, and ends.
+        device_valid: whether the worker's device is still its own.
 
     Attributes:
         ended: set when the run is over for this worker, for whatever reason.
         driver_lost: whether the reason is that the driver does not answer.
     """
 
-    def __init__(self, beat: Callable[[], Pulse], on_abort: Callable[[int], None], timeout_seconds: float) -> None:
-        self.ended = threading.Event()
+    def __init__(
+        self,
+        beat: Callable[[], Pulse],
+        on_abort: Callable[[int], None],
+        timeout_seconds: float,
+        *,
+        device_valid: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.ended = Ending(device_valid)
         self.driver_lost = False
         self._beat = beat
         self._on_abort = on_abort
@@ -41,6 +66,9 @@ class Heartbeats:
         heard, aborted = time.monotonic(), -1
         # Eight beats to a timeout: a few that are late or lost must not count as a death.
         while not self._closing.wait(self._timeout_seconds / 8):
+            if not self.ended.device_valid():
+                self._end()
+                return
             try:
                 pulse = self._beat()
             except ClusterError:
@@ -63,6 +91,15 @@ class Heartbeats:
         # In this order: the main thread must find `ended` set when the group lets it go.
         self.ended.set()
         self._on_abort(_EVERY_EPOCH)  # whatever group waits, it waits in vain
+
+    @property
+    def broken(self) -> str:
+        """Why this attempt must fail, so that another takes over; empty: it need not."""
+        if self.driver_lost:
+            return "the driver did not answer this worker's heartbeats; a new attempt takes over"
+        if not self.ended.device_valid():
+            return "this worker's lease of its GPU was lost; a new attempt takes another one"
+        return ""
 
     def __enter__(self) -> "Heartbeats":
         self._thread.start()

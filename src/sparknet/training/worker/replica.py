@@ -15,7 +15,11 @@ from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import TrainingDiverged
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.optimiser import InnerSolver
+from sparknet.training.run_files.state_bytes import dump_optimizer, load_optimizer
+from sparknet.training.run_files.tensor_bytes import Bytes
+from sparknet.training.worker.compiling import compile_net
 from sparknet.training.worker.device_feed import DeviceFeed
+from sparknet.training.worker.precision import Precision
 
 __all__ = ["Replica", "StepReport"]
 
@@ -59,6 +63,7 @@ class Replica:
         self.slot = slot
         self._feed = feed or DeviceFeed.of(objective, None)
         self._solver = solver
+        self._precision = Precision(config.solver.precision, self._feed.device)
         self.steps_taken = 0
 
     @property
@@ -71,6 +76,27 @@ class Replica:
         """The inner optimiser."""
         return self._solver.optimizer
 
+    def dump_inner_state(self) -> memoryview:
+        """What the optimiser, and the scale of fp16, need to go on exactly."""
+        return dump_optimizer(self.optimizer, self._precision.state())
+
+    def load_inner_state(self, data: Bytes) -> None:
+        """Take what `dump_inner_state` gave.
+
+        Raises:
+            CheckpointError: the bytes are damaged.
+        """
+        self._precision.load(load_optimizer(self.optimizer, data))
+
+    def forget_inner_state(self) -> None:
+        """Go on as if no step had been taken."""
+        self._solver.forget()
+        self._precision.load({})
+
+    def compile(self, loader: Loader) -> str:
+        """Compile the net for the loader's batches; empty, or why that cannot be done."""
+        return compile_net(self.objective, self._feed.batch(next(loader)), self._precision)
+
     def take_steps(self, loader: Loader, steps: int, *, round: int, ended: threading.Event) -> StepReport | None:
         """Take so many steps; None when `ended` was set on the way.
 
@@ -78,13 +104,13 @@ class Replica:
             TrainingDiverged: the mean loss is not finite.
             NetError: the net does not return what it must.
         """
-        local_steps = self.config.sync.local_steps
+        local_steps, share = self.config.sync.local_steps, self._solver.batch_share
         # A seed per (run, slot, round): dropout repeats exactly whatever died or resumed before.
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0])
         )
         # An evaluation may have left it in the other mode.
-        self.module.train()
+        self.objective.train_mode()
         # Losses are summed where they are: reading each would let the host wait for the device at every step.
         total, samples, rate, cursor = torch.zeros((), device=self._feed.device), 0, 0.0, None
         began = time.perf_counter()
@@ -98,13 +124,13 @@ class Replica:
             self.optimizer.zero_grad(set_to_none=True)
             for _ in range(self._solver.batches_per_step):
                 batch = next(loader)
-                loss = self.objective.loss(*self._feed.batch(batch))
-                # Not divided: an optimiser of several batches a step divides their sum itself, as Caffe's does.
-                loss.backward()
+                with self._precision.forward():
+                    loss = self.objective.loss(self._feed.batch(batch))
+                self._precision.backward(loss * share if share != 1 else loss)
                 total += loss.detach()
-                samples += len(batch.labels)
+                samples += batch.rows
                 cursor = batch.cursor
-            self.optimizer.step()
+            self._precision.step(self.optimizer, clip_norm=self._solver.clip_norm)
             self.steps_taken += 1
         # Once a round is enough: a loss that was not finite leaves the sum so.
         mean = float(total) / (steps * self._solver.batches_per_step)

@@ -2,11 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load, save
 
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
@@ -32,7 +31,8 @@ from sparknet.training.coordination.messages import (
 )
 from sparknet.training.coordination.post_commit import CHECKPOINT
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
-from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
+from sparknet.training.run_files.state_bytes import dump_weights, load_weights
+from sparknet.training.run_files.tensor_bytes import Bytes, dump_tensors, load_tensors
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.gloo_groups import ExchangeFailed, Groups
 from sparknet.training.sync.synchronise import AllReduce, HealRole, Synchroniser
@@ -52,12 +52,14 @@ class Surroundings:
     """How to reach the other workers."""
     open_loader: Callable[[Cursor], Loader]
     """Opens the training rows of this slot at a cursor."""
+    initial_weights: Callable[[], Bytes]
+    """Makes the net's weights as they were before the first round: a fall-back before any checkpoint needs them."""
     evaluate: Callable[[int, int], ChoreReport]
     """Evaluates the objective on one part of the validation rows: (part, parts)."""
     ended: threading.Event
     """Set from outside when there is no use in going on."""
-    driver_lost: Callable[[], bool] = lambda: False
-    """Whether that is because the driver does not answer."""
+    broken: Callable[[], str] = lambda: ""
+    """Why this attempt must fail, so that another takes over: the driver does not answer, or its device is gone."""
 
 
 class Worker:
@@ -82,8 +84,8 @@ class Worker:
         self._sync = Synchroniser(
             FlatWeights(replica.module), config.sync.outer, average=config.sync.strategy != "none"
         )
-        # A copy: a fall-back before the first checkpoint begins with these again.
-        self._initial = dump_weights(replica.module)
+        # They are there until something else is loaded or trained: only a fall-back needs them anew.
+        self._has_initial = True
         self._loader: Loader | None = None
         self._round = 0
         self._steps = 0
@@ -111,8 +113,8 @@ class Worker:
 
     def _check_driver(self) -> None:
         """The driver may have decided without this worker while it could not be heard: then end here."""
-        if self._around.driver_lost():
-            raise ClusterError("the driver did not answer this worker's heartbeats; a new attempt takes over")
+        if reason := self._around.broken():
+            raise ClusterError(reason)
 
     def _follow(self, answer: Answer) -> Answer | None:
         """Do what an answer says; the next answer, or None at the end."""
@@ -150,6 +152,7 @@ class Worker:
             self._loader.close()
         self._loader = self._around.open_loader(welcome.cursor)
         if welcome.heal:
+            self._has_initial = False
             # 0 steps ask for a peer's state, which comes in the same group as the next exchange.
             self._ready = self._message(welcome.cursor)
             return self._say_ready()
@@ -157,18 +160,24 @@ class Worker:
         return self._next_chore(None) if welcome.chores else self._train()
 
     def _restore(self, checkpoint: int | None) -> None:
-        files = {WEIGHTS: self._initial}
+        files: Mapping[str, Bytes] = {}
         if checkpoint is not None:
             files = self._around.driver.fetch_checkpoint(checkpoint)
-        # Into the tensors that are there, which are views of the synchroniser's vector; it then looks again.
-        load_weights(self._replica.module, files[WEIGHTS])
-        self._sync.restart()
-        self._replica.optimizer.state.clear()
+        elif not self._has_initial:
+            files = {WEIGHTS: self._around.initial_weights()}
+        self._has_initial = False
+        if files:
+            # Into the tensors that are there, which are views of the synchroniser's vector; it then looks again.
+            load_weights(self._replica.module, files[WEIGHTS])
+            self._sync.restart()
+        self._replica.forget_inner_state()
         if INNER in files:
-            load_optimizer(self._replica.optimizer, files[INNER])
+            self._replica.load_inner_state(files[INNER])
         if self._sync.momentum is not None:
             # Written over in any case: after a fall-back the momentum is of rounds that are not part of the run.
-            outer = load(files[OUTER])["momentum"] if OUTER in files else torch.zeros_like(self._sync.momentum)
+            outer = (
+                load_tensors(files[OUTER])["momentum"] if OUTER in files else torch.zeros_like(self._sync.momentum)
+            )
             self._sync.momentum.copy_(outer)
 
     def _train(self) -> Answer:
@@ -239,19 +248,18 @@ class Worker:
             left_behind = "rebase" if self._sync.average else "keep"
             role = left_behind if self._ready.steps else "receive"
         # A newcomer takes rank 0's inner state: one replica's is as good as another's, and better than none.
-        inner_state = dump_optimizer(self._replica.optimizer) if exchange.rank == 0 else b""
+        inner_state = self._replica.dump_inner_state() if exchange.rank == 0 else b""
         inner = self._sync.heal(group, role, inner_state)
         if inner is not None:
-            load_optimizer(self._replica.optimizer, inner)
+            self._replica.load_inner_state(inner)
         # `_ready` stays as it is: if this try is aborted, the driver sees the old round in it and heals once more.
         self._round = exchange.round
 
     def _commit(self, committed: Committed) -> Answer:
         self._sync.apply()
         self._round, self._steps = committed.round, committed.steps
-        # Cleared and not zeroed: an optimiser makes its state anew at the next step, step counts included.
         if self._config.sync.inner_state == "reset":
-            self._replica.optimizer.state.clear()
+            self._replica.forget_inner_state()
         return self._next_chore(None) if committed.chores else self._train()
 
     def _put_checkpoint(self, checkpoint: Checkpoint) -> Answer:
@@ -259,10 +267,10 @@ class Worker:
         # It is asked for between a commit and the next steps, when the local weights are the anchor.
         files = {
             WEIGHTS: dump_weights(self._replica.module),
-            INNER: dump_optimizer(self._replica.optimizer),
+            INNER: self._replica.dump_inner_state(),
         }
         if self._sync.momentum is not None:
-            files[OUTER] = save({"momentum": self._sync.momentum})
+            files[OUTER] = dump_tensors({"momentum": self._sync.momentum})
         self._around.driver.put_checkpoint(checkpoint.round, files)
         return self._next_chore(ChoreReport(part=CHECKPOINT))
 

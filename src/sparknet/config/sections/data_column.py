@@ -1,0 +1,136 @@
+"""What a column is, as it is stored and as the net or the loss gets it; and further sources of columns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparknet.config.rules import all_finite, at_least, require
+
+__all__ = ["Beside", "DataColumn"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataColumn:
+    """One column as it is stored and as the net or the loss gets it: `[data.columns.NAME]`."""
+
+    kind: Literal["image", "array", "number", "category", "ids"] | None = None
+    """An image, an array or vector of numbers, one number, a class, or a list of whole numbers such as a text's
+    tokens. Not given: what the column's own type says; a target of whole numbers, words or booleans is a class."""
+    dtype: Literal["uint8", "float32", "int64"] | None = None
+    """Of the stored values; not given: pixels are uint8, numbers float32, classes and ids int64."""
+    shape: tuple[int, ...] = ()
+    """Of one row; () takes the first row's. Rows of another shape are an error unless `length` is given."""
+    length: int | None = None
+    """Lists of any length are brought to so many values: shorter ones are filled up with `pad`."""
+    pad: float = 0.0
+    """With `length`: what fills up short lists."""
+    truncate: bool = False
+    """With `length`: longer lists are cut; if not, they are an error."""
+    classes: int | None = None
+    """Of a class: values must be below this; not given: one more than the largest seen."""
+    resize: tuple[int, ...] = ()
+    """As `data.resize`."""
+    resize_mode: Literal["exact", "shorter_side"] = "exact"
+    """As `data.resize_mode`."""
+    channel_order: Literal["rgb", "bgr"] | None = None
+    """As `data.channel_order`."""
+    keep: Literal["pixels", "encoded"] = "pixels"
+    """As `data.keep`."""
+    mean: Literal["none", "channel", "image"] | None = None
+    """As `data.mean`; not given: channel for images, none for others."""
+    mean_values: tuple[float, ...] = ()
+    """As `data.mean_values`."""
+    mean_file: str = ""
+    """As `data.mean_file`."""
+    scale: float = 1.0
+    """As `data.scale`."""
+    std: Literal["none", "channel"] = "none"
+    """As `data.std`."""
+    std_values: tuple[float, ...] = ()
+    """As `data.std_values`."""
+    crop: int = 0
+    """As `data.crop`; images of one size in one row are cut at the same place."""
+    mirror: bool = False
+    """As `data.mirror`; images of one row are mirrored together."""
+
+    def __post_init__(self) -> None:
+        all_finite("data.columns", self)
+
+    def check(self, key: str) -> None:
+        """Hold the values against each other.
+
+        Args:
+            key: where they stand, `data` or `data.columns.NAME`.
+
+        Raises:
+            ConfigError: naming key, value and rule.
+        """
+        require(all(size >= 1 for size in self.shape), f"{key}.shape", self.shape, "every size must be at least 1")
+        if self.classes is not None:
+            at_least(f"{key}.classes", self.classes, 2)
+        if self.length is not None:
+            at_least(f"{key}.length", self.length, 1)
+        else:
+            require(not self.truncate, f"{key}.truncate", self.truncate, f"it goes with a length: set {key}.length")
+        _check_images(self, key)
+        _check_mean_and_std(self, key)
+
+
+def _check_images(column: DataColumn, key: str) -> None:
+    require(
+        len(column.resize) in (0, 2) and all(size >= 1 for size in column.resize),
+        f"{key}.resize",
+        list(column.resize),
+        "it must be [height, width], both at least 1",
+    )
+    require(
+        not column.resize or column.shape[1:] in ((), column.resize),
+        f"{key}.shape and {key}.resize",
+        (list(column.shape), list(column.resize)),
+        f"both say how high and wide images are: make them equal, or leave {key}.shape out",
+    )
+    at_least(f"{key}.crop", column.crop, 0)
+
+
+def _check_mean_and_std(column: DataColumn, key: str) -> None:
+    means = [column.mean is not None, bool(column.mean_values), bool(column.mean_file)]
+    require(
+        sum(means) <= 1,
+        f"{key}.mean, {key}.mean_values, {key}.mean_file",
+        (column.mean, list(column.mean_values), column.mean_file),
+        "at most one can be given",
+    )
+    require(
+        not column.std_values or column.std == "none",
+        f"{key}.std and {key}.std_values",
+        (column.std, list(column.std_values)),
+        "at most one can be given",
+    )
+    require(
+        all(value > 0 for value in column.std_values),
+        f"{key}.std_values",
+        list(column.std_values),
+        "inputs are divided by them: each must exceed 0",
+    )
+    require(column.scale != 0, f"{key}.scale", column.scale, "0 would erase every input; 1 leaves it as it is")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """A further source whose rows go with those of `data.source`, the first with the first: `[data.beside.NAME]`.
+
+    NAME is the name of its column among the others.
+    """
+
+    source: str
+    """The format of the rows."""
+    path: str = ""
+    """Of the training rows, as many as `data.path` has."""
+    validation_path: str = ""
+    """Of the validation rows, as many as `data.validation_path` has."""
+    column: str = "image"
+    """Which of its columns is taken: `image`, what the records hold, or `label`; of HDF5 files the data set
+    of this name."""
+    labels: str = ""
+    """As `data.labels`."""
+    validation_labels: str = ""
+    """As `data.validation_labels`."""

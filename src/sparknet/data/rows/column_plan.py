@@ -1,0 +1,43 @@
+"""How one column is read: what its cells are and what they become; it travels to the workers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparknet.data.rows.columns import ImageForm
+
+__all__ = ["ColumnPlan"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnPlan:
+    """How one column of the rows is read."""
+
+    name: str
+    """The column's name."""
+    dtype: Literal["uint8", "float32", "int64"] | None = None
+    """Of lists of numbers; None: float32 of numbers with a fraction, int64 of whole ones."""
+    shape: tuple[int, ...] = ()
+    """Of one row; () takes the first row's."""
+    number_shape: tuple[int, ...] = (1,)
+    """Shape of a single number: (1,) as an input, which nets take as a vector of one; () as a target."""
+    length: int | None = None
+    """Lists are brought to so many values, with `pad` behind; None: all must be of one length."""
+    pad: float = 0.0
+    """Fills up short lists."""
+    truncate: bool = False
+    """Long lists are cut; if not, they are an error."""
+    classes: int | None = None
+    """Single whole numbers are classes below this; 0: how many only the rows tell; None: they are no classes."""
+    weight: bool = False
+    """The numbers are weights: at least 0."""
+    form: ImageForm | None = None
+    """How images become pixels; None: the source's bytes are pixels."""
+    resize: tuple[int, ...] = ()
+    """Height and width that images are brought to; (): all must be of one size."""
+    keep: Literal["pixels", "encoded"] = "pixels"
+    """What is kept of images: pixels, or the files as they are."""
+    check_only: bool = False
+    """Images that are kept as files may be of any size: they are decoded to see that they are whole, and the pixels
+    let go."""
+    threads: int = 1
+    """Decode a task's images."""

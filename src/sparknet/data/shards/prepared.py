@@ -1,0 +1,222 @@
+"""What a run trains on: a prepared data set, or several whose rows go together, the first with the first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from sparknet.data.rows.columns import Column
+from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.shards.manifest import Manifest, StoredColumn
+from sparknet.data.shards.shard_table import ShardTable
+from sparknet.errors import DataError
+
+__all__ = ["JoinedTable", "Part", "PreparedData", "RowTable"]
+
+
+class RowTable(Protocol):
+    """Rows that can be read by number; safe for use by several threads."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shard_rows(self) -> tuple[int, ...]:
+        """Rows of each shard: what `Order` takes."""
+        ...
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows by their numbers, int64 [n]: of each column new values [n, *shape]."""
+        ...
+
+    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive): of each column values [stop - start, *shape], perhaps views."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A prepared data set among those of a run; it travels to the workers."""
+
+    directory: str
+    """Of its manifest, the same path on every worker."""
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    """By column of its shards what that is called in the run; others are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedData:
+    """The prepared data sets of a run; it travels to the workers, who open them again."""
+
+    parts: tuple[Part, ...]
+    """At least one: the first says how rows are dealt out."""
+    manifests: tuple[Manifest, ...]
+    """Of the parts."""
+    inputs: tuple[str, ...]
+    """Columns that the net is given."""
+    targets: tuple[str, ...]
+    """Columns that the loss is given."""
+    weight: str = ""
+    """The column of the rows' weights."""
+
+    @classmethod
+    def of(cls, directory: Path, manifest: Manifest) -> "PreparedData":
+        """One data set with its own columns."""
+        names = {one.column.name: one.column.name for one in manifest.columns}
+        return cls(
+            parts=(Part(directory=str(directory.absolute()), names=names),),
+            manifests=(manifest,),
+            inputs=manifest.inputs,
+            targets=manifest.targets,
+            weight=manifest.weight,
+        )
+
+    @property
+    def stored(self) -> dict[str, tuple[StoredColumn, Path]]:
+        """By column of the run what was counted of it, and the directory of its manifest."""
+        return {
+            name: (manifest.stored(own), Path(part.directory))
+            for part, manifest in zip(self.parts, self.manifests, strict=True)
+            for own, name in part.names.items()
+        }
+
+    @property
+    def rows(self) -> RowSchema:
+        """What a row is, as the net is given it before anything is cut out."""
+        columns: dict[str, Column] = {
+            name: replace(stored.column, name=name) for name, (stored, _) in self.stored.items()
+        }
+        return RowSchema(
+            inputs=tuple(columns[name] for name in self.inputs),
+            targets=tuple(columns[name] for name in self.targets),
+            weight=self.weight,
+        )
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows."""
+        return self.manifests[0].train_rows
+
+    @property
+    def validation_rows(self) -> int:
+        """Number of validation rows."""
+        return self.manifests[0].validation_rows
+
+    @property
+    def skipped(self) -> int:
+        """Damaged rows that were left out."""
+        return self.manifests[0].skipped
+
+    @property
+    def skipped_examples(self) -> tuple[str, ...]:
+        """What is wrong with the first of them."""
+        return self.manifests[0].skipped_examples
+
+    @property
+    def fingerprint(self) -> str:
+        """The same fingerprint is the same rows."""
+        return "+".join(manifest.fingerprint for manifest in self.manifests)
+
+    @property
+    def table(self) -> TableEncoding | None:
+        """How words and other values became numbers."""
+        return self.manifests[0].table
+
+    def check(self) -> None:
+        """Refuse parts whose rows cannot go together.
+
+        Raises:
+            DataError: they have different numbers of rows, or rows were left out of one.
+        """
+        first = self.manifests[0]
+        for part, manifest in zip(self.parts[1:], self.manifests[1:], strict=True):
+            here, there = ((one.train_rows, one.validation_rows) for one in (first, manifest))
+            name = ", ".join(part.names.values())
+            if here != there:
+                raise DataError(
+                    f"data.beside.{name} has {there[0]} training and {there[1]} validation rows, and the data "
+                    f"beside it have {here[0]} and {here[1]}; rows go together one by one: give sources of as "
+                    "many rows"
+                )
+            if first.skipped or manifest.skipped:
+                example = (*first.skipped_examples, *manifest.skipped_examples)[0]
+                raise DataError(
+                    f"data.beside.{name}: damaged rows would be left out ({example}), and the rows behind them "
+                    "would go with those of others: repair them"
+                )
+
+    def train_table(self, *, threads: int = 1) -> RowTable:
+        """The training rows; `threads` decode encoded images."""
+        return self._joined(
+            [
+                manifest.train_table(Path(part.directory), threads=threads)
+                for part, manifest in zip(self.parts, self.manifests, strict=True)
+            ]
+        )
+
+    def validation_table(self, *, threads: int = 1) -> RowTable:
+        """The validation rows; `threads` decode encoded images."""
+        return self._joined(
+            [
+                manifest.validation_table(Path(part.directory), threads=threads)
+                for part, manifest in zip(self.parts, self.manifests, strict=True)
+            ]
+        )
+
+    def _joined(self, tables: list[ShardTable]) -> RowTable:
+        # What a single table gives is what is wanted, but for a run of several.
+        return tables[0] if len(tables) == 1 else JoinedTable(tables, [part.names for part in self.parts])
+
+
+class JoinedTable:
+    """Tables of equally many rows as one, each giving some columns.
+
+    Args:
+        tables: at least one.
+        names: for each table by its own column what that is called here; others are left out.
+    """
+
+    def __init__(self, tables: Sequence[ShardTable], names: Sequence[Mapping[str, str]]) -> None:
+        self._tables = tuple(tables)
+        self._names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self._tables[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for table in self._tables:
+            table.close()
+
+    @property
+    def shard_rows(self) -> tuple[int, ...]:
+        """Rows of each shard of the first table."""
+        return self._tables[0].shard_rows
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """As `ShardTable.take`."""
+        return self._named([table.take(rows) for table in self._tables])
+
+    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """As `ShardTable.slice`."""
+        return self._named([table.slice(start, stop) for table in self._tables])
+
+    def _named(self, found: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {
+            name: columns[own]
+            for columns, names in zip(found, self._names, strict=True)
+            for own, name in names.items()
+        }

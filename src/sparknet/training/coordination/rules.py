@@ -1,0 +1,48 @@
+"""What a coordinator is told about its run, and how far a run is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.training.coordination.best_round import Aim, BestRound
+
+__all__ = ["Rules", "RunProgress"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What the coordinator is told about the run; the meanings are those of the configuration's keys."""
+
+    slots: int
+    rounds: int
+    local_steps: int
+    min_workers: int = 1
+    balanced: bool = False
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    evaluation_parts: int = 0
+    """Parts that the validation rows are handed out in."""
+    evaluate_first: bool = False
+    """Evaluate the initial weights before the first round."""
+    replicas_agree: bool = True
+    """False for strategy none, where replicas differ by design."""
+    heartbeat_timeout_seconds: float = 2.0
+    hang_seconds: float = 600.0
+    grace_seconds: float = 30.0
+    start_seconds: float = 300.0
+    aim: Aim | None = None
+    """Judges the validations; None: none of them matters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunProgress:
+    """How far a run is: what a checkpoint records beside the weights."""
+
+    round: int = 0
+    samples: int = 0
+    cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
+    """Per slot, where its data goes on."""
+    order: str = ""
+    """Which sampling order the cursors count in: they mean nothing in another."""
+    best: BestRound | None = None
+    """The best validation so far, where validations are judged."""
