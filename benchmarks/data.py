@@ -37,7 +37,8 @@ from sparknet.data.export.lmdb_writer import DatabaseWriter
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.loading.transform import Normalise
-from sparknet.data.rows.arrow_values import Rows, input_values
+from sparknet.data.rows.arrow_values import Rows, values_of
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.image_codec import decode_into, encode_jpeg
 from sparknet.data.shards.shard_table import Shard, ShardTable
@@ -93,7 +94,7 @@ def shard_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
         np.save(directory / "raw.npy", images)
         columns = (Column(name="image", dtype="uint8", shape=shape), Column(name="label", dtype="int64", shape=()))
         writer = ShardWriter(directory, prefix="train", columns=columns, shard_bytes=images.nbytes // 3)
-        writer.append(images, np.arange(rows) % 10)
+        writer.append({"image": images, "label": np.arange(rows) % 10})
         shards = [Shard(path=part.name, rows=part.statistics.rows) for part in writer.close()]
         table, raw = ShardTable(directory, shards, columns), np.load(directory / "raw.npy", mmap_mode="r")
         drawn = np.random.default_rng(1).permutation(rows)
@@ -155,9 +156,9 @@ def reader_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
             raise RuntimeError(f"{kind}: {count} rows were read of {rows}")
 
     def read_parquet() -> None:
-        column = Column(name="image", dtype="uint8", shape=LARGE)
+        column, plan = Column(name="image", dtype="uint8", shape=LARGE), ColumnPlan(name="image", shape=LARGE)
         for batch in pq.ParquetFile(folder / "rows.parquet", memory_map=True).iter_batches(_BATCH_RECORDS):
-            input_values(batch.column(0), column=column, rows=Rows(partition=0, first=0))
+            values_of(batch.column(0), column=column, plan=plan, rows=Rows(partition=0, first=0))
 
     sides: dict[str, tuple[Callable[[], None], float | None]] = {
         "lmdb": (lambda: read("lmdb", folder / "lmdb"), 0.4),
@@ -292,7 +293,8 @@ def loop_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
     random, rows, batch, steps = np.random.default_rng(0), 10_000, 100, options.steps
     columns = (Column(name="image", dtype="uint8", shape=SMALL), Column(name="label", dtype="int64", shape=()))
     writer = ShardWriter(directory, prefix="train", columns=columns, shard_bytes=8 << 20)
-    writer.append(random.integers(0, 256, (rows, *SMALL), np.uint8), random.integers(0, 10, rows))
+    images, labels = random.integers(0, 256, (rows, *SMALL), np.uint8), random.integers(0, 10, rows)
+    writer.append({"image": images, "label": labels})
     shards = [Shard(path=part.name, rows=part.statistics.rows) for part in writer.close()]
     table = ShardTable(directory, shards, columns)
     normalise = Normalise(mean=random.random(SMALL, np.float32) * 255, scale=1.0)
@@ -307,13 +309,11 @@ def loop_races(folder: Path, options: argparse.Namespace) -> Iterator[Race]:
 
     def fed() -> None:
         order = Order(0, table.shard_rows, 1, 0)
-        loader = Loader(
-            table, order, batch_size=batch, cursor=Cursor(), image="image", label="label", preprocess=normalise
-        )
+        loader = Loader(table, order, batch_size=batch, cursor=Cursor(), preprocess={"image": normalise})
         with loader:
             for _ in range(steps):
                 one = next(loader)
-                step(one.images, one.labels)
+                step(one.columns["image"], one.columns["label"])
 
     images, labels = normalise(table.slice(0, batch)["image"], None), np.array(table.slice(0, batch)["label"])
 

@@ -43,7 +43,7 @@ from measured import Bar, Series, print_bars, print_table, surroundings, write_r
 from sparknet.config import RunConfig, load_config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "cifar10_quick.toml"
-RATIO_BAR = 0.95
+RATIO_BAR = 0.98
 _PIXELS = 3 * 32 * 32
 _CLASSES = 10
 
