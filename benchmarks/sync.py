@@ -48,8 +48,8 @@ from sparknet.data.loading.sampling_order import Cursor
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
-from sparknet.training.coordination.rules import Rules
 from sparknet.training.coordination.messages import Committed, Exchange, Heartbeat, Ready, Register, Vote, Welcome
+from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.gloo_groups import Groups
@@ -59,6 +59,7 @@ from sparknet.training.worker.heartbeat import Heartbeats
 WORKERS = 2
 HOST = "127.0.0.1"
 RATIO_BAR = 1.4
+DILOCO_BAR = 2.0
 QUORUM_BAR_MILLISECONDS = 10.0
 _TENSORS = 16  # the weights of a net are many tensors
 _PATIENCE_SECONDS = 300.0
@@ -409,6 +410,11 @@ def _bars(rounds: dict[str, list[Times]], decided: list[Times]) -> list[Bar]:
             promise=f"average / raw at most {RATIO_BAR:g}",
             found=ratio,
             met=ratio <= RATIO_BAR,
+        ),
+        Bar(
+            promise=f"diloco / raw at most {DILOCO_BAR:g}",
+            found=by_name["diloco: exchange + apply"].ratio,
+            met=by_name["diloco: exchange + apply"].ratio <= DILOCO_BAR,
         ),
         Bar(
             promise=f"quorum + commit at most {QUORUM_BAR_MILLISECONDS:g} ms",

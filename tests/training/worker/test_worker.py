@@ -23,7 +23,7 @@ from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
-from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
+from sparknet.training.run_files.state_bytes import dump_optimizer
 from sparknet.training.sync.flat_weights import WeightsHash
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
 from sparknet.training.worker.replica import Replica
@@ -87,7 +87,7 @@ class Attempt:
             driver=crew.driver,
             groups=self.groups,
             open_loader=open_loader,
-            initial_weights=lambda: dump_weights(small_net()),
+            initial_weights=lambda: small_net().state_dict(),
             evaluate=evaluate,
             ended=self.ended,
         )
