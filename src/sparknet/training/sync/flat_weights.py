@@ -15,8 +15,6 @@ FOLD = 8192
 """Floats the hash folds onto; buffers are padded to a multiple of it."""
 CHUNK = 16 * FOLD
 """Floats worked on at once (512 KiB): what one pass writes, the next pass finds in the processor's cache."""
-
-
 TRANSFER = 16 * CHUNK
 """Floats that go between a device and the host at once (8 MiB): long enough for the bus, short beside the rest."""
 
@@ -77,11 +75,11 @@ class FlatWeights:
 
     def gathered(self) -> Iterator[slice]:
         """Bring the module's weights into `local`; each piece is given once it is there, in order."""
-        with torch.no_grad():
+        with torch.no_grad():  # left before a piece is given, else the caller's own work would be in it
             for segment, tensor in self._copied:
                 segment.copy_(tensor)
-            # A device goes on copying while the caller works on a piece.
-            yield from self._pieces if self._mirror is None else self._mirror.bring(self._pieces)
+        # A device goes on copying while the caller works on a piece.
+        yield from self._pieces if self._mirror is None else self._mirror.bring(self._pieces)
 
     def scatter(self) -> None:
         """Bring `local` into the module."""
@@ -90,21 +88,21 @@ class FlatWeights:
 
     def scattered(self) -> Iterator[slice]:
         """Let the caller change `local` by pieces; each is brought into the module when the next is asked for."""
-        with torch.no_grad():
-            for piece in self._pieces:
-                yield piece
-                if self._mirror is not None:
-                    self._mirror.send(piece)
+        for piece in self._pieces:
+            yield piece
             if self._mirror is not None:
-                self._mirror.settle()
+                self._mirror.send(piece)
+        if self._mirror is not None:
+            self._mirror.settle()
+        with torch.no_grad():
             for segment, tensor in self._copied:
                 tensor.copy_(segment)
 
     def read_counters(self) -> Tensor:
-        """All integer buffers as one int64 vector."""
+        """All integer buffers as one int64 vector on the host."""
         if not self.counters:
             return torch.empty(0, dtype=torch.int64)
-        return torch.cat([counter.reshape(-1).to(torch.int64) for counter in self.counters])
+        return torch.cat([counter.reshape(-1).to(torch.int64) for counter in self.counters]).cpu()
 
     def write_counters(self, values: Tensor) -> None:
         """Set all integer buffers from one int64 vector, as `read_counters` gave it."""
