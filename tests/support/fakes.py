@@ -11,6 +11,7 @@ from sparknet.errors import ClusterError
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Answer, Failed, Heartbeat, Pulse, Question
 from sparknet.training.sync.gloo_groups import ExchangeFailed
+from sparknet.training.sync.pieces import Bytes, Streamed, cut
 
 PATIENCE_SECONDS = 60.0
 """What a test waits before it fails; nothing ever waits so long when all is well."""
@@ -166,13 +167,13 @@ class MemoryDriver:
             self.coordinator.stop(reason)
             self._look()
 
-    def put_checkpoint(self, round: int, files: Mapping[str, bytes]) -> None:
+    def put_checkpoint(self, round: int, files: Mapping[str, Bytes | Streamed]) -> None:
         with self._changed:
             assert round == self.coordinator.round
-            self.checkpoints[round] = dict(files)
+            self.checkpoints[round] = {name: b"".join(cut(data, 1 << 20)) for name, data in files.items()}
 
-    def fetch_checkpoint(self, round: int) -> dict[str, bytes]:
-        return self.checkpoints[round]
+    def fetch_checkpoint(self, round: int) -> dict[str, memoryview]:
+        return {name: memoryview(bytearray(data)) for name, data in self.checkpoints[round].items()}
 
     def publish(self, key: str, value: bytes) -> None:
         with self._changed:

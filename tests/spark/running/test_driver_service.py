@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
+import torch
 import trustme
 
 import sparknet.spark.running.driver_service as service_module
@@ -39,6 +40,7 @@ from sparknet.training.coordination.messages import (
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS, Checkpoints
+from sparknet.training.run_files.tensor_bytes import TensorFile, load_tensors
 
 TOKEN = "the-secret-of-this-run"
 START = Cursor(epoch=0, position=0)
@@ -372,6 +374,36 @@ def test_a_checkpoint_goes_and_comes_back_bit_for_bit(tmp_path):
         assert event["bytes"] == sum(len(data) for data in files().values())
     finally:
         stage.close()
+
+
+def test_tensors_go_piece_by_piece_and_come_back_in_memory_that_may_be_written(stage):
+    tensors = {"weights": torch.randn(1_500_000), "seen": torch.tensor(3)}
+    file = TensorFile(tensors)
+    assert len(file) > service_module.CHUNK_BYTES
+    client = stage.client()
+    client.put_checkpoint(0, {WEIGHTS: file})
+    got = client.fetch_checkpoint(0)[WEIGHTS]
+    assert got == (stage.checkpoints.path(0) / WEIGHTS).read_bytes()
+    assert not got.readonly
+    for name, tensor in load_tensors(got).items():
+        assert torch.equal(tensor, tensors[name])
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
+def test_a_checkpoint_that_changes_while_it_is_fetched_is_an_error(stage, monkeypatch, change):
+    client = stage.client()
+    client.put_checkpoint(0, files(1))
+    load = stage.checkpoints.load
+
+    def load_and_damage(round):
+        saved = load(round)
+        path = stage.checkpoints.path(round) / WEIGHTS
+        path.write_bytes(path.read_bytes()[:-1] if change < 0 else path.read_bytes() + b"x")
+        return saved
+
+    monkeypatch.setattr(stage.checkpoints, "load", load_and_damage)
+    with pytest.raises(ClusterError, match=r"the driver sent .* of round 0, which has .*must stay as they are"):
+        client.fetch_checkpoint(0)
 
 
 def test_a_checkpoint_of_another_round_is_refused(stage):

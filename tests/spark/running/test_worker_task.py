@@ -1,5 +1,7 @@
 """What a worker starts is ended with it, however it ends: Spark uses its process again for other tasks."""
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -162,3 +164,31 @@ def test_a_cause_that_no_driver_hears_is_raised_itself(stage_for):
         stage.train()
     assert raised.value.__notes__, "that nobody was told stands beside it"
     assert own_threads() <= before
+
+
+KEPT_AND_GIVEN_BACK = """
+import torch
+from sparknet.spark.running.worker_task import give_back_memory, keep_freed_memory
+
+def megabytes():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    return int(line.split()[1]) // 1024
+
+keep_freed_memory()
+before = megabytes()
+tensors = [torch.ones(1 << 20) for _ in range(50)]
+del tensors
+kept = megabytes() - before
+give_back_memory()
+print(kept, megabytes() - before)
+"""
+
+
+def test_freed_memory_is_kept_until_it_is_given_back():
+    """In a process of its own, since malloc is told for good."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT_AND_GIVEN_BACK], capture_output=True, text=True, check=True, timeout=120
+    )
+    kept, left = map(int, done.stdout.split())
+    assert kept > 150
+    assert left < 50

@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load, save
 
 from sparknet.errors import CheckpointError
-from sparknet.training.run_files.tensor_bytes import dump_tensors, load_tensors
+from sparknet.training.run_files.tensor_bytes import (
+    TensorFile,
+    dump_tensors,
+    empty_bytes,
+    load_tensors,
+    read_bytes,
+)
 
 DTYPES = [
     torch.float64,
@@ -58,6 +64,52 @@ def test_what_stands_before_leaves_all_aligned():
 def test_equal_tensors_are_equal_bytes_whatever_their_order():
     turned = dict(reversed(TENSORS.items()))
     assert bytes(dump_tensors(TENSORS)) == bytes(dump_tensors(turned))
+
+
+@pytest.mark.parametrize("most_bytes", [1, 7, 64, 1000, 1 << 20])
+def test_in_pieces_it_is_the_same_file(most_bytes):
+    file, whole = TensorFile(TENSORS, before=b"a line\n"), bytes(dump_tensors(TENSORS, before=b"a line\n"))
+    pieces = [bytes(piece) for piece in file.pieces(most_bytes)]
+    assert b"".join(pieces) == whole
+    assert len(file) == len(whole)
+    assert {len(piece) for piece in pieces[:-1]} <= {most_bytes}
+    assert len(pieces[-1]) <= most_bytes
+
+
+def test_one_piece_of_memory_is_held_beside_the_tensors():
+    places = {np.frombuffer(piece, np.uint8).ctypes.data for piece in TensorFile(TENSORS).pieces(50)}
+    assert len(places) == 1
+
+
+def test_the_tensors_are_read_when_the_pieces_are_asked_for():
+    tensor = torch.zeros(4)
+    file = TensorFile({"x": tensor})
+    tensor.fill_(3.0)
+    assert load_tensors(file.whole())["x"].tolist() == [3.0] * 4
+
+
+def test_complex_numbers_and_their_conjugates():
+    numbers = torch.tensor([1 + 2j, 3 - 1j])
+    tensors = {"plain": numbers, "conjugate": numbers.conj(), "negative": numbers.conj().imag}
+    same(load_tensors(dump_tensors(tensors)), tensors)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_a_file_is_read_into_memory_that_may_be_written(tmp_path, size):
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 20)
+    with (tmp_path / "file").open("r+b") as file:
+        file.truncate(size)
+    data = read_bytes(tmp_path / "file")
+    assert data == (bytes(range(256)) * 20)[:size]
+    assert not data.readonly
+    assert len(empty_bytes(size)) == size
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"whole")
+    monkeypatch.setattr("sparknet.training.run_files.tensor_bytes.empty_bytes", lambda size: bytearray(size + 1))
+    with pytest.raises(OSError, match=r"file was cut short while it was read.*try again"):
+        read_bytes(tmp_path / "file")
 
 
 def broken(**entry):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparknet.training.sync.flat_weights import CHUNK, FOLD, FlatWeights, WeightsHash, chunks
+from sparknet.training.sync.flat_weights import CHUNK, FOLD, FlatWeights, WeightsHash, _may_move, chunks
 
 
 def conv_net() -> nn.Module:
@@ -96,6 +96,59 @@ def test_other_float_types_are_copied_by_gather_and_scatter(dtype):
     assert net.weight.dtype == dtype
     assert net.weight.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     assert net.bias.tolist() == [6, 7]
+
+
+def test_without_a_mirror_there_is_one_vector_and_one_piece():
+    flat = FlatWeights(conv_net())
+    assert flat.local is flat.flat
+    assert list(flat.gathered()) == list(flat.scattered()) == [slice(0, FOLD)]
+
+
+def test_the_host_has_a_copy_of_a_device_which_is_brought_and_sent(monkeypatch):
+    monkeypatch.setattr("sparknet.training.sync.flat_weights.TRANSFER", FOLD)
+    net = nn.Linear(FOLD, 3)
+    flat = FlatWeights(net, mirror=True)
+    assert flat.local.data_ptr() != flat.flat.data_ptr()
+    with torch.no_grad():
+        net.weight.fill_(2.0)
+    pieces = list(flat.gathered())
+    assert pieces == [slice(at * FOLD, (at + 1) * FOLD) for at in range(4)]
+    assert torch.equal(flat.local, flat.flat)
+    flat.local.fill_(5.0)
+    assert not (net.weight == 5.0).any(), "nothing was sent"
+    sent = []
+    for _ in flat.scattered():
+        sent.append(int((net.weight == 5.0).sum()) // FOLD)
+    assert sent == [0, 1, 2, 3], "a piece is sent when the next is asked for"
+    assert bool((net.bias == 5.0).all())
+
+
+@pytest.mark.parametrize("pieces", [FlatWeights.gathered, FlatWeights.scattered])
+def test_who_is_given_a_piece_still_has_gradients(pieces):
+    for _ in pieces(FlatWeights(conv_net().double(), mirror=True)):
+        assert torch.is_grad_enabled()
+
+
+def test_a_mirror_passes_other_float_types_on():
+    net = nn.Linear(3, 2).double()
+    flat = FlatWeights(net, mirror=True)
+    with torch.no_grad():
+        net.weight.fill_(0.5)
+    flat.gather()
+    assert flat.local[:6].tolist() == [0.5] * 6
+    flat.local[:8] = torch.arange(8.0)
+    flat.scatter()
+    assert net.weight.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_on_a_device_weights_that_share_their_memory_stay_where_they_are():
+    """An RNN's weights on a GPU: cuDNN wants them in one block in its own order."""
+    device, block = torch.device("meta"), torch.empty(10, device="meta")
+    assert _may_move(block, device)
+    assert not _may_move(block[:5], device)
+    assert not _may_move(block.double(), device)
+    assert not _may_move(torch.empty(10), device)
+    assert _may_move(torch.empty(10)[:5], torch.device("cpu"))
 
 
 def test_integer_buffers_are_counters():

@@ -58,11 +58,11 @@ def crew(tmp_path_factory):
             crew.end()
 
 
-def all_do(members, do, *, epoch, values=None, count=1):
+def all_do(members, do, *, epoch, values=None, count=1, **more):
     """Everybody does the same with a value of their own; the answers in rank order."""
     for rank, member in enumerate(members):
         value = values[rank] if values else 0
-        member.tell(do, epoch=epoch, rank=rank, size=len(members), value=value, count=count)
+        member.tell(do, epoch=epoch, rank=rank, size=len(members), value=value, count=count, **more)
     answers = [member.heard() for member in members]
     return [{**answer, "value": sum(answer.get("value", []))} for answer in answers]
 
@@ -84,6 +84,40 @@ def test_sum_maximum_and_broadcast(crew, size):
             answers = all_do(members, do, epoch=epoch, values=values, count=count)
             assert [answer["value"] for answer in answers] == [expected] * size
             assert all(answer["same"] for answer in answers)
+
+
+@pytest.mark.parametrize("count", [1, 1000, 1001])
+def test_what_is_longer_than_one_operation_may_be_goes_in_several(crew, count):
+    members, epoch = crew.take(2), crew.epoch()
+    for do, expected in (("sum", 13), ("max", 10), ("broadcast", 3)):
+        answers = all_do(members, do, epoch=epoch, values=[3, 10], count=count, most_bytes=1600)
+        assert [answer["value"] for answer in answers] == [expected] * 2
+        assert all(answer["same"] for answer in answers)
+    all_do(members, "sum", epoch=epoch, values=[0, 0], most_bytes=1 << 30)
+
+
+def test_a_peer_that_dies_between_two_pieces_frees_the_others(crew):
+    members, epoch, eighth = crew.take(3), crew.epoch(), 4 * BIG // 8
+    all_do(members, "enter", epoch=epoch, most_bytes=eighth)
+    *others, victim = members
+    begin_sum(others, epoch=epoch, size=3)
+    # Two pieces of eight, then no more.
+    assert victim.does("sum", epoch=epoch, rank=2, size=3, value=1, count=BIG // 4)["value"] == [3]
+    victim.signal(signal.SIGKILL)
+    for answer in [member.heard() for member in others]:
+        assert "exchanging weights" in answer["failed"]
+    again = all_do(others, "sum", epoch=crew.epoch(), values=[1, 2], count=BIG, most_bytes=1 << 30)
+    assert [answer["value"] for answer in again] == [3, 3]
+
+
+@pytest.mark.slow
+def test_sums_and_broadcasts_of_more_than_2_gib(crew):
+    """Two processes of 2.2 GB each."""
+    members, epoch = crew.take(2), crew.epoch()
+    for do, expected in (("sum", 13), ("broadcast", 3)):
+        answers = all_do(members, do, epoch=epoch, values=[3, 10], count=550_000_000, most_bytes=1 << 30)
+        assert [answer["value"] for answer in answers] == [expected] * 2
+        assert all(answer["same"] for answer in answers)
 
 
 def test_a_new_membership_makes_a_new_group(crew):

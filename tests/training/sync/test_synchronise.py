@@ -8,8 +8,9 @@ from torch import nn
 from fakes import MemoryGroup, flatten, together
 from sparknet.config import OuterOptimiser
 from sparknet.errors import TrainingDiverged
-from sparknet.training.sync.flat_weights import FlatWeights, WeightsHash
+from sparknet.training.sync.flat_weights import FOLD, FlatWeights, WeightsHash
 from sparknet.training.sync.gloo_groups import ExchangeFailed, SoloGroup
+from sparknet.training.sync.pieces import cut
 from sparknet.training.sync.synchronise import Synchroniser
 
 AVERAGE = OuterOptimiser(learning_rate=1.0, momentum=0.0, nesterov=False)
@@ -26,18 +27,22 @@ class Replica:
     """A net and its synchroniser; `wander` stands for local steps."""
 
     def __init__(
-        self, outer: OuterOptimiser = AVERAGE, net: nn.Module | None = None, *, average: bool = True
+        self,
+        outer: OuterOptimiser = AVERAGE,
+        net: nn.Module | None = None,
+        *,
+        average: bool = True,
+        mirror: bool = False,
     ) -> None:
         self.net = net or net_with_statistics()
-        self.sync = Synchroniser(FlatWeights(self.net), outer, average=average)
+        self.sync = Synchroniser(FlatWeights(self.net, mirror=mirror), outer, average=average)
 
     def wander(self, seed: int, *, scale: float = 0.1) -> None:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tensor in [*self.net.parameters(), *(b for b in self.net.buffers() if b.is_floating_point())]:
-                tensor += scale * torch.rand(tensor.shape, generator=generator, dtype=torch.float32).to(
-                    tensor.dtype
-                )
+                steps = scale * torch.rand(tensor.shape, generator=generator, dtype=torch.float32)
+                tensor += steps.to(tensor)
             for counter in (b for b in self.net.buffers() if not b.is_floating_point()):
                 counter += seed
 
@@ -365,3 +370,134 @@ def test_restart_takes_the_loaded_weights_as_the_anchor():
     replica.sync.restart()
     assert torch.equal(replica.sync.anchor, replica.sync.weights.local)
     assert replica.sync.anchor_hash == WeightsHash.of(replica.sync.weights.local)
+
+
+# In pieces, and on a device --------------------------------------------------------------------------------
+
+
+class Streamed:
+    """Bytes that are made when they are asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def pieces(self, most_bytes: int):
+        yield from cut(self.data, most_bytes)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr("sparknet.training.sync.synchronise._PIECE_BYTES", 1000)
+    monkeypatch.setattr("sparknet.training.sync.flat_weights.TRANSFER", FOLD)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("role", ["receive", "rebase"])
+def test_a_joiner_is_healed_alike_in_many_pieces(role):
+    inner = bytes(range(256)) * 9
+    states = []
+    for pieces in (10**9, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sparknet.training.sync.synchronise._PIECE_BYTES", pieces)
+            replicas, joiner = quorum_with_a_joiner(DILOCO)
+            joiner.wander(7)
+            group = MemoryGroup(3)
+            got = heal([*replicas, joiner], ["keep", "keep", role], [Streamed(inner), b"", b""], group)
+            assert got == [None, None, inner if role == "receive" else None]
+            assert (group.members[0].operations > 4) == (pieces == 1000)
+            states.append(joiner.state())
+            assert joiner.sync.anchor_hash == replicas[0].sync.anchor_hash
+    assert_same(*states)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_those_that_keep_what_they_have_hold_one_piece_of_what_passes():
+    class Watched:
+        """A group of one that notes how much memory is behind what it is given."""
+
+        def __init__(self):
+            self.behind = []
+
+        def broadcast(self, buffer):
+            self.behind.append(buffer.untyped_storage().nbytes())
+
+    replica, group = Replica(DILOCO), Watched()
+    assert replica.sync.heal(group, "keep", Streamed(b"x" * 5000)) is None
+    assert len(group.behind) > 30
+    assert max(group.behind) <= 1000
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("break_after", [1, 40], ids=["in the anchor", "later"])
+def test_a_broadcast_that_breaks_off_between_pieces_leaves_the_state_untouched(break_after):
+    replicas, joiner = quorum_with_a_joiner(DILOCO)
+    before = joiner.state()
+    with pytest.raises(ExchangeFailed):
+        heal(
+            [*replicas, joiner],
+            ["keep", "keep", "receive"],
+            [b"i" * 9000] * 3,
+            MemoryGroup(3, break_after=break_after),
+        )
+    assert_same(before, joiner.state())
+    joiner.sync.abandon()
+    heal([*replicas, joiner], ["keep", "keep", "receive"], [b"i"] * 3)
+    assert torch.equal(joiner.sync.anchor, replicas[0].sync.anchor)
+
+
+def test_what_an_abandoned_healing_writes_later_goes_nowhere():
+    class Late:
+        """A group whose broadcast fails and writes into its buffer long after."""
+
+        def broadcast(self, buffer):
+            self.buffer = buffer
+            raise ExchangeFailed("a peer died while exchanging weights")
+
+    replica, late = Replica(), Late()
+    replica.wander(1)
+    local = replica.sync.weights.local.clone()
+    with pytest.raises(ExchangeFailed):
+        replica.sync.heal(late, "receive", b"")
+    replica.sync.abandon()
+    replica.sync.exchange(SoloGroup(), 1.0)
+    late.buffer.fill_(13.0)
+    replica.sync.apply()
+    assert torch.equal(replica.sync.anchor, local)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("outer", [AVERAGE, DILOCO], ids=["average", "diloco"])
+def test_a_replica_on_a_device_has_the_bits_of_one_on_the_host(outer, device):
+    """Through rounds, a healing, a rebase and a fall-back, all with nets of several pieces."""
+
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+
+    def wide() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return nn.Sequential(nn.Linear(FOLD, 3), nn.BatchNorm1d(3))
+
+    crews = []
+    for mirror in (False, True):
+        first, second, joiner, behind = (
+            Replica(outer, wide().to(device if mirror else "cpu"), mirror=mirror) for _ in range(4)
+        )
+        behind.wander(9)
+        for round in range(3):
+            first.wander(round)
+            second.wander(round + 10)
+            commit([first, second], [0.25, 0.75])
+        heal([first, second, joiner, behind], ["keep", "keep", "receive", "rebase"], [b"i"] * 4)
+        commit([first, second, joiner, behind], [0.25, 0.25, 0.0, 0.5])
+        crews.append([first, second, joiner, behind])
+    for host, mirrored in zip(*crews, strict=True):
+        assert host.sync.anchor_hash == mirrored.sync.anchor_hash == crews[0][0].sync.anchor_hash
+        for name, tensor in host.net.state_dict().items():
+            assert torch.equal(tensor, mirrored.net.state_dict()[name].cpu()), name
+        assert torch.equal(mirrored.sync.weights.flat.cpu(), host.sync.anchor)
+        assert WeightsHash.of(mirrored.sync.weights.flat) == host.sync.anchor_hash, "alike on every device"

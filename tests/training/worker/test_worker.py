@@ -23,8 +23,8 @@ from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
-from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
-from sparknet.training.sync.flat_weights import WeightsHash
+from sparknet.training.run_files.state_bytes import dump_optimizer
+from sparknet.training.sync.flat_weights import FlatWeights, WeightsHash
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
 from sparknet.training.worker.replica import Replica
 from sparknet.training.worker.worker import Surroundings, Worker
@@ -87,7 +87,7 @@ class Attempt:
             driver=crew.driver,
             groups=self.groups,
             open_loader=open_loader,
-            initial_weights=lambda: dump_weights(small_net()),
+            initial_weights=lambda: small_net().state_dict(),
             evaluate=evaluate,
             ended=self.ended,
         )
@@ -346,6 +346,36 @@ def test_one_that_is_welcomed_twice_forgets_its_steps_and_reloads(tmp_path):
     assert [event["to_round"] for event in crew.events("rollback")] == [2]
     assert crew.driver.coordinator.status == "finished"
     assert len(second.cursors) == 2
+
+
+def test_one_that_falls_back_before_any_checkpoint_makes_the_initial_weights_anew(tmp_path):
+    """Its own have gone some rounds on by then."""
+    crew = Crew(tmp_path, workers=2, grace_seconds=1.0, checkpoint_every=0, eval_every=0)
+    crew.kill(0, Ready, 3)
+    late, go, began_with = threading.Semaphore(0), threading.Event(), []
+    strike = crew.driver.before
+
+    def hold(question):
+        strike(question)
+        if question.slot == 1 and isinstance(question, Ready):
+            if question.round == 0:
+                began_with.append(question.anchor_hash)
+            if question.round == 2 and not go.is_set():
+                late.release()
+                go.wait(PATIENCE_SECONDS)
+
+    crew.driver.before = hold
+    first, second = crew.start(0, 1)
+    assert late.acquire(timeout=PATIENCE_SECONDS)
+    while first.error is None:  # alone it goes on to round 3, where it dies
+        crew.driver.passes(0.25, alive=[(0, 1), (1, 1)])
+        first._thread.join(0.01)
+    crew.driver.passes(2.5, alive=[(1, 1)])
+    go.set()
+    second.join()
+    assert second.error is None
+    assert [event["to_round"] for event in crew.events("rollback")] == [0]
+    assert began_with == [WeightsHash.of(FlatWeights(small_net()).local)] * 2
 
 
 def test_a_resumed_run_gives_the_weights_of_one_that_was_never_interrupted(tmp_path):

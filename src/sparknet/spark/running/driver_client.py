@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from sparknet.errors import CheckpointError, ClusterError, Unauthorized
-from sparknet.spark.running.driver_service import CHUNK_BYTES, FILE_SCHEMA, LONG_POLL_SECONDS
+from sparknet.errors import ClusterError, Unauthorized
+from sparknet.spark.running.driver_service import CHUNK_BYTES, FILE_SCHEMA, LONG_POLL_SECONDS, SIZES
 from sparknet.training.coordination.messages import (
     Answer,
     Failed,
@@ -25,7 +25,8 @@ from sparknet.training.coordination.messages import (
     dump_message,
     load_message,
 )
-from sparknet.training.run_files.tensor_bytes import Bytes
+from sparknet.training.run_files.tensor_bytes import empty_bytes
+from sparknet.training.sync.pieces import Bytes, Streamed, cut
 
 __all__ = ["DriverAddress", "DriverClient"]
 
@@ -135,8 +136,8 @@ class DriverClient:
                 return found[0]
         raise ClusterError(f"no worker left its address as {key} in {timeout_seconds:g} s")
 
-    def put_checkpoint(self, round: int, files: Mapping[str, Bytes]) -> None:
-        """Hand the files of a checkpoint over; on return they are on the driver's disk."""
+    def put_checkpoint(self, round: int, files: Mapping[str, Bytes | Streamed]) -> None:
+        """Hand the files of a checkpoint over, piece by piece; on return they are on the driver's disk."""
         sizes = {name: len(data) for name, data in files.items()}
         descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round, "sizes": sizes}).encode())
         try:
@@ -145,33 +146,43 @@ class DriverClient:
             # on its disk.
             with writer:
                 for name, data in files.items():
-                    # Slices of a view are no copies: of a checkpoint of gigabytes one piece is copied at a time.
-                    view = memoryview(data)
-                    for at in range(0, len(view), CHUNK_BYTES):
-                        piece = pa.array([view[at : at + CHUNK_BYTES]], pa.binary())
-                        writer.write_batch(pa.record_batch([pa.array([name]), piece], schema=FILE_SCHEMA))
+                    for piece in cut(data, CHUNK_BYTES):
+                        # Arrow copies it: the next one may come in the same memory.
+                        columns = [pa.array([name]), pa.array([piece], pa.binary())]
+                        writer.write_batch(pa.record_batch(columns, schema=FILE_SCHEMA))
                 writer.done_writing()
         except (pa.ArrowException, OSError) as error:
             raise self._translated(error, "handing over a checkpoint") from error
 
-    def fetch_checkpoint(self, round: int) -> Mapping[str, memoryview]:
-        """The files of a checkpoint.
+    def fetch_checkpoint(self, round: int) -> dict[str, memoryview]:
+        """The files of a checkpoint, in memory that may be written.
 
         Raises:
-            CheckpointError: it holds no file.
+            ClusterError: the driver cannot be reached, has no such checkpoint, or its stream broke off.
         """
-        files: dict[str, bytearray] = {}
         try:
             ticket = flight.Ticket(json.dumps({"round": round}).encode())
-            for chunk in self._client.do_get(ticket, self._options(_TRANSFER_SECONDS)):
+            reader = self._client.do_get(ticket, self._options(_TRANSFER_SECONDS))
+            # All of it at once: memory that grows is moved again and again under the interpreter's lock, for longer
+            # than a heartbeat may be late.
+            sizes: dict[str, int] = json.loads(reader.schema.metadata[SIZES])
+            files, filled = {name: empty_bytes(size) for name, size in sizes.items()}, dict.fromkeys(sizes, 0)
+            for chunk in reader:
                 name: str = chunk.data.column(0)[0].as_py()
                 # Pieces of one stream arrive in order, so they need no numbers.
-                files.setdefault(name, bytearray()).extend(memoryview(chunk.data.column(1)[0].as_buffer()))
+                piece = memoryview(chunk.data.column(1)[0].as_buffer()).cast("B")
+                at, filled[name] = filled[name], filled[name] + len(piece)
+                if filled[name] > sizes[name]:
+                    break
+                files[name][at : filled[name]] = piece
         except (pa.ArrowException, OSError) as error:
             raise self._translated(error, f"fetching the checkpoint of round {round}") from error
-        if not files:
-            raise CheckpointError(f"the checkpoint of round {round} is empty; resume from the one before")
-        return {name: memoryview(data) for name, data in files.items()}
+        if filled != sizes:
+            raise ClusterError(
+                f"the driver sent {filled} bytes of the checkpoint of round {round}, which has {sizes}; its files "
+                "must stay as they are while workers fetch them"
+            )
+        return files
 
     def close(self) -> None:
         """Close the connection."""

@@ -31,7 +31,7 @@ from sparknet.training.coordination.messages import (
 )
 from sparknet.training.run_files.checkpoint import Checkpoints
 
-__all__ = ["CHUNK_BYTES", "FILE_SCHEMA", "LONG_POLL_SECONDS", "DriverService"]
+__all__ = ["CHUNK_BYTES", "FILE_SCHEMA", "LONG_POLL_SECONDS", "SIZES", "DriverService"]
 
 # A waiting call holds a thread of gRPC's and nothing else; shorter polls would only be more calls.
 LONG_POLL_SECONDS = 5.0
@@ -39,6 +39,8 @@ LONG_POLL_SECONDS = 5.0
 CHUNK_BYTES = 4 << 20
 """Files travel in record batches of at most this size."""
 FILE_SCHEMA = pa.schema([("file", pa.string()), ("data", pa.binary())])
+SIZES = b"sizes"
+"""Where the schema of a checkpoint that is sent tells each file's bytes, as JSON."""
 _TICK_SECONDS = 0.1
 _SHUTDOWN_SECONDS = 3.0
 # A worker holds the token, but a defect in one must not fill the driver's memory.
@@ -269,6 +271,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         with _errors_for_the_client():
             saved = self._checkpoints.load(int(json.loads(ticket.ticket)["round"]))
         directory = self._checkpoints.path(saved.round)
+        sizes = json.dumps({name: file.bytes for name, file in saved.files.items()})
+        schema = FILE_SCHEMA.with_metadata({SIZES: sizes})
 
         def batches() -> Iterator[pa.RecordBatch]:
             for name in saved.files:
@@ -276,9 +280,9 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                     # As the client takes it: every joiner's own copy of the checkpoint would be memory of the
                     # driver's.
                     while data := file.read(CHUNK_BYTES):
-                        yield pa.record_batch([[name], [data]], schema=FILE_SCHEMA)
+                        yield pa.record_batch([[name], [data]], schema=schema)
 
-        return flight.GeneratorStream(FILE_SCHEMA, batches())
+        return flight.GeneratorStream(schema, batches())
 
 
 @contextmanager

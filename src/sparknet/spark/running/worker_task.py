@@ -9,7 +9,7 @@ import ctypes
 import functools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -29,7 +29,6 @@ from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.objectives.recipe import Recipe
-from sparknet.training.run_files.state_bytes import dump_weights
 from sparknet.training.sync.gloo_groups import Groups
 from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
@@ -37,7 +36,7 @@ from sparknet.training.worker.heartbeat import Heartbeats
 from sparknet.training.worker.replica import Replica
 from sparknet.training.worker.worker import Surroundings, Worker
 
-__all__ = ["WorkerPlan", "keep_freed_memory", "run_workers"]
+__all__ = ["WorkerPlan", "give_back_memory", "keep_freed_memory", "run_workers"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +161,12 @@ def keep_freed_memory() -> None:
         malloc.mallopt(-8, 1)  # M_ARENA_MAX: the loader's threads use that heap too, and not ones of their own
 
 
+def give_back_memory() -> None:
+    """Give back now what was freed, once: the net's own weights, whose values have moved into one vector."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library keeps nothing back
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class _Means:
     """What a worker is given to work with."""
@@ -208,12 +213,12 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
             threads=threads,
         )
 
-    def initial_weights() -> memoryview:
+    def initial_weights() -> Mapping[str, torch.Tensor]:
         # Once more from the seed, which costs seconds where it is needed, and no memory where it is not.
         again = build_objective(
             recipe, plan.data.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
         )
-        return dump_weights(again.module)
+        return again.module.state_dict()
 
     def evaluate(part: int, parts: int) -> ChoreReport:
         chain = plan.preprocessing.test
@@ -233,4 +238,6 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
         ended=means.beats.ended,
         broken=lambda: means.beats.broken,
     )
-    return Worker(who, config, replica=replica, around=around)
+    worker = Worker(who, config, replica=replica, around=around)
+    give_back_memory()
+    return worker

@@ -22,7 +22,8 @@ from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
-from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights, load_optimizer, load_weights
+from sparknet.training.run_files.state_bytes import load_optimizer, load_weights, optimizer_file, weights_file
+from sparknet.training.run_files.tensor_bytes import TensorFile, read_bytes
 
 __all__ = ["CaffeSnapshots", "begin", "check_prefix", "make_snapshots", "restored", "starting_round"]
 
@@ -76,7 +77,7 @@ class CaffeSnapshots:
         """
         # Read at once and whole: the training goes on meanwhile and removes old checkpoints.
         try:
-            weights, inner = ((checkpoint / name).read_bytes() for name in (WEIGHTS, INNER))
+            weights, inner = (read_bytes(checkpoint / name) for name in (WEIGHTS, INNER))
         except FileNotFoundError:
             return None
         try:
@@ -216,14 +217,14 @@ def begin(
         NetError: the weights are missing, damaged or of another net.
         ConfigError: the snapshot's iteration is not the end of a round, or is the end of the run.
     """
-    net, files, round = objective.train, dict[str, memoryview](), 0
+    net, files, round = objective.train, dict[str, TensorFile](), 0
     missing = load_listed(net, config.net.weights) if config.net.weights else ()
     if settings is not None and config.solver.snapshot:
         round = starting_round(config, settings)
-        files[INNER] = dump_optimizer(restored(config.solver.snapshot, settings, net).optimizer)
+        files[INNER] = optimizer_file(restored(config.solver.snapshot, settings, net).optimizer)
     # As a checkpoint, which workers begin from and fall back to as from any other.
-    files[WEIGHTS] = dump_weights(net)
+    files[WEIGHTS] = weights_file(net)
     with checkpoints.writing(RunProgress(round=round)) as draft:
         for name, data in files.items():
-            draft.write(name, data)
+            draft.write_all(name, data)
     return checkpoints.load(round), missing  # read back, with its hashes

@@ -20,6 +20,7 @@ from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.coordination.best_round import BestRound
 from sparknet.training.coordination.rules import RunProgress
+from sparknet.training.sync.pieces import Bytes, Streamed, cut
 from sparknet.whole_files import whole_directory
 
 __all__ = ["INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
@@ -29,6 +30,7 @@ INNER = "inner.state"
 OUTER = "outer.safetensors"
 _FILES = (WEIGHTS, INNER, OUTER)
 _INDEX = "checkpoint.json"
+_PIECE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +74,7 @@ class Draft:
         self._open: dict[str, BinaryIO] = {}
         self._hashes: dict[str, Any] = {}
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: Bytes) -> None:
         """Append to one of the checkpoint's files."""
         # Names come over the network: any other could lead out of the directory.
         if name not in _FILES:
@@ -84,6 +86,11 @@ class Draft:
         # While the bytes pass by: a hash of the file read again would vouch for what the disk made of it.
         self._hashes[name].update(data)
         self.sizes[name] = self.sizes.get(name, 0) + len(data)
+
+    def write_all(self, name: str, data: Bytes | Streamed) -> None:
+        """Append all of it to one of the checkpoint's files, piece by piece."""
+        for piece in cut(data, _PIECE_BYTES):
+            self.write(name, piece)
 
     def finish(self, progress: RunProgress) -> None:
         """Close the files and write the index."""

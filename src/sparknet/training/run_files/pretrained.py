@@ -5,7 +5,7 @@ from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.objectives.net_weights import load_module_weights
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
-from sparknet.training.run_files.state_bytes import dump_weights
+from sparknet.training.run_files.state_bytes import weights_file
 
 __all__ = ["begin_pretrained"]
 
@@ -24,7 +24,7 @@ def begin_pretrained(net: Net, objective: Objective, checkpoints: Checkpoints) -
     """
     loaded = load_module_weights(objective.module, net.weights, prefixes=net.weights_map, strict=net.weights_strict)
     with checkpoints.writing(RunProgress()) as draft:
-        draft.write(WEIGHTS, dump_weights(objective.module))
+        draft.write_all(WEIGHTS, weights_file(objective.module))
     told = [
         f"{net.weights} {what} {len(names)} weights: {', '.join(names[:_SHOWN])}{' ...' if names[_SHOWN:] else ''}"
         for what, names in (("lacks", loaded.missing), ("has, and the net has not,", loaded.unexpected))

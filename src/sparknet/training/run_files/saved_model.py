@@ -25,6 +25,7 @@ from sparknet.training.objectives.preprocessing import Chain, chain_arrays, chai
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import WEIGHTS
 from sparknet.training.run_files.state_bytes import load_weights
+from sparknet.training.run_files.tensor_bytes import read_bytes
 from sparknet.whole_files import whole_directory
 
 __all__ = ["Description", "Model", "describe", "load_model", "save_model"]
@@ -96,7 +97,7 @@ def load_model(directory: Path) -> Model:
     try:
         description = decode(Description, json.loads((directory / "model.json").read_text(encoding="utf-8")))
         chain = chain_from(load_file(directory / "preprocess.safetensors"))
-        weights = (directory / WEIGHTS).read_bytes()
+        weights = read_bytes(directory / WEIGHTS)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{directory} holds no finished model ({error.filename} is missing); finish the run with "

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from sparknet.errors import CheckpointError
-from sparknet.training.run_files.tensor_bytes import Bytes, dump_tensors, load_tensors
+from sparknet.training.run_files.tensor_bytes import TensorFile, load_tensors
+from sparknet.training.sync.pieces import Bytes
 
 __all__ = [
     "dump_optimizer",
     "dump_weights",
     "load_optimizer",
     "load_weights",
+    "optimizer_file",
+    "weights_file",
 ]
 
 
@@ -23,9 +26,14 @@ _OTHERS = "-"
 """Stands where others have a parameter's number."""
 
 
+def weights_file(module: nn.Module) -> TensorFile:
+    """The module's state_dict as a safetensors file; the weights must stay until it is written."""
+    return TensorFile(module.state_dict())
+
+
 def dump_weights(module: nn.Module) -> memoryview:
-    """The module's state_dict as a safetensors file."""
-    return dump_tensors(module.state_dict())
+    """`weights_file` at once: a second copy of the weights."""
+    return weights_file(module).whole()
 
 
 def load_weights(module: nn.Module, data: Bytes) -> None:
@@ -43,8 +51,10 @@ def load_weights(module: nn.Module, data: Bytes) -> None:
         ) from error
 
 
-def dump_optimizer(optimizer: torch.optim.Optimizer, others: Mapping[str, float] | None = None) -> memoryview:
+def optimizer_file(optimizer: torch.optim.Optimizer, others: Mapping[str, float] | None = None) -> TensorFile:
     """Any torch optimiser's state: tensors as `<parameter>.<key>`, plain numbers and None in a line of JSON.
+
+    The tensors must stay as they are until it is written.
 
     Args:
         optimizer: whose state.
@@ -60,7 +70,12 @@ def dump_optimizer(optimizer: torch.optim.Optimizer, others: Mapping[str, float]
             else:
                 numbers[f"{index}.{key}"] = value
     # A line of JSON first, since safetensors keeps text alone beside its tensors; dumps puts no line end into it.
-    return dump_tensors(tensors, before=_line(numbers))
+    return TensorFile(tensors, before=_line(numbers))
+
+
+def dump_optimizer(optimizer: torch.optim.Optimizer, others: Mapping[str, float] | None = None) -> memoryview:
+    """`optimizer_file` at once."""
+    return optimizer_file(optimizer, others).whole()
 
 
 def _line(numbers: Mapping[str, float | None]) -> bytes:

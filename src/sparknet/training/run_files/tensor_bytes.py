@@ -1,25 +1,26 @@
 """Tensors as the bytes of a safetensors file, without keeping the interpreter to itself.
 
 The library's own `save` and `load` hold the interpreter's lock from beginning to end, for weights of 1 GB longer
-than a heartbeat may be late. Here each tensor is copied by torch, which lets go of it. The format is eight bytes of
-the header's length, little endian, the header as JSON (by name dtype, shape and place), and the tensors' memory
+than a heartbeat may be late. Here torch copies a piece at a time and lets go of the lock meanwhile, and of weights
+of any size one piece is held beside them. The format is eight bytes of the header's length, little endian, the
+header as JSON (by name dtype, shape and place), and the tensors' memory
 (https://github.com/huggingface/safetensors, "Format").
 """
 
 import json
 import math
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparknet.errors import CheckpointError
+from sparknet.training.sync.pieces import Bytes
 
-__all__ = ["Bytes", "dump_tensors", "load_tensors"]
-
-Bytes = bytes | bytearray | memoryview
-"""What may be read without being copied."""
+__all__ = ["TensorFile", "dump_tensors", "empty_bytes", "load_tensors", "read_bytes"]
 
 _DTYPES = {
     "F64": torch.float64,
@@ -39,34 +40,88 @@ _ALIGNED = 8
 """No dtype needs more; behind a header of such a length, and one after the other by size, all lie aligned."""
 
 
-def dump_tensors(tensors: Mapping[str, Tensor], *, before: bytes = b"") -> memoryview:
-    """The tensors, from wherever they are, as a safetensors file.
+class TensorFile:
+    """Tensors, from wherever they are, as a safetensors file whose bytes are made when they are asked for.
 
     Args:
-        tensors: by name.
+        tensors: by name; they must stay as they are until the last piece was taken.
         before: put in front of it, filled up with blanks so that what follows lies aligned.
     """
-    ordered = sorted(tensors.items(), key=lambda one: (-one[1].element_size(), one[0]))
-    header: dict[str, Any] = {}
-    at = 0
-    for name, tensor in ordered:
-        stop = at + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [at, stop],
-        }
-        at = stop
-    text = _filled_up(json.dumps(header).encode())
-    begin = _filled_up(before) + len(text).to_bytes(8, "little") + text
-    buffer = torch.empty(len(begin) + at, dtype=torch.uint8)
-    buffer[: len(begin)] = torch.frombuffer(bytearray(begin), dtype=torch.uint8)
-    for name, tensor in ordered:
-        start, stop = header[name]["data_offsets"]
-        if start < stop:
-            place = buffer[len(begin) + start : len(begin) + stop].view(tensor.dtype)
-            place.view(tensor.shape).copy_(tensor.detach())
-    return buffer.numpy().data
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, before: bytes = b"") -> None:
+        # The widest first, so that all lie aligned; and by name, so that equal tensors are equal files.
+        ordered = sorted(tensors.items(), key=lambda one: (-one[1].element_size(), one[0]))
+        self._tensors = [tensor for _, tensor in ordered]
+        header: dict[str, Any] = {}
+        at = 0
+        for name, tensor in ordered:
+            stop = at + tensor.numel() * tensor.element_size()
+            header[name] = {
+                "dtype": _NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [at, stop],
+            }
+            at = stop
+        text = _filled_up(json.dumps(header).encode())
+        self._begin = _filled_up(before) + len(text).to_bytes(8, "little") + text
+        self._size = len(self._begin) + at
+
+    def __len__(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
+    def pieces(self, most_bytes: int) -> Iterator[memoryview]:
+        """All bytes in order, each piece but the last of `most_bytes`; it holds until the next is asked for."""
+        piece = torch.empty(min(most_bytes, self._size), dtype=torch.uint8)
+        filled = 0
+        for run in self._runs():
+            at = 0
+            while at < run.numel():
+                count = min(piece.numel() - filled, run.numel() - at)
+                piece[filled : filled + count].copy_(run[at : at + count])
+                at, filled = at + count, filled + count
+                if filled == piece.numel():
+                    yield piece.numpy().data
+                    filled = 0
+        if filled:
+            yield piece[:filled].numpy().data
+
+    def whole(self) -> memoryview:
+        """All bytes at once."""
+        return next(self.pieces(self._size))
+
+    def _runs(self) -> Iterator[Tensor]:
+        """The file's parts as uint8 vectors, the tensors' own memory where it lies in order."""
+        yield torch.frombuffer(bytearray(self._begin), dtype=torch.uint8)
+        for tensor in self._tensors:
+            # One tensor that is turned or channels-last is put in order by a copy, which goes before the next.
+            yield tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def dump_tensors(tensors: Mapping[str, Tensor], *, before: bytes = b"") -> memoryview:
+    """All bytes of a `TensorFile` at once."""
+    return TensorFile(tensors, before=before).whole()
+
+
+def empty_bytes(size: int) -> memoryview:
+    """Memory to be written, which goes back to the system with its last view.
+
+    A `bytearray` would be filled with zeros under the interpreter's lock, and a worker's heap keeps what is freed.
+    """
+    return memoryview(mmap.mmap(-1, max(1, size)))[:size]
+
+
+def read_bytes(path: Path) -> memoryview:
+    """A file in memory that may be written, which `load_tensors` then need not copy.
+
+    Raises:
+        OSError: it cannot be read, or was cut short meanwhile.
+    """
+    with path.open("rb") as file:
+        data = empty_bytes(path.stat().st_size)
+        if file.readinto(data) != len(data):
+            raise OSError(f"{path} was cut short while it was read; it must stay as it is: try again")
+    return data
 
 
 def load_tensors(data: Bytes) -> dict[str, Tensor]:

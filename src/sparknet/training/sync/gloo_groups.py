@@ -73,6 +73,8 @@ class SoloGroup:
 
 
 _ABANDONED = object()
+_MOST_BYTES = 1 << 30
+"""Of one operation: gloo is trusted with no counts near 2^31, and its timeout is then for this much."""
 
 
 class GlooGroup:
@@ -127,24 +129,29 @@ class GlooGroup:
 
     def sum(self, buffer: Tensor) -> None:
         """See `AllReduce.sum`."""
-        self._run(lambda: self._group.allreduce([buffer]), buffer)
+        self._run(lambda piece: self._group.allreduce([piece]), buffer)
 
     def max(self, buffer: Tensor) -> None:
         """See `AllReduce.max`."""
         options = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MAX
-        self._run(lambda: self._group.allreduce([buffer], options), buffer)
+        self._run(lambda piece: self._group.allreduce([piece], options), buffer)
 
     def broadcast(self, buffer: Tensor) -> None:
         """See `AllReduce.broadcast`."""
         if buffer.numel():
             options = dist.BroadcastOptions()
             options.rootRank = 0
-            self._run(lambda: self._group.broadcast([buffer], options), buffer)
+            self._run(lambda piece: self._group.broadcast([piece], options), buffer)
 
-    def _run(self, begin: Callable[[], Any], buffer: Tensor) -> None:
+    def _run(self, begin: Callable[[Tensor], Any], buffer: Tensor) -> None:
+        # One after the other: all members cut alike, and pieces in flight together gain nothing (docs/log.md).
+        for piece in buffer.split(_MOST_BYTES // buffer.element_size()):
+            self._run_one(begin, piece)
+
+    def _run_one(self, begin: Callable[[Tensor], Any], buffer: Tensor) -> None:
         try:
-            work = begin()
+            work = begin(buffer)
         except RuntimeError as error:
             raise ExchangeFailed(f"the exchange could not begin: {_first_line(error)}") from error
         # What comes is the finished Future: its wait() raises the operation's error in this thread.

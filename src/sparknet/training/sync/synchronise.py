@@ -6,20 +6,29 @@ DiLoCo's (arXiv 2311.08105, algorithm 1); with rate 1 and no momentum the new an
 which is SparkNet's rule (arXiv 1511.06051, algorithm 2).
 
 Nothing changes before `apply`: an exchange that fails leaves anchor and local weights as they were.
+
+A replica holds its weights three times, as float32: `local`, which it trains, the anchor, and the buffer that the
+average is made in; with outer momentum the trainable ones once more. On a device there is one more: `local` is then
+the host's copy. Healing adds a momentum and the inner state where they are received, and one piece everywhere else.
 """
 
+from collections.abc import Iterable
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sparknet.config import OuterOptimiser
 from sparknet.errors import TrainingDiverged
 from sparknet.training.sync.flat_weights import CHUNK, FlatWeights, WeightsHash, chunks
+from sparknet.training.sync.pieces import Bytes, Streamed, cut
 
 __all__ = ["AllReduce", "HealRole", "Synchroniser"]
 
 HealRole = Literal["keep", "receive", "rebase"]
+_PIECE_BYTES = 64 << 20
+"""Of what a joiner is brought: those that keep what they have hold no more of it."""
 
 
 class AllReduce(Protocol):
@@ -64,7 +73,7 @@ class Synchroniser:
         self.anchor.copy_(self.weights.local)
         self.anchor_hash = WeightsHash.of(self.anchor)
 
-    def heal(self, group: AllReduce, role: HealRole, inner_state: bytes | memoryview) -> memoryview | None:
+    def heal(self, group: AllReduce, role: HealRole, inner_state: Bytes | Streamed) -> memoryview | None:
         """Bring a joiner to the state of rank 0: anchor, outer momentum and inner optimiser state.
 
         `rebase` is for a replica that was left behind with steps of its own: they become steps from the new anchor.
@@ -78,35 +87,31 @@ class Synchroniser:
             Rank 0's inner state for role `receive`, else None.
         """
         # A broadcast is of the whole group: every member goes through these in this order, also those that keep
-        # what they have. Into temporaries: one that breaks off must not leave half a state behind.
-        anchor = self.anchor.clone()
-        group.broadcast(anchor)
-        momentum = None if self.momentum is None else self.momentum.clone()
-        if momentum is not None:
-            group.broadcast(momentum)
-        size = torch.tensor([len(inner_state)], dtype=torch.int64)
-        group.broadcast(size)
-        view = memoryview(inner_state)
-        # torch wants memory that may be written.
-        given = bytearray(view) if view.readonly else view
-        own = torch.frombuffer(given, dtype=torch.uint8) if len(view) else torch.empty(0)
-        inner = own if own.numel() == int(size) else torch.empty(int(size), dtype=torch.uint8)
-        group.broadcast(inner)
-        if role == "keep":
+        # what they have. Beside the state: one that breaks off must not leave half of it behind. The buffer holds
+        # nothing between two exchanges.
+        follows = role != "keep"
+        _broadcast(group, self.anchor, into=self._buffer if follows else None)
+        momentum = None
+        if self.momentum is not None:
+            momentum = torch.empty_like(self.momentum) if follows else None
+            _broadcast(group, self.momentum, into=momentum)
+        inner = _broadcast_bytes(group, inner_state, keep=role == "receive")
+        if not follows:
             return None
         self.weights.gather()
+        anchor, local = self._buffer, self.weights.local
         if role == "rebase":
             # If this try is aborted it is healed once more: the anchors are equal by then, and nothing moves twice.
             # Statistics stay its own: a variance moved by the difference of two others could be negative.
-            own = slice(0, self.weights.trainable)
-            self.weights.local[own] += anchor[own] - self.anchor[own]
+            for own, new, old in chunks(local, anchor, self.anchor, stop=self.weights.trainable):
+                own += new - old
         else:
-            self.weights.local.copy_(anchor)
+            local.copy_(anchor)
         self.weights.scatter()
         # Integer counters need none of this: the exchange that follows takes their maximum.
-        self.anchor, self.momentum = anchor, momentum
+        self.anchor, self._buffer, self.momentum = anchor, self.anchor, momentum
         self.anchor_hash = WeightsHash.of(anchor)
-        return inner.numpy().data if role == "receive" else None
+        return inner
 
     def exchange(self, group: AllReduce, weight: float) -> None:
         """Average with the group into a buffer; `apply` makes it count.
@@ -114,13 +119,13 @@ class Synchroniser:
         Raises:
             TrainingDiverged: a local weight is not finite; nothing was sent.
         """
-        self.weights.gather()
         total = 0.0
         # Weights travel and not deltas: that spares reading the anchor here, and with rate 1 their sum already is
         # the new anchor. The shares go in before the sum, so that nothing is left to divide after it.
-        for local, buffer in chunks(self.weights.local, self._buffer):
-            torch.mul(local, weight, out=buffer)
-            total += float(local.sum())  # not finite as soon as one addend is not; local is still in cache
+        for piece in self.weights.gathered():
+            for local, buffer in chunks(self.weights.local, self._buffer, start=piece.start, stop=piece.stop):
+                torch.mul(local, weight, out=buffer)
+                total += float(local.sum())  # not finite as soon as one addend is not; local is still in cache
         # Before anything is sent, and of a replica of weight 0 too: 0 times infinity is nan, and would reach all.
         if not torch.isfinite(torch.tensor(total)):
             raise TrainingDiverged(
@@ -144,16 +149,16 @@ class Synchroniser:
             self._buffer.copy_(local)
         folded, spare = WeightsHash(), torch.empty(CHUNK)
         # One pass over memory for step, copy and hash: each finds in the cache what the one before has brought
-        # there.
-        for at in range(0, local.numel(), CHUNK):
-            piece = slice(at, min(at + CHUNK, local.numel()))
-            self._step(piece, spare)
-            local[piece].copy_(self._buffer[piece])
-            folded.add(local[piece])
+        # there. What is done goes to a device meanwhile.
+        for part in self.weights.scattered():
+            for at in range(part.start, part.stop, CHUNK):
+                piece = slice(at, min(at + CHUNK, part.stop))
+                self._step(piece, spare)
+                local[piece].copy_(self._buffer[piece])
+                folded.add(local[piece])
         # The buffer now holds the new anchor; the old anchor becomes the next buffer.
         self.anchor, self._buffer = self._buffer, self.anchor
         self.anchor_hash = folded.hex()
-        self.weights.scatter()
         self.weights.write_counters(self._counters)
 
     def _step(self, piece: slice, spare: Tensor) -> None:
@@ -175,3 +180,35 @@ class Synchroniser:
         velocity.mul_(outer.momentum).add_(delta)
         step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
         torch.sub(anchor, step, alpha=outer.learning_rate, out=average)
+
+
+def _broadcast(group: AllReduce, own: Tensor, *, into: Tensor | None) -> None:
+    """Broadcast rank 0's vector; `into` takes it, and None lets it pass."""
+    length = _PIECE_BYTES // own.element_size()
+    _pass_on(group, own.split(length), into if into is not None else torch.empty_like(own[:length]), own.numel())
+
+
+def _broadcast_bytes(group: AllReduce, own: Bytes | Streamed, *, keep: bool) -> memoryview | None:
+    """Broadcast rank 0's bytes; None unless they are to be kept."""
+    size = torch.tensor([len(own)], dtype=torch.int64)
+    group.broadcast(size)
+    total = int(size)
+    # Of another length: this is not rank 0. Of the same, they are written over like any other member's.
+    given = cut(own, _PIECE_BYTES) if len(own) == total else ()
+    # Copied a piece at a time: torch makes no tensor over memory that must not be written.
+    pieces = (torch.from_numpy(np.array(np.frombuffer(piece, np.uint8))) for piece in given)
+    into = torch.empty(total if keep else min(total, _PIECE_BYTES), dtype=torch.uint8)
+    _pass_on(group, pieces, into, total)
+    return into.numpy().data if keep else None
+
+
+def _pass_on(group: AllReduce, own: Iterable[Tensor], into: Tensor, size: int) -> None:
+    """Broadcast so many elements, cut alike by all; an `into` that is shorter holds one piece after the other."""
+    length, own = _PIECE_BYTES // into.element_size(), iter(own)
+    for at in range(0, size, length):
+        count = min(length, size - at)
+        piece = into[at : at + count] if into.numel() == size else into[:count]
+        mine = next(own, None)
+        if mine is not None:
+            piece.copy_(mine)
+        group.broadcast(piece)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from sparknet.training.coordination.messages import Answer, Failed, Heartbeat, Pulse, Question
-from sparknet.training.run_files.tensor_bytes import Bytes
+from sparknet.training.sync.pieces import Bytes, Streamed
 
 __all__ = ["Driver"]
 
@@ -20,12 +20,12 @@ class Driver(Protocol):
         """Send what is answered at once."""
         ...
 
-    def put_checkpoint(self, round: int, files: Mapping[str, Bytes]) -> None:
-        """Hand the files of a checkpoint over; on return they are on the driver's disk."""
+    def put_checkpoint(self, round: int, files: Mapping[str, Bytes | Streamed]) -> None:
+        """Hand the files of a checkpoint over, piece by piece; on return they are on the driver's disk."""
         ...
 
-    def fetch_checkpoint(self, round: int) -> Mapping[str, Bytes]:
-        """The files of a checkpoint."""
+    def fetch_checkpoint(self, round: int) -> dict[str, memoryview]:
+        """The files of a checkpoint, in memory that may be written."""
         ...
 
     def publish(self, key: str, value: bytes) -> None:

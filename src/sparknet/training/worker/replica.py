@@ -15,8 +15,9 @@ from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import TrainingDiverged
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.optimiser import InnerSolver
-from sparknet.training.run_files.state_bytes import dump_optimizer, load_optimizer
-from sparknet.training.run_files.tensor_bytes import Bytes
+from sparknet.training.run_files.state_bytes import load_optimizer, optimizer_file
+from sparknet.training.run_files.tensor_bytes import TensorFile
+from sparknet.training.sync.pieces import Bytes
 from sparknet.training.worker.compiling import compile_net
 from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.precision import Precision
@@ -76,12 +77,12 @@ class Replica:
         """The inner optimiser."""
         return self._solver.optimizer
 
-    def dump_inner_state(self) -> memoryview:
-        """What the optimiser, and the scale of fp16, need to go on exactly."""
-        return dump_optimizer(self.optimizer, self._precision.state())
+    def inner_state_file(self) -> TensorFile:
+        """What the optimiser, and the scale of fp16, need to go on exactly; to be written before the next step."""
+        return optimizer_file(self.optimizer, self._precision.state())
 
     def load_inner_state(self, data: Bytes) -> None:
-        """Take what `dump_inner_state` gave.
+        """Take the bytes of an `inner_state_file`.
 
         Raises:
             CheckpointError: the bytes are damaged.

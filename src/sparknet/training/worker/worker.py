@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
@@ -31,8 +32,8 @@ from sparknet.training.coordination.messages import (
 )
 from sparknet.training.coordination.post_commit import CHECKPOINT
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS
-from sparknet.training.run_files.state_bytes import dump_weights, load_weights
-from sparknet.training.run_files.tensor_bytes import Bytes, dump_tensors, load_tensors
+from sparknet.training.run_files.state_bytes import load_weights, weights_file
+from sparknet.training.run_files.tensor_bytes import TensorFile, load_tensors
 from sparknet.training.sync.flat_weights import FlatWeights
 from sparknet.training.sync.gloo_groups import ExchangeFailed, Groups
 from sparknet.training.sync.synchronise import AllReduce, HealRole, Synchroniser
@@ -52,8 +53,8 @@ class Surroundings:
     """How to reach the other workers."""
     open_loader: Callable[[Cursor], Loader]
     """Opens the training rows of this slot at a cursor."""
-    initial_weights: Callable[[], Bytes]
-    """Makes the net's weights as they were before the first round: a fall-back before any checkpoint needs them."""
+    initial_weights: Callable[[], Mapping[str, Tensor]]
+    """Makes the state_dict as it was before the first round: a fall-back before any checkpoint needs it."""
     evaluate: Callable[[int, int], ChoreReport]
     """Evaluates the objective on one part of the validation rows: (part, parts)."""
     ended: threading.Event
@@ -160,16 +161,17 @@ class Worker:
         return self._next_chore(None) if welcome.chores else self._train()
 
     def _restore(self, checkpoint: int | None) -> None:
-        files: Mapping[str, Bytes] = {}
+        files: dict[str, memoryview] = {}
+        # Into the tensors that are there, which are views of the synchroniser's vector; it then looks again.
         if checkpoint is not None:
             files = self._around.driver.fetch_checkpoint(checkpoint)
-        elif not self._has_initial:
-            files = {WEIGHTS: self._around.initial_weights()}
-        self._has_initial = False
-        if files:
-            # Into the tensors that are there, which are views of the synchroniser's vector; it then looks again.
-            load_weights(self._replica.module, files[WEIGHTS])
+            # Taken out: the bytes go when they are loaded, before the others become tensors.
+            load_weights(self._replica.module, files.pop(WEIGHTS))
             self._sync.restart()
+        elif not self._has_initial:
+            self._replica.module.load_state_dict(self._around.initial_weights())
+            self._sync.restart()
+        self._has_initial = False
         self._replica.forget_inner_state()
         if INNER in files:
             self._replica.load_inner_state(files[INNER])
@@ -248,7 +250,7 @@ class Worker:
             left_behind = "rebase" if self._sync.average else "keep"
             role = left_behind if self._ready.steps else "receive"
         # A newcomer takes rank 0's inner state: one replica's is as good as another's, and better than none.
-        inner_state = self._replica.dump_inner_state() if exchange.rank == 0 else b""
+        inner_state = self._replica.inner_state_file() if exchange.rank == 0 else b""
         inner = self._sync.heal(group, role, inner_state)
         if inner is not None:
             self._replica.load_inner_state(inner)
@@ -266,11 +268,11 @@ class Worker:
         self.phase = f"saving the checkpoint of round {checkpoint.round}"
         # It is asked for between a commit and the next steps, when the local weights are the anchor.
         files = {
-            WEIGHTS: dump_weights(self._replica.module),
-            INNER: self._replica.dump_inner_state(),
+            WEIGHTS: weights_file(self._replica.module),
+            INNER: self._replica.inner_state_file(),
         }
         if self._sync.momentum is not None:
-            files[OUTER] = dump_tensors({"momentum": self._sync.momentum})
+            files[OUTER] = TensorFile({"momentum": self._sync.momentum})
         self._around.driver.put_checkpoint(checkpoint.round, files)
         return self._next_chore(ChoreReport(part=CHECKPOINT))
 
