@@ -22,7 +22,7 @@ from sparknet.training.objectives.loss_arguments import (
 )
 from sparknet.training.objectives.net_call import output_of
 
-__all__ = ["OWN", "Loss", "build_loss", "check_scores", "counted", "fitted", "is_class"]
+__all__ = ["OWN", "Loss", "build_loss", "check_scores", "counted", "fitted", "is_class", "loss_name"]
 
 OWN = "net"
 """`objective.loss` of a net that computes its loss itself."""
@@ -66,7 +66,7 @@ def build_loss(section: ObjectiveSection, rows: RowSchema, *, net: str) -> Loss:
     Raises:
         ConfigError: there is no such loss, or it does not take these targets, weights or arguments.
     """
-    name = section.loss or _default(rows)
+    name = loss_name(section, rows)
     if name == OWN:
         return _OwnLoss(section, rows, net=net)
     if ":" in name:
@@ -238,7 +238,14 @@ class _OwnLoss:
         return self
 
 
-def _default(rows: RowSchema) -> str:
+def loss_name(section: ObjectiveSection, rows: RowSchema) -> str:
+    """`objective.loss`, or where it is not given the loss that suits the target.
+
+    Raises:
+        ConfigError: there are several targets, which nothing but a function of the user's brings together.
+    """
+    if section.loss:
+        return section.loss
     if len(rows.targets) != 1:
         raise ConfigError(
             f"the targets are {', '.join(column.name for column in rows.targets)} and objective.loss is not "

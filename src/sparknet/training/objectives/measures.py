@@ -12,7 +12,7 @@ from sparknet.config import Measure
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
-from sparknet.training.objectives.losses import Loss, check_scores, counted, fitted, is_class
+from sparknet.training.objectives.losses import Loss, check_scores, counted, fitted, is_class, loss_name
 from sparknet.training.objectives.net_call import output_of
 from sparknet.training.objectives.objective import Better, Sums
 from sparknet.training.objectives.torch_metric import TorchMetric
@@ -22,6 +22,11 @@ __all__ = ["Measuring", "build_measures"]
 
 class Measuring(Protocol):
     """One or more figures."""
+
+    @property
+    def by_row(self) -> bool:
+        """It does not matter how rows are cut into batches."""
+        ...
 
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         """Sums over a batch, of what the net has returned for it."""
@@ -47,23 +52,25 @@ def build_measures(section: ObjectiveSection, rows: RowSchema, loss: Loss, *, ne
         ConfigError: there is no such measure, or its parts cannot be summed.
     """
     measures: list[Measuring] = [_LossMeasure(loss, rows, net=net)]
+    loss_is = loss_name(section, rows)
     if section.measures:
         named = [Measure(name=one) if isinstance(one, str) else one for one in section.measures]
-        return measures + [TorchMetric(one, rows, net=net) for one in named]
+        return measures + [TorchMetric(one, rows, loss=loss_is, net=net) for one in named]
     target = rows.targets[0]
     if len(rows.targets) > 1:
         return measures
     # What the outputs mean is known where the loss is one that we know: of others only the loss is measured.
-    classes = is_class(target)
-    if section.loss in ("cross_entropy", "nll_loss") or (not section.loss and classes):
+    if loss_is in ("cross_entropy", "nll_loss"):
         return [_Hits(target, rows.weight, section.loss_arguments, net=net), *measures]
-    if section.loss in ("", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss") and not classes:
+    if loss_is in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss") and not is_class(target):
         return [*measures, _AbsoluteError(target, rows.weight, net=net)]
     return measures
 
 
 class _RowMeans:
     """Figures that are means over the rows, weighted where rows have weights."""
+
+    by_row = True
 
     def __init__(self, weight: str) -> None:
         self._weight = weight
@@ -91,7 +98,7 @@ class _LossMeasure(_RowMeans):
 
     def __init__(self, loss: Loss, rows: RowSchema, *, net: str) -> None:
         super().__init__(rows.weight)
-        self._loss = loss
+        self._loss, self.by_row = loss, loss.by_row
 
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         # The mean of a batch times its rows (or their weights), so that the sums of all batches are that of all

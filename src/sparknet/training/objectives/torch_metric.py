@@ -28,6 +28,11 @@ _REMEDIES = {
     "multidim_average": "leave multidim_average at 'global'",
 }
 """By the argument that makes sums of what a class keeps."""
+_SOFTMAX = ("cross_entropy", "nll_loss")
+_SIGMOID = ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
+_PROBABILITIES = ("binary_cross_entropy",)
+"""Losses that tell what the net's output is: scores of classes of which one holds, scores of each by itself, or
+probabilities."""
 
 
 class TorchMetric:
@@ -36,14 +41,18 @@ class TorchMetric:
     Args:
         measure: which, with what arguments, of which output and target.
         rows: names the targets.
+        loss: the loss's name, which may tell what the output is.
         net: the net's name, for messages.
+
+    Attributes:
+        by_row: it does not matter how rows are cut into batches.
 
     Raises:
         ConfigError: there is no such class or target, or it does not take the arguments, or keeps what cannot be
             added up.
     """
 
-    def __init__(self, measure: Measure, rows: RowSchema, *, net: str) -> None:
+    def __init__(self, measure: Measure, rows: RowSchema, *, loss: str, net: str) -> None:
         self._name, self._output, self._net = measure.name, measure.output, net
         names = [column.name for column in rows.targets]
         target = measure.target or names[0]
@@ -56,6 +65,11 @@ class TorchMetric:
         kind = _find_class(measure)
         self._metric: Any = _made(kind, measure, self._target)
         _check_states(measure, self._metric)
+        # Those of classification take what lies in 0..1 for probabilities and all else for scores, batch by batch:
+        # scores that are small would be taken now for the one and now for the other.
+        judges = type(self._metric).__module__.startswith("torchmetrics.classification")
+        self._loss = loss if judges and not measure.output else ""
+        self.by_row = not judges or self._loss in (*_SOFTMAX, *_SIGMOID, *_PROBABILITIES)
 
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         """The metric's states over a batch alone, each by its name.
@@ -70,7 +84,7 @@ class TorchMetric:
             output = output.squeeze(-1)
         self._metric.reset()
         try:
-            self._metric.update(output.float(), target)
+            self._metric.update(self._probabilities(output.float(), target), target)
         except (RuntimeError, ValueError, TypeError) as error:  # it judges what it is given, each in its own way
             raise NetError(
                 f"objective.measures: {self._name} does not take outputs {tuple(output.shape)} of net {self._net} "
@@ -104,6 +118,11 @@ class TorchMetric:
         """Move the states."""
         self._metric.to(device)
         return self
+
+    def _probabilities(self, output: Tensor, target: Tensor) -> Tensor:
+        if self._loss in _SOFTMAX and output.dim() == target.dim() + 1:
+            return output.softmax(1)
+        return output.sigmoid() if self._loss in _SIGMOID else output
 
     def _states(self) -> dict[str, Tensor]:
         return self._metric._defaults
