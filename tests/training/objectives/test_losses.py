@@ -1,4 +1,4 @@
-"""Each kind of loss: torch's, the user's, the net's own; with weights of rows, and what is refused before a batch."""
+"""Each kind of loss: torch's, the user's, the net's own; weights of rows; what is refused before a batch."""
 
 import sys
 

@@ -183,5 +183,5 @@ def test_logits_come_first():
 
 @pytest.mark.parametrize("outputs", ["text", None, {"loss": Y}, []])
 def test_what_is_no_tensor_is_told(outputs):
-    with pytest.raises(NetError, match="net it returned .*it must return a tensor"):
+    with pytest.raises(NetError, match=r"net it returned .*it must return a tensor"):
         output_of(outputs, "", net="it")
