@@ -117,6 +117,9 @@ RULES = [
     ("cluster.task_failures=0", r"cluster\.task_failures is 0; it must be at least 1"),
     ("cluster.threads_per_worker=0", r"cluster\.threads_per_worker is 0; it must be at least 1"),
     ("cluster.tls_key='key.pem'", r"TLS needs both: set the other one too"),
+    ("objective.measures=['Accuracy', 'Accuracy']", r"two have the same name.*give it another `name`"),
+    ("objective.measures=['loss']", r"measures is \['loss'\]; .*that of the loss, which is always measured"),
+    ("net.weights_map={a = 'b'}", r"net\.weights_map is .*no file is given: set net\.weights"),
 ]
 
 

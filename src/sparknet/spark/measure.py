@@ -58,7 +58,7 @@ class Measurement:
     top5: float | None = None
     """The label is among the five highest scores, 0..1."""
     loss: float | None = None
-    """Mean cross-entropy, or the net's own output of that name."""
+    """Mean loss, or the net's own output of that name."""
     outputs: dict[str, float] = field(default_factory=dict[str, float])
     """Means of the net's other outputs by name."""
     seconds: float

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from image_rows import image_rows
-from sparknet.config import Data, Net
+from sparknet.config import Data, Measure, Net, Objective
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.errors import CheckpointError
@@ -61,6 +61,21 @@ def test_it_computes_what_the_trained_net_did(saved):
     with torch.no_grad():
         inputs = torch.from_numpy(NORMALISE(images()))
         assert torch.equal(model.module(torch.from_numpy(model.chain["image"](images()))), net(inputs))
+
+
+def test_loss_and_measures_are_those_of_the_run(tmp_path):
+    measure = Measure(name="f1", metric="F1Score", arguments={"average": "macro"})
+    section = Objective(loss="cross_entropy", loss_arguments={"weight": [1.0] * 9 + [4.0]}, measures=(measure,))
+    told = replace(description(), objective=section)
+    (tmp_path / "weights").write_bytes(dump_weights(trained_net()))
+    save_model(tmp_path / "model", tmp_path / "weights", told, CHAIN)
+    model = load_model(tmp_path / "model")
+    batch = {"image": torch.rand(4, 1, 8, 8), "label": torch.arange(4) + 6}
+    sums = model.objective.measure(batch)
+    assert set(model.objective.conclude(sums, 4)) == {"loss", "f1"}
+    scores, weight = model.objective.scores(batch), torch.tensor([1.0] * 9 + [4.0])
+    expected = torch.nn.functional.cross_entropy(scores, batch["label"], weight)
+    assert sums["loss"][0] / 4 == pytest.approx(expected.item())
 
 
 def test_how_words_became_numbers_is_kept(tmp_path):

@@ -45,6 +45,12 @@ class Net:
         )
         # Refused rather than passed over: who sets them expects an effect.
         require(
+            not self.weights_map or bool(self.weights),
+            "net.weights_map",
+            self.weights_map,
+            "it says which weights of a file are taken, and no file is given: set net.weights",
+        )
+        require(
             not self.arguments or not self.prototxt,
             "net.arguments",
             self.arguments,

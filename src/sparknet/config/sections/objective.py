@@ -33,8 +33,8 @@ class Objective:
     or `net`: the net's own, an output `.loss` or key `loss`. Not given: cross_entropy for classes, mse_loss for
     numbers."""
     loss_arguments: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Keyword arguments of the loss, as in `{ label_smoothing = 0.1 }`; a list becomes a tensor where it takes one,
-    as `weight` does."""
+    """Keyword arguments of the loss, as in `{ label_smoothing = 0.1 }`; a list of numbers becomes a tensor, as
+    `weight` takes it."""
     measures: tuple[str | Measure, ...] = ()
     """Classes of torchmetrics by name (`["regression.R2Score"]`), or tables with `name`, `metric`, `arguments`. Not
     given: accuracy, top5 and loss for classes, loss and mean absolute error for numbers."""
@@ -42,8 +42,8 @@ class Objective:
     def __post_init__(self) -> None:
         names = [measure if isinstance(measure, str) else measure.name for measure in self.measures]
         require(
-            len(set(names)) == len(names),
+            len({*names, "loss"}) == len(names) + 1,
             "objective.measures",
             names,
-            "two have the same name: give one of them another `name`",
+            "two have the same name, or one that of the loss, which is always measured: give it another `name`",
         )

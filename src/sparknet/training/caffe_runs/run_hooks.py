@@ -37,6 +37,12 @@ class CaffeHook:
             return None
         if not isinstance(objective, CaffeObjective):
             return self._begin_module(given, objective, checkpoints, tell)
+        net = self._config.net
+        if net.weights_map or not net.weights_strict:
+            raise ConfigError(
+                f"net.weights_map is {net.weights_map} and net.weights_strict is {net.weights_strict}; a Caffe net "
+                "takes the weights of the layers of the same names, whichever there are: leave both out"
+            )
         saved, missing = begin(self._config, self._settings, objective, checkpoints)
         tell("note", message=f"begins with {given}")
         if missing:

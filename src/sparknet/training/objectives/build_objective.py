@@ -1,5 +1,7 @@
 """From a recipe to an objective: a module of the user's, a zoo entry, or a Caffe file."""
 
+from dataclasses import replace
+
 import torch
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
@@ -10,6 +12,7 @@ from sparknet.errors import ConfigError
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.find_net import build_net, find_net
 from sparknet.training.objectives.input_binding import Intake, batch_in_file, intake_of, seen_rows
+from sparknet.training.objectives.losses import OWN
 from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.net_weights import freeze
 from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
@@ -53,8 +56,10 @@ def build_objective(
     net, binding = recipe.net, _Binding(fed, data)
     if recipe.spec is not None:
         train, intake = binding.state(recipe.spec, phase="TRAIN", batch=batch_size, seed=seed)
+        freeze(train, net.freeze)
         return _trained(binding, train, intake, channels_last=net.channels_last)
-    module = build_net(net.name, net.arguments, rows=fed, seed=seed)
+    own_loss = recipe.objective.loss == OWN
+    module = build_net(net.name, net.arguments, rows=fed, seed=seed, own_loss=own_loss)
     freeze(module, net.freeze)
     # It came from a description, of the zoo or of the user's, whose inputs are known only now.
     if isinstance(module, CaffeNet):
@@ -113,6 +118,7 @@ class _Binding:
 def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_last: bool) -> CaffeObjective:
     """The objective of a TRAIN net, with its TEST net."""
     batch = _test_batch(train.description)
+    _stop_frozen(train)
     # The seed is of no account: the TEST net takes the tensors of the TRAIN net's layers, and only layers that it
     # alone has keep what their fillers draw.
     test, test_intake = binding.state(train.description, phase="TEST", batch=batch, seed=0)
@@ -121,6 +127,16 @@ def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_las
     )
     objective.check()
     return objective
+
+
+def _stop_frozen(net: CaffeNet) -> None:
+    """Give frozen parameters the rate 0."""
+    # A Caffe solver takes a tensor without a gradient for one of gradient 0, which decays; and a snapshot must have
+    # a history for it.
+    stay = [bool(blob.lr_mult) and not blob.tensor.requires_grad for blob in net.learnable]
+    net.learnable = [
+        replace(blob, lr_mult=0.0) if stays else blob for blob, stays in zip(net.learnable, stay, strict=True)
+    ]
 
 
 def _test_batch(spec: NetSpec) -> int:

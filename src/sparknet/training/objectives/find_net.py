@@ -70,21 +70,24 @@ def build_net(
     *,
     rows: RowSchema,
     seed: int,
+    own_loss: bool = False,
 ) -> nn.Module:
     """Build a net on the CPU; the same name, arguments and seed give bit-identical weights.
 
     A description is built in phase TRAIN. Data layers whose files alone know the shape of an image take it from
     `input_shape`.
 
-    The callable is given `input_shape` (of the first input), `input_shapes` (by column) and `classes` if its
-    signature names them, and `arguments` besides, which win where both name a parameter. Lazy modules are made
-    whole by a pass over zeros. The caller's random state stays as it is.
+    The callable is given `input_shape` (of the first input), `input_shapes` (by column), `classes` (of the first
+    target that has any) and `targets` (by column how many numbers a head for it has: classes, or numbers of a row)
+    if its signature names them, and `arguments` besides, which win where both name a parameter. Lazy modules are
+    made whole by a pass over zeros. The caller's random state stays as it is.
 
     Args:
         name: what `find_net` takes.
         arguments: `net.arguments` of the configuration.
         rows: what the net is fed; classes are 0 to below `rows.label_bound`.
         seed: seeds torch's CPU generator for the initial weights.
+        own_loss: the net computes its loss itself, of targets that it is given.
 
     Raises:
         NetError: the net cannot be found, does not take these arguments or this input, fails while it is
@@ -95,6 +98,7 @@ def build_net(
         "input_shape": rows.input.shape,
         "input_shapes": {column.name: column.shape for column in rows.inputs},
         "classes": rows.label_bound,
+        "targets": {column.name: column.classes or column.width for column in rows.targets},
     }
     given = _arguments(name, factory, arguments, offered)
     with torch.random.fork_rng(devices=[]):
@@ -106,7 +110,7 @@ def build_net(
             if isinstance(module, NetSpec):
                 module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, rows.input.shape))
             if isinstance(module, nn.Module) and has_lazy_parameters(module):
-                _make_whole(module, rows, name=name)
+                _make_whole(module, rows, name=name, own_loss=own_loss)
         except NetError:
             raise
         except Exception as error:  # the callable is the user's: it may fail in any way
@@ -133,15 +137,15 @@ def has_lazy_parameters(module: nn.Module) -> bool:
     return any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors)
 
 
-def _make_whole(module: nn.Module, rows: RowSchema, *, name: str) -> None:
+def _make_whole(module: nn.Module, rows: RowSchema, *, name: str, own_loss: bool) -> None:
     """Give lazy parameters their shapes by a pass over two rows of zeros."""
-    call = NetCall(module, rows, name=name)
+    call = NetCall(module, rows, name=name, with_targets=own_loss)
     # Two rows: BatchNorm takes no single one in training mode; and its statistics must not learn zeros.
     batch = {
         column.name: torch.zeros(
             (2, *column.shape), dtype=torch.int64 if column.dtype == "int64" else torch.float32
         )
-        for column in rows.inputs
+        for column in rows.columns
     }
     module.eval()
     with torch.no_grad():

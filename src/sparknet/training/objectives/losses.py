@@ -1,8 +1,5 @@
 """What is minimised: a function of torch's, one of the user's, or what the net itself gives."""
 
-import difflib
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self, cast
 
@@ -14,14 +11,27 @@ from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, NetError
+from sparknet.training.objectives.loss_arguments import (
+    check_call,
+    check_weighted,
+    checked_arguments,
+    import_callable,
+    keywords,
+    moved,
+    nearest,
+)
 from sparknet.training.objectives.net_call import output_of
 
-__all__ = ["Loss", "build_loss", "fitted", "import_callable"]
+__all__ = ["OWN", "Loss", "build_loss", "check_scores", "counted", "fitted", "is_class", "loss_name"]
 
 OWN = "net"
 """`objective.loss` of a net that computes its loss itself."""
-_OF_CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss", "multilabel_margin_loss")
+_IGNORED = -100
+"""Class number of what does not count, in torch's losses, where no `ignore_index` is given."""
+_OF_CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
 """Functions whose target is the number of a class; the others take one number for each of the net's."""
+_OF_LISTS = ("multilabel_margin_loss",)
+"""Functions whose target is a list of class numbers, as long as there are classes."""
 _BY_BATCH = ("weight", "pos_weight", "ignore_index", "reduction")
 """Arguments with which the mean over a batch is not the mean of its rows."""
 
@@ -56,39 +66,12 @@ def build_loss(section: ObjectiveSection, rows: RowSchema, *, net: str) -> Loss:
     Raises:
         ConfigError: there is no such loss, or it does not take these targets, weights or arguments.
     """
-    name = section.loss or _default(rows)
+    name = loss_name(section, rows)
     if name == OWN:
         return _OwnLoss(section, rows, net=net)
     if ":" in name:
         return _CallableLoss(section, rows, net=net)
     return _FunctionalLoss(name, section.loss_arguments, rows, net=net)
-
-
-def import_callable(key: str, name: str) -> Callable[..., Any]:
-    """The callable that `package.module:callable` names.
-
-    Args:
-        key: the setting, for messages.
-        name: its value.
-
-    Raises:
-        ConfigError: the form is another, the module cannot be imported, or it has no such callable.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise ConfigError(f"{key} is {name!r}; the form is 'package.module:callable'")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: it may fail in any way
-        raise ConfigError(
-            f"{key} is {name!r}; importing {module_name} failed: {type(error).__name__}: {error}: correct the "
-            "module, or put its directory on PYTHONPATH"
-        ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        known = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
-        raise ConfigError(f"{key} is {name!r}; {module_name} has no such callable: {_nearest(attribute, known)}")
-    return cast("Callable[..., Any]", found)
 
 
 def fitted(output: Tensor, target: Tensor, *, net: str) -> tuple[Tensor, Tensor]:
@@ -119,7 +102,7 @@ class _FunctionalLoss:
         if not callable(function):
             known = [one for one in dir(functional) if one.endswith("loss") or one == "cross_entropy"]
             raise ConfigError(
-                f"objective.loss is {name!r}; torch.nn.functional has no such function: {_nearest(name, known)} A "
+                f"objective.loss is {name!r}; torch.nn.functional has no such function: {nearest(name, known)} A "
                 "function of yours is given as 'package.module:callable'"
             )
         if len(rows.targets) != 1:
@@ -131,32 +114,57 @@ class _FunctionalLoss:
         self._function = cast("Callable[..., Tensor]", function)
         self._name, self._net = name, net
         self._target, self._weight = rows.targets[0], rows.weight
-        self._arguments = _checked_arguments(name, self._function, arguments)
-        self.by_row = not any(key in arguments for key in _BY_BATCH)
-        if rows.weight and "reduction" in arguments:
-            raise ConfigError(
-                "objective.loss_arguments.reduction and data.weight are given; one says how rows count"
-            )
+        self._arguments = checked_arguments(name, self._function, arguments)
+        # Of rows with several classes some may be filled up with the number that does not count.
+        self._several = name in _OF_CLASSES and bool(self._target.shape) and self._target.dtype == "int64"
+        self.by_row = not self._several and not any(key in arguments for key in _BY_BATCH)
+        check_call(name, self._function, 2, self._arguments)
+        self._check_target()
+        if rows.weight:
+            check_weighted(name, self._function, self._arguments)
 
     def __call__(self, outputs: object, batch: Mapping[str, Tensor]) -> Tensor:
         if not self._weight:
             return self._call(outputs, batch, **self._arguments)
         by_row = self._call(outputs, batch, **self._arguments, reduction="none")
         weights = batch[self._weight]
-        # Of what has several numbers for each row, a row's mean.
-        by_row = by_row.view(len(weights), -1).mean(1)
-        return (by_row * weights).sum() / weights.sum()
+        by_row = by_row.reshape(len(weights), -1)
+        # Of what has several numbers for each row, the mean of those that count.
+        shares = by_row.shape[1]
+        if self._several:
+            shares = counted(batch[self._target.name], self._arguments).reshape(by_row.shape).sum(1).clamp_min(1)
+        by_row = by_row.sum(1) / shares
+        # A batch all of whose rows weigh nothing has nothing to say, and 0/0 would be the end of the weights.
+        return (by_row * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
     def to(self, device: torch.device) -> Self:
-        self._arguments = {
-            key: value.to(device) if isinstance(value, Tensor) else value for key, value in self._arguments.items()
-        }
+        self._arguments = moved(self._arguments, device)
         return self
+
+    def _check_target(self) -> None:
+        column = self._target
+        if self._name in (*_OF_CLASSES[1:], *_OF_LISTS) and column.dtype != "int64":
+            raise ConfigError(
+                f"objective.loss is {self._name!r}, whose target is the number of a class, and {column.name} is "
+                f"{column.dtype} of shape {column.shape}: take cross_entropy, which takes probabilities too"
+            )
+        weight = self._arguments.get("weight")
+        if (
+            self._name in _OF_CLASSES
+            and isinstance(weight, Tensor)
+            and column.classes not in (None, 0, len(weight))
+        ):
+            raise ConfigError(
+                f"objective.loss_arguments.weight has {len(weight)} numbers and {column.name} has {column.classes} "
+                "classes: give one for each"
+            )
 
     def _call(self, outputs: object, batch: Mapping[str, Tensor], **arguments: Any) -> Tensor:
         output, target = output_of(outputs, "", net=self._net), batch[self._target.name]
         if self._name in _OF_CLASSES:
-            _check_scores(output, target, net=self._net)
+            check_scores(output, target, net=self._net)
+        elif self._name in _OF_LISTS:
+            _check_lists(output, target, net=self._net)
         else:
             output, target = fitted(output, target, net=self._net)
         try:
@@ -179,12 +187,14 @@ class _CallableLoss:
         self._net = net
         self._targets = tuple(column.name for column in rows.targets)
         self._weight = rows.weight
-        self._arguments = _checked_arguments(section.loss, self._function, section.loss_arguments)
-        if rows.weight and "weights" not in _keywords(self._function):
+        self._arguments = checked_arguments(section.loss, self._function, section.loss_arguments)
+        given = {"weights": None} if rows.weight else {}
+        if rows.weight and "weights" not in keywords(self._function):
             raise ConfigError(
                 f"data.weight is {rows.weight!r} and {section.loss} has no parameter `weights`: add one, or leave "
                 "data.weight out"
             )
+        check_call(section.loss, self._function, 2, {**self._arguments, **given})
 
     def __call__(self, outputs: object, batch: Mapping[str, Tensor]) -> Tensor:
         targets = {name: batch[name] for name in self._targets}
@@ -194,9 +204,7 @@ class _CallableLoss:
         return _scalar(loss, f"the loss of net {self._net}")
 
     def to(self, device: torch.device) -> Self:
-        self._arguments = {
-            key: value.to(device) if isinstance(value, Tensor) else value for key, value in self._arguments.items()
-        }
+        self._arguments = moved(self._arguments, device)
         return self
 
 
@@ -230,21 +238,39 @@ class _OwnLoss:
         return self
 
 
-def _default(rows: RowSchema) -> str:
+def loss_name(section: ObjectiveSection, rows: RowSchema) -> str:
+    """`objective.loss`, or where it is not given the loss that suits the target.
+
+    Raises:
+        ConfigError: there are several targets, which nothing but a function of the user's brings together.
+    """
+    if section.loss:
+        return section.loss
     if len(rows.targets) != 1:
         raise ConfigError(
             f"the targets are {', '.join(column.name for column in rows.targets)} and objective.loss is not "
             "given; of several targets nothing says how they count together: set "
             "objective.loss='package.module:callable'"
         )
-    return "cross_entropy" if _is_class(rows.targets[0]) else "mse_loss"
+    return "cross_entropy" if is_class(rows.targets[0]) else "mse_loss"
 
 
-def _is_class(column: Column) -> bool:
+def is_class(column: Column) -> bool:
+    """Whether a target says classes, and not numbers."""
     return column.classes is not None or column.dtype == "int64"
 
 
-def _check_scores(output: Tensor, target: Tensor, *, net: str) -> None:
+def counted(labels: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """Which of class numbers [n, ...] count, bool of their shape: all but `ignore_index`."""
+    return labels != arguments.get("ignore_index", _IGNORED)
+
+
+def check_scores(output: Tensor, target: Tensor, *, net: str) -> None:
+    """Hold scores [n, classes, ...] against class numbers int64 [n, ...] or probabilities [n, classes, ...].
+
+    Raises:
+        NetError: their shapes do not agree.
+    """
     if target.is_floating_point():
         expected, given = tuple(target.shape), tuple(output.shape)
         if expected != given:
@@ -257,32 +283,16 @@ def _check_scores(output: Tensor, target: Tensor, *, net: str) -> None:
         raise NetError(f"net {net} returned {tuple(output.shape)}; it must return [{len(target)}, {expected}]")
 
 
+def _check_lists(output: Tensor, target: Tensor, *, net: str) -> None:
+    if output.shape != target.shape:
+        raise NetError(
+            f"net {net} returned {tuple(output.shape)} and the lists of classes are {tuple(target.shape)}; both "
+            "must have one shape: fill the lists up with -1 to as many as there are classes"
+        )
+
+
 def _scalar(loss: object, what: str) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise NetError(f"{what} is {found}; it must be a tensor of one number: take the mean of it")
     return loss.reshape(())
-
-
-def _checked_arguments(name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    known = _keywords(function)
-    for key in arguments:
-        if known and key not in known:
-            raise ConfigError(f"objective.loss_arguments.{key} is no argument of {name}: {_nearest(key, known)}")
-    # Lists in TOML are tensors here: no function of torch's takes a list of numbers.
-    return {
-        key: torch.tensor(value, dtype=torch.float32) if isinstance(value, list | tuple) else value
-        for key, value in arguments.items()
-    }
-
-
-def _keywords(function: Callable[..., Any]) -> list[str]:
-    try:
-        return list(inspect.signature(function).parameters)
-    except ValueError:  # a builtin: it judges its arguments itself
-        return []
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known)) or 'none'}."

@@ -1,11 +1,8 @@
 """By what a net is judged: sums over rows that add up, whoever has summed which part, and what is made of them."""
 
-import difflib
-import importlib
-import inspect
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, Self, cast
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,19 +12,21 @@ from sparknet.config import Measure
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
-from sparknet.errors import ConfigError
-from sparknet.training.objectives.losses import Loss, fitted
+from sparknet.training.objectives.losses import Loss, check_scores, counted, fitted, is_class, loss_name
 from sparknet.training.objectives.net_call import output_of
 from sparknet.training.objectives.objective import Better, Sums
+from sparknet.training.objectives.torch_metric import TorchMetric
 
 __all__ = ["Measuring", "build_measures"]
-
-_PLACES = ("", "classification", "regression", "text", "segmentation", "image", "retrieval", "audio")
-"""Modules of torchmetrics in which a class is looked for that is named without one."""
 
 
 class Measuring(Protocol):
     """One or more figures."""
+
+    @property
+    def by_row(self) -> bool:
+        """It does not matter how rows are cut into batches."""
+        ...
 
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         """Sums over a batch, of what the net has returned for it."""
@@ -53,17 +52,17 @@ def build_measures(section: ObjectiveSection, rows: RowSchema, loss: Loss, *, ne
         ConfigError: there is no such measure, or its parts cannot be summed.
     """
     measures: list[Measuring] = [_LossMeasure(loss, rows, net=net)]
+    loss_is = loss_name(section, rows)
     if section.measures:
         named = [Measure(name=one) if isinstance(one, str) else one for one in section.measures]
-        return measures + [_TorchMeasure(one, rows, net=net) for one in named]
+        return measures + [TorchMetric(one, rows, loss=loss_is, net=net) for one in named]
     target = rows.targets[0]
     if len(rows.targets) > 1:
         return measures
     # What the outputs mean is known where the loss is one that we know: of others only the loss is measured.
-    is_class = target.classes is not None or target.dtype == "int64"
-    if section.loss in ("cross_entropy", "nll_loss") or (not section.loss and is_class):
-        return [_Hits(target, rows.weight, net=net), *measures]
-    if section.loss in ("", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss") and not is_class:
+    if loss_is in ("cross_entropy", "nll_loss"):
+        return [_Hits(target, rows.weight, section.loss_arguments, net=net), *measures]
+    if loss_is in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss") and not is_class(target):
         return [*measures, _AbsoluteError(target, rows.weight, net=net)]
     return measures
 
@@ -71,19 +70,27 @@ def build_measures(section: ObjectiveSection, rows: RowSchema, loss: Loss, *, ne
 class _RowMeans:
     """Figures that are means over the rows, weighted where rows have weights."""
 
+    by_row = True
+
     def __init__(self, weight: str) -> None:
         self._weight = weight
 
-    def _summed(self, values: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Sums:
-        """Sums of numbers [n] by name."""
-        if not self._weight:
+    def _weights(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        return batch[self._weight] if self._weight else None
+
+    @staticmethod
+    def _summed(values: Mapping[str, Tensor], weights: Tensor | None) -> Sums:
+        """Sums of numbers [n] by name, with the sum of their weights where they have any."""
+        if weights is None:
             return {name: (float(one.sum()),) for name, one in values.items()}
-        weights = batch[self._weight]
         total = float(weights.sum())
         return {name: (float((one * weights).sum()), total) for name, one in values.items()}
 
-    def _means(self, sums: Sums, rows: int, names: tuple[str, ...]) -> dict[str, float]:
-        return {name: sums[name][0] / (sums[name][1] if self._weight else rows) for name in names if name in sums}
+    @staticmethod
+    def _means(sums: Sums, rows: int, names: tuple[str, ...]) -> dict[str, float]:
+        amounts = {name: sums[name][1] if len(sums[name]) > 1 else float(rows) for name in names}
+        # Rows that all weigh nothing have no mean, and their figures are not why a run should end.
+        return {name: sums[name][0] / amount if amount else math.nan for name, amount in amounts.items()}
 
 
 class _LossMeasure(_RowMeans):
@@ -91,7 +98,7 @@ class _LossMeasure(_RowMeans):
 
     def __init__(self, loss: Loss, rows: RowSchema, *, net: str) -> None:
         super().__init__(rows.weight)
-        self._loss = loss
+        self._loss, self.by_row = loss, loss.by_row
 
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         # The mean of a batch times its rows (or their weights), so that the sums of all batches are that of all
@@ -114,19 +121,30 @@ class _LossMeasure(_RowMeans):
 class _Hits(_RowMeans):
     """Accuracy, and the class among the five highest scores; of distributions the likeliest class counts."""
 
-    def __init__(self, target: Column, weight: str, *, net: str) -> None:
+    def __init__(self, target: Column, weight: str, arguments: Mapping[str, Any], *, net: str) -> None:
         super().__init__(weight)
-        self._target, self._net = target, net
+        self._target, self._arguments, self._net = target, arguments, net
+        # Only where it can be: a row whose one class counts is a row, and its sums need no amount.
+        self._some_count = "ignore_index" in arguments or bool(target.shape)
 
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         scores, target = output_of(outputs, "", net=self._net), batch[self._target.name]
-        labels = target.argmax(1) if target.is_floating_point() else target
-        # A tie counts against the net, as in Caffe's accuracy layer: rank 0 must be strictly the best. So does
-        # a score that is not a number, which compares as false.
-        own = scores.gather(1, labels[:, None])
-        rank = ((~(scores < own)).sum(1) - 1).reshape(len(scores), -1)
-        # Of an image with a label for each pixel, the share of its pixels.
-        return self._summed({"accuracy": (rank < 1).double().mean(1), "top5": (rank < 5).double().mean(1)}, batch)
+        check_scores(scores, target, net=self._net)
+        weights = self._weights(batch)
+        if target.is_floating_point() or not self._some_count:
+            ranks = _ranks(scores, target.argmax(1) if target.is_floating_point() else target)
+            return self._summed({name: (ranks < top).double().mean(1) for name, top in _TOPS.items()}, weights)
+        # As the loss has it: classes that do not count are in no figure.
+        counts = counted(target, self._arguments)
+        ranks = _ranks(scores, torch.where(counts, target, 0))
+        counts = counts.reshape(ranks.shape)
+        amounts = counts.sum(1)
+        # Of an image with a label for each pixel, the share of those pixels; a row without any is no row.
+        shares = {
+            name: ((ranks < top) & counts).double().sum(1) / amounts.clamp_min(1) for name, top in _TOPS.items()
+        }
+        there = (amounts > 0).double()
+        return self._summed(shares, there if weights is None else there * weights)
 
     def conclude(self, sums: Sums, rows: int) -> dict[str, float]:
         return self._means(sums, rows, ("accuracy", "top5"))
@@ -136,6 +154,17 @@ class _Hits(_RowMeans):
 
     def to(self, device: torch.device) -> Self:
         return self
+
+
+_TOPS = {"accuracy": 1, "top5": 5}
+
+
+def _ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes score no less than the labelled one, int64 [n, labels of a row]."""
+    # A tie counts against the net, as in Caffe's accuracy layer: rank 0 must be strictly the best. So does
+    # a score that is not a number, which compares as false.
+    own = scores.gather(1, labels[:, None])
+    return ((~(scores < own)).sum(1) - 1).reshape(len(scores), -1)
 
 
 class _AbsoluteError(_RowMeans):
@@ -148,7 +177,7 @@ class _AbsoluteError(_RowMeans):
     def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
         output, target = fitted(output_of(outputs, "", net=self._net), batch[self._target.name], net=self._net)
         errors = functional.l1_loss(output, target, reduction="none")
-        return self._summed({"mae": errors.reshape(len(errors), -1).mean(1)}, batch)
+        return self._summed({"mae": errors.reshape(len(errors), -1).mean(1)}, self._weights(batch))
 
     def conclude(self, sums: Sums, rows: int) -> dict[str, float]:
         return self._means(sums, rows, ("mae",))
@@ -158,117 +187,3 @@ class _AbsoluteError(_RowMeans):
 
     def to(self, device: torch.device) -> Self:
         return self
-
-
-class _TorchMeasure:
-    """A metric of torchmetrics whose states are sums."""
-
-    def __init__(self, measure: Measure, rows: RowSchema, *, net: str) -> None:
-        self._name, self._output, self._net = measure.name, measure.output, net
-        names = [column.name for column in rows.targets]
-        target = measure.target or names[0]
-        if target not in names:
-            raise ConfigError(
-                f"objective.measures: {measure.name} is of target {target!r}, and the targets are "
-                f"{', '.join(names)}"
-            )
-        self._target = rows.targets[names.index(target)]
-        kind = _find_class(measure)
-        self._metric: Any = _made(kind, measure, self._target)
-        _check_states(measure, self._metric)
-
-    def sums(self, outputs: object, batch: Mapping[str, Tensor]) -> Sums:
-        output, target = output_of(outputs, self._output, net=self._net), batch[self._target.name]
-        if target.is_floating_point():
-            output, target = fitted(output, target, net=self._net)
-        elif output.dim() == target.dim() + 1 and output.shape[-1] == 1:
-            output = output.squeeze(-1)
-        self._metric.reset()
-        self._metric.update(output.float(), target)
-        return {
-            f"{self._name}/{state}": tuple(getattr(self._metric, state).double().reshape(-1).tolist())
-            for state in self._states()
-        }
-
-    def conclude(self, sums: Sums, rows: int) -> dict[str, float]:
-        self._metric.reset()
-        for state, default in self._states().items():
-            values = torch.tensor(sums[f"{self._name}/{state}"], dtype=torch.float64)
-            setattr(self._metric, state, values.reshape(default.shape).to(default.dtype))
-        # Computing from states that nobody has updated is what it would warn of.
-        self._metric._update_count = 1
-        with warnings.catch_warnings():
-            # A class without rows, as torchmetrics tells: the figure says it, as nan or 0.
-            warnings.simplefilter("ignore")
-            found: object = self._metric.compute()
-        return _figures(self._name, found)
-
-    def better(self) -> dict[str, Better]:
-        return {self._name: "lower" if self._metric.higher_is_better is False else "higher"}
-
-    def to(self, device: torch.device) -> Self:
-        self._metric.to(device)
-        return self
-
-    def _states(self) -> dict[str, Tensor]:
-        return self._metric._defaults
-
-
-def _find_class(measure: Measure) -> Callable[..., Any]:
-    full = measure.metric or measure.name
-    place, _, name = full.rpartition(".")
-    known: list[str] = []
-    for module_name in (place,) if place else _PLACES:
-        path = ".".join(filter(None, ("torchmetrics", module_name)))
-        try:
-            module = importlib.import_module(path)
-        except ModuleNotFoundError:
-            continue
-        if isinstance(found := getattr(module, name, None), type):
-            return found
-        known += [one for one, value in vars(module).items() if isinstance(value, type) and one[0].isupper()]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "give a class of torchmetrics, as in regression.R2Score"
-    raise ConfigError(f"objective.measures has {full!r}, which torchmetrics has not: {hint}")
-
-
-def _made(kind: Callable[..., Any], measure: Measure, target: Column) -> Any:
-    arguments = dict(measure.arguments)
-    parameters = inspect.signature(kind.__init__).parameters
-    if target.classes and "num_classes" in parameters and "num_classes" not in arguments:
-        arguments["num_classes"] = target.classes
-    try:
-        return kind(**arguments)
-    except Exception as error:  # the class judges its arguments, each in its own way
-        raise ConfigError(
-            f"objective.measures: {measure.metric or measure.name} with {arguments} cannot be made: "
-            f"{type(error).__name__}: {error}: correct its arguments"
-        ) from error
-
-
-def _check_states(measure: Measure, metric: Any) -> None:
-    reductions = cast("dict[str, Any]", metric._reductions)
-    for state, default in metric._defaults.items():
-        reduced = getattr(reductions.get(state), "__name__", str(reductions.get(state)))
-        if isinstance(default, Tensor) and reduced == "dim_zero_sum":
-            continue
-        remedy = (
-            "give it thresholds (a number of them), as in { thresholds = 200 }"
-            if "thresholds" in inspect.signature(type(metric).__init__).parameters
-            else "take another one"
-        )
-        raise ConfigError(
-            f"objective.measures: {measure.metric or measure.name} keeps {state!r} of all rows, which workers "
-            f"cannot add up: {remedy}"
-        )
-
-
-def _figures(name: str, found: object) -> dict[str, float]:
-    """What a metric computed, as numbers: those of several classes by `name.0`, `name.1` and so on."""
-    if isinstance(found, Mapping):
-        parts = {f"{name}.{key}": value for key, value in cast("Mapping[str, object]", found).items()}
-        return {one: number for part, value in parts.items() for one, number in _figures(part, value).items()}
-    values = torch.as_tensor(cast("Any", found)).detach().double()
-    if values.numel() == 1:
-        return {name: float(values)}
-    return {f"{name}.{at}": number for at, number in enumerate(values.reshape(-1).tolist())}

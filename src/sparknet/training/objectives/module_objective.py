@@ -73,8 +73,8 @@ class ModuleObjective:
         self._call = NetCall(module, rows, name=name, with_targets=self._own_loss)
         self._loss = build_loss(section, rows, net=name)
         self._measures = build_measures(section, rows, self._loss, net=name)
-        # A mean over a batch that is no mean of its rows must come from the same batches however parts are shared.
-        self.unit = 1 if self._loss.by_row else EVALUATION_BATCH
+        # What is of a batch and not of its rows must come from the same batches however parts are shared.
+        self.unit = 1 if all(measure.by_row for measure in self._measures) else EVALUATION_BATCH
 
     def to(self, device: torch.device) -> Self:
         """Move the module, and tensors of loss and measures."""

@@ -41,23 +41,23 @@ def load_module_weights(
     Args:
         module: whose parameters and buffers are written.
         paths: safetensors, the `.index.json` of several of them, or `.pt` files, separated by commas; of a weight
-        in
-            several of them the last one counts.
+            in several of them the last one counts.
         prefixes: which weights are taken, by how their names begin, and how the names begin in the net; none: all,
-        by
-            their own names.
+            by their own names.
         strict: weights that are missing (unless `prefixes` picks) or left over are an error.
 
     Raises:
         NetError: a file is missing or damaged, holds no weights, or they do not fit.
     """
-    found: dict[str, Tensor] = {}
+    files: dict[str, Tensor] = {}
     for path in filter(None, map(str.strip, paths.split(","))):
-        found |= dict(_picked(_read(Path(path)), prefixes))
+        files |= _read(Path(path))
+    _check_prefixes(prefixes, files, paths)
+    found = dict(_picked(files, prefixes))
     own = module.state_dict()
     fitting = {name: tensor for name, tensor in found.items() if name in own and tensor.shape == own[name].shape}
     loaded = LoadedWeights(
-        missing=tuple(name for name in own if name not in fitting),
+        missing=tuple(name for name in own if name not in fitting and not _shared(name, own, fitting)),
         unexpected=tuple(name for name in found if name not in fitting),
     )
     if not fitting:
@@ -97,8 +97,22 @@ def freeze(module: nn.Module, patterns: tuple[str, ...]) -> None:
             )
         for name in fitting:
             parameters[name].requires_grad_(False)
-    if parameters and not any(parameter.requires_grad for parameter in parameters.values()):
+    if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
         raise ConfigError(f"net.freeze is {list(patterns)}, which freezes every parameter: leave one to be trained")
+
+
+def _shared(name: str, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> bool:
+    """Whether it is the very tensor of another name, which is loaded: safetensors keeps one name of several."""
+    return any(own[other].is_set_to(own[name]) for other in loaded)
+
+
+def _check_prefixes(prefixes: Mapping[str, str], files: Mapping[str, Tensor], paths: str) -> None:
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in files):
+            raise NetError(
+                f"net.weights_map has {prefix!r}, with which no weight of {paths} begins; they are {_some(files)}: "
+                "correct it"
+            )
 
 
 def _picked(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
@@ -118,22 +132,23 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.name.endswith(".index.json"):
             parts = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-            return {
-                name: tensor
-                for part in dict.fromkeys(parts)
-                for name, tensor in load_file(path.parent / part).items()
-            }
+            # Each by itself, so that an error names the one that it is of.
+            files = [_read(path.parent / part) for part in dict.fromkeys(parts)]
+            return {name: tensor for file in files for name, tensor in file.items()}
         if path.suffix == ".safetensors":
             return load_file(path)
         if path.suffix in _PICKLES:
             # Tensors and plain containers alone: a whole pickle may run anything.
             return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+    except NetError:
+        raise
     except FileNotFoundError as error:
         raise NetError(f"{error.filename or path}: no such file; {remedy}") from None
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise NetError(f"{path}: cannot be read: {error}; {remedy}") from error
     except Exception as error:  # what unpickling meets in a damaged or foreign file may be anything
-        reason = " ".join(str(error).split())[:300]
+        # Torch's own message is advice to load it all the same; the cause stands behind it.
+        reason = " ".join(str(error.__context__ or error).split())[:300]
         raise NetError(
             f"{path}: is no file of weights alone: {reason}; save the net's state_dict() with torch.save, or as "
             "safetensors"
