@@ -75,7 +75,9 @@ def _choose(solver: Solver) -> _Chosen:
     elif solver.weight_decay is not None:
         decay = solver.weight_decay
     arguments = _arguments(kind, signature, solver)
-    _try(kind, arguments, solver)
+    # Not without need: with its first optimiser torch imports its compiler, for most of a second.
+    if solver.arguments:
+        _try(kind, arguments, solver)
     return _Chosen(kind=kind, arguments=arguments, decay=decay)
 
 
@@ -138,10 +140,7 @@ def _try(kind: type[Any], arguments: Mapping[str, Any], solver: Solver) -> None:
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
     try:
-        optimizer = kind([weight], lr=solver.learning_rate, **arguments)
-        # Not without need: at its first step torch imports its compiler, for most of a second.
-        if solver.arguments:
-            optimizer.step()
+        kind([weight], lr=solver.learning_rate, **arguments).step()
     except Exception as error:  # whatever torch makes of a value that it does not take
         listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ConfigError(
