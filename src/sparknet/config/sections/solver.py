@@ -91,12 +91,6 @@ class Solver:
         require(self.learning_rate > 0, "solver.learning_rate", self.learning_rate, "it must exceed 0")
         if self.momentum is not None:
             require(0 <= self.momentum < 1, "solver.momentum", self.momentum, "it must be at least 0 and below 1")
-            require(
-                self.optimizer in ("SGD", "RMSprop", "Muon"),
-                "solver.momentum",
-                self.momentum,
-                f"{self.optimizer} takes none of that name: leave it out, or see solver.arguments",
-            )
         if self.weight_decay is not None:
             at_least("solver.weight_decay", self.weight_decay, 0)
         at_least("solver.warmup_steps", self.warmup_steps, 0)

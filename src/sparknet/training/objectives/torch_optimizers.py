@@ -26,7 +26,8 @@ _REFUSED_ARGUMENTS = {
     "differentiable": "nothing differentiates through a step here",
     "capturable": "steps are not captured as CUDA graphs here",
 }
-_OWN_KEYS = {"momentum": "solver.momentum", "weight_decay": "solver.weight_decay"}
+_OWN_KEYS = ("lr", "momentum", "weight_decay")
+"""What has a key of its own in section `solver`."""
 _SGD_MOMENTUM = 0.9
 
 
@@ -112,7 +113,7 @@ def _refuse_decay(solver: Solver) -> None:
 
 def _arguments(kind: type[Any], signature: Mapping[str, inspect.Parameter], solver: Solver) -> dict[str, Any]:
     """Keyword arguments of the class, held against its signature."""
-    own = {"self", "params", "lr", *_OWN_KEYS, *_REFUSED_ARGUMENTS}
+    own = {"self", "params", *_OWN_KEYS, *_REFUSED_ARGUMENTS}
     known = [name for name in signature if name not in own]
     given: dict[str, Any] = {}
     for key, value in solver.arguments.items():
@@ -125,6 +126,11 @@ def _arguments(kind: type[Any], signature: Mapping[str, inspect.Parameter], solv
         # TOML has lists, and torch takes tuples.
         given[key] = tuple(value) if isinstance(value, list) else value
     if solver.momentum is not None:
+        if "momentum" not in signature:
+            raise ConfigError(
+                f"solver.momentum is {solver.momentum!r}, and {solver.optimizer} takes no momentum: leave it out, or "
+                "set what it has in solver.arguments"
+            )
         given["momentum"] = solver.momentum
     elif kind is torch.optim.SGD:
         given["momentum"] = _SGD_MOMENTUM
