@@ -334,6 +334,19 @@ def test_an_unknown_net(cold, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("solver.optimizer=Sgd", "solver.optimizer is 'Sgd'; it must be one of"),
+        ("solver.arguments={ nestorov = true }", "solver.arguments.nestorov is True, and SGD takes no nestorov"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_made(cold, tmp_path, setting, words):
+    done = cold("train", DIGITS, "--run-dir", tmp_path / "run", "--set", setting, cwd=tmp_path)
+    done.refused(2, words, "did you mean")
+    assert not list(tmp_path.iterdir())
+
+
 def bad_data(directory):
     """Damaged or missing sources: settings and what is said of each."""
     images, labels = random_rows(20, (3, 32, 32))

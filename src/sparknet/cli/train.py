@@ -18,6 +18,7 @@ from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.objectives.build_objective import check_net
+from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import check_preprocessing
 from sparknet.training.run_files.run_dir import RunDir
 
@@ -98,11 +99,13 @@ def check_start(start: RunStart) -> OpenedSources:
 
     Raises:
         NetError: there is no such net.
+        ConfigError: there is no such optimiser, or it does not take its arguments.
         DataError: a path is missing or damaged.
         MissingDependency: there is no Java.
     """
     find_modules_here()
     check_net(start.recipe)
+    check_solver(start.recipe)
     sources = open_sources(start.config.data)
     # Last: it starts a process, and the others are quicker to tell what is wrong.
     check_java()

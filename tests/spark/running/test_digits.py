@@ -86,3 +86,56 @@ def test_balanced_pace_and_one_thread_more(spark: SparkSession, tmp_path: Path) 
         spark, tmp_path / "run", Story(), "sync.pace=balanced", "sync.inner_state=reset", "run.rounds=40", PATIENT
     )
     assert result.accuracy >= BAR
+
+
+ADAMW = (
+    "solver.optimizer=AdamW",
+    "solver.arguments={ betas = [0.9, 0.95] }",
+    "solver.momentum=",
+    "solver.learning_rate=0.005",
+    "solver.weight_decay=0.05",
+    "solver.decay_norms_and_biases=false",
+    "solver.groups=[{ pattern = '*.weight', rate_factor = 0.5 }]",
+    "solver.warmup_steps=40",
+    "solver.clip_norm=1.0",
+    "solver.accumulate=2",
+    "solver.precision=bf16",
+)
+
+
+def test_any_optimiser_with_warm_up_clipping_accumulation_and_half_the_bits(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    story = Story()
+    result = run_digits(spark, tmp_path / "run", story, *ADAMW, "run.rounds=40", PATIENT)
+    assert result.accuracy >= BAR
+    # Twice the rows of a step without accumulation.
+    assert result.samples == 40 * 2 * 10 * 32 * 2
+    rates = [event["learning_rate"] for event in story.of("round")]
+    assert rates[0] == pytest.approx(0.005 * 10 / 40), "the last step of the first round is the tenth of 40"
+    assert max(rates) == rates[3] == pytest.approx(0.005)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    weights = load_file(tmp_path / "run" / "model" / "weights.safetensors")
+    assert {array.dtype.name for name, array in weights.items() if "tracked" not in name} == {"float32"}
+
+
+def test_epochs_count_the_batches_of_a_step(spark: SparkSession, tmp_path: Path) -> None:
+    result = run_digits(
+        spark, tmp_path / "run", Story(), *ADAMW, "run.rounds=", "run.epochs=2", "run.eval_every=0", PATIENT
+    )
+    rows = 1797 - 359
+    per_round = 2 * 10 * 32 * 2
+    assert result.rounds == -(-2 * rows // per_round)
+    assert result.samples == result.rounds * per_round
+
+
+def test_an_optimiser_that_always_has_its_state_survives_a_death(spark: SparkSession, tmp_path: Path) -> None:
+    """Adagrad makes its state before the first step: a newcomer begins with it, and is then given another's."""
+    story = Story()
+    story.at_round("kill", 20, story.kill(1))
+    settings = ("solver.optimizer=Adagrad", "solver.momentum=", "solver.learning_rate=0.02", "run.rounds=120")
+    result = run_digits(spark, tmp_path / "run", story, *settings, "solver.precision=fp16")
+    assert "kill" in story.fired
+    assert result.accuracy >= 0.9
+    assert_rounds_in_order(story, 120)
+    assert story.back_after("kill", 1) < 60

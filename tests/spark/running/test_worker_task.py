@@ -1,5 +1,6 @@
 """What a worker starts is ended with it, however it ends: Spark uses its process again for other tasks."""
 
+import functools
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from a_manifest import MANIFEST
 from encoded import cells_of, encoded_columns, png
@@ -192,3 +194,35 @@ def test_freed_memory_is_kept_until_it_is_given_back():
     kept, left = map(int, done.stdout.split())
     assert kept > 150
     assert left < 50
+
+
+def notes_of(stage):
+    told = []
+    while not stage.service.events.empty():
+        told.append(stage.service.events.get())
+    return [record for record in told if record["event"] == "note"]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_net_that_cannot_be_compiled_trains_as_it_is_and_a_line_says_so(stage_for, monkeypatch, works):
+    passes = []
+
+    def backend(graph, inputs):
+        if not works:
+            raise RuntimeError("no compiler here")
+        return lambda *given: passes.append(1) or graph.forward(*given)
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    stage = stage_for(rounds=2)
+    compiled = replace(stage.plan.config.net, compile=True)
+    stage.plan = replace(stage.plan, config=replace(stage.plan.config, net=compiled))
+    stage.train()
+    assert stage.coordinator.status == "finished"
+    # The trial, and one step in each round.
+    assert len(passes) == (3 if works else 0)
+    notes = notes_of(stage)
+    assert len(notes) == (0 if works else 1)
+    for note in notes:
+        assert note["level"] == "warning"
+        assert "worker 0 on here: net.compile: it runs as it is, since torch.compile failed:" in note["message"]
+        assert "no compiler here" in note["message"]

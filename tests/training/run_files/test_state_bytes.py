@@ -72,6 +72,75 @@ def test_the_learning_rate_is_not_part_of_the_state():
     assert optimiser.param_groups[0]["lr"] == 0.007
 
 
+@pytest.mark.parametrize("kind", ["NAdam", "Adadelta", "ASGD", "AdamW", "Adafactor"])
+def test_state_beside_bfloat16_weights_is_not_rounded(kind):
+    module = net().to(torch.bfloat16)
+    optimiser = getattr(torch.optim, kind)(module.parameters(), lr=0.01)
+
+    def half_step(module, optimiser, seed):
+        images = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        optimiser.zero_grad()
+        module(images).float().square().mean().backward()
+        optimiser.step()
+
+    for seed in range(3):
+        half_step(module, optimiser, seed)
+    other = net(1).to(torch.bfloat16)
+    load_weights(other, dump_weights(module))
+    resumed = getattr(torch.optim, kind)(other.parameters(), lr=0.01)
+    load_optimizer(resumed, dump_optimizer(optimiser))
+    for seed in range(3, 9):
+        half_step(module, optimiser, seed)
+        half_step(other, resumed, seed)
+    assert dump_optimizer(resumed) == dump_optimizer(optimiser)
+    assert dump_weights(other) == dump_weights(module)
+
+
+def test_state_is_in_the_memory_order_of_its_parameter():
+    module = nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last)
+    optimiser = OPTIMISERS["amsgrad"](module.parameters())
+    module(torch.randn(2, 4, 5, 5)).square().mean().backward()
+    optimiser.step()
+    resumed = OPTIMISERS["amsgrad"](module.parameters())
+    load_optimizer(resumed, dump_optimizer(optimiser))
+    for key, value in optimiser.state[module.weight].items():
+        assert torch.equal(resumed.state[module.weight][key], value)
+        assert resumed.state[module.weight][key].stride() == value.stride(), key
+
+
+def named(module, *groups):
+    """An optimiser whose groups tell their parameters' names."""
+    parameters = dict(module.named_parameters())
+    made = [{"params": [parameters[name] for name in names], "names": list(names)} for names in groups]
+    return torch.optim.SGD(made, lr=0.1, momentum=0.9)
+
+
+def test_parameters_are_told_by_name_however_they_are_grouped():
+    module = nn.Linear(3, 3)
+    one = named(module, ["weight", "bias"])
+    module(torch.ones(2, 3)).square().mean().backward()
+    one.step()
+    other = named(module, ["bias"], ["weight"])
+    load_optimizer(other, dump_optimizer(one))
+    for parameter in module.parameters():
+        assert torch.equal(other.state[parameter]["momentum_buffer"], one.state[parameter]["momentum_buffer"])
+    # The weight was frozen since: the rest goes on.
+    fewer = named(module, ["bias"])
+    load_optimizer(fewer, dump_optimizer(one))
+    assert list(fewer.state) == [module.bias]
+
+
+def test_state_of_another_net_or_optimiser_is_refused():
+    module = net()
+    optimiser = OPTIMISERS["momentum"](module.parameters())
+    step(module, optimiser, 0)
+    with pytest.raises(CheckpointError, match=r"is that of SGD, and the run has AdamW; resume with .*net\.weights"):
+        load_optimizer(OPTIMISERS["amsgrad"](module.parameters()), dump_optimizer(optimiser))
+    linear = nn.Linear(3, 3)
+    with pytest.raises(CheckpointError, match=r"that of 0\.momentum_buffer and others, and none is of a parameter"):
+        load_optimizer(named(linear, ["weight", "bias"]), dump_optimizer(optimiser))
+
+
 def test_weights_are_plain_safetensors_with_the_state_dicts_names():
     module = net()
     FlatWeights(module)

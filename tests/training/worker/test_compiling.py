@@ -51,3 +51,37 @@ def test_what_cannot_be_compiled_says_so_and_runs(monkeypatch):
     assert "no compiler here" in reason
     assert "\n" not in reason
     assert torch.equal(compiled.loss(BATCH).detach(), still.loss(BATCH).detach())
+
+
+def test_an_evaluation_runs_as_it_is(monkeypatch):
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiling.torch, "compile", functools.partial(torch.compile, backend=backend))
+    compiled, still = objective(), objective()
+    assert compile_net(compiled, BATCH, FP32) == ""
+    count = len(seen)
+    # Another number of rows, in evaluation mode: each would be compiled anew.
+    rows = as_batch(torch.rand(3, 3), torch.tensor([0, 1, 2]))
+    assert torch.equal(compiled.scores(rows), still.scores(rows))
+    assert compiled.measure(rows) == still.measure(rows)
+    assert len(seen) == count
+    for one in (compiled, still):
+        one.train_mode()
+    assert torch.equal(compiled.loss(BATCH).detach(), still.loss(BATCH).detach())
+    assert len(seen) == count
+
+
+def test_a_compiled_pass_is_in_the_precision_of_the_steps(monkeypatch):
+    seen = []
+
+    def backend(graph, inputs):
+        return lambda *given: seen.append(torch.is_autocast_enabled("cpu")) or graph.forward(*given)
+
+    monkeypatch.setattr(compiling.torch, "compile", functools.partial(torch.compile, backend=backend))
+    assert compile_net(objective(), BATCH, Precision("bf16", torch.device("cpu"))) == ""
+    assert seen
+    assert all(seen)

@@ -139,6 +139,86 @@ def test_steps_that_diverge_are_noticed():
         replica(net(), config).take_steps(batches(), 10, round=0, ended=GOES_ON)
 
 
+def test_accumulated_batches_are_one_large_one():
+    parts, whole = net(), net()
+    solver = Solver(learning_rate=0.1, accumulate=3, clip_norm=0.2)
+    report = replica(parts, replace(CONFIG, solver=solver)).take_steps(batches(), 2, round=0, ended=GOES_ON)
+    assert (report.steps, report.samples, report.cursor) == (2, 36, Cursor(epoch=0, position=36))
+
+    def joined():
+        source = batches()
+        while True:
+            three = [next(source) for _ in range(3)]
+            columns = {key: np.concatenate([one.columns[key] for one in three]) for key in ("image", "label")}
+            yield Batch(columns=columns, cursor=three[-1].cursor)
+
+    alone = replace(CONFIG, solver=replace(solver, accumulate=1))
+    other = replica(whole, alone).take_steps(joined(), 2, round=0, ended=GOES_ON)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-6)
+    assert report.loss == pytest.approx(other.loss, rel=1e-5)
+    assert (weights(parts) - weights(net())).abs().max() > 1e-3
+
+
+def test_bf16_trains_float32_weights():
+    module, reference = net(), net()
+    config = replace(CONFIG, solver=Solver(learning_rate=0.1, precision="bf16"))
+    report = replica(module, config).take_steps(batches(), 4, round=0, ended=GOES_ON)
+    other = replica(reference).take_steps(batches(), 4, round=0, ended=GOES_ON)
+    assert weights(module).dtype == torch.float32
+    assert not torch.equal(weights(module), weights(reference))
+    torch.testing.assert_close(weights(module), weights(reference), rtol=0, atol=0.02)
+    assert report.loss == pytest.approx(other.loss, rel=0.02)
+
+
+def with_bad_batches(*numbers):
+    for number, batch in enumerate(batches()):
+        if number in numbers:
+            batch.columns["image"][0, 0] = np.inf
+        yield batch
+
+
+FP16 = replace(CONFIG, solver=Solver(learning_rate=0.1, precision="fp16"))
+
+
+def test_under_fp16_a_batch_that_overflows_costs_its_step_alone():
+    module, clean = net(), net()
+    report = replica(module, FP16).take_steps(with_bad_batches(1), 2, round=0, ended=GOES_ON)
+    other = replica(clean, FP16).take_steps(batches(), 1, round=0, ended=GOES_ON)
+    assert torch.equal(weights(module), weights(clean))
+    # It was tried, and counts: whoever trains with it has taken as many.
+    assert (report.steps, report.samples) == (2, 12)
+    assert report.loss == pytest.approx(other.loss, rel=1e-6)
+
+
+def test_under_fp16_a_round_of_nothing_else_names_bf16_too():
+    message = r"loss of round 1 is nan.*solver\.learning_rate \(now 0\.1\), set solver\.precision to 'bf16' or look"
+    with pytest.raises(TrainingDiverged, match=message):
+        replica(net(), FP16).take_steps(with_bad_batches(0, 1), 2, round=0, ended=GOES_ON)
+
+
+def test_gradients_that_always_overflow_in_fp16_end_the_run():
+    class Steep(nn.Module):
+        """A finite loss whose slope is not, whatever it is scaled by."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4))
+
+        def forward(self, images):
+            return images[:, :1] + self.weight.sqrt()
+
+    module = Steep()
+    goes_on = replica(module, FP16)
+    # From 2^16 to 2^-24: a loss that may still be scaled down is no reason to end.
+    goes_on.take_steps(batches(), 40, round=0, ended=GOES_ON)
+    message = (
+        r"round 2 cannot be trained: the gradients overflow in fp16 at a loss scale of 2\.98023e-08; .* 'bf16'"
+    )
+    with pytest.raises(TrainingDiverged, match=message):
+        goes_on.take_steps(batches(), 1, round=1, ended=GOES_ON)
+    assert not module.weight.any()
+
+
 class Answers(nn.Module):
     """Returns what it is told to."""
 

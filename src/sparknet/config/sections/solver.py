@@ -47,7 +47,7 @@ class Solver:
     learning_rate: float = 0.01
     """Base rate."""
     momentum: float | None = None
-    """Of SGD, 0.9 where not given, and of RMSprop, 0 where not given; others take theirs in `arguments`."""
+    """Of SGD (0.9 where not given), RMSprop (0) and Muon (0.95); others take theirs in `arguments`."""
     weight_decay: float | None = None
     """As the optimiser has it: AdamW takes it off the weights, SGD adds it to the gradient. Not given:
     the optimiser's own default."""
@@ -91,17 +91,12 @@ class Solver:
         require(self.learning_rate > 0, "solver.learning_rate", self.learning_rate, "it must exceed 0")
         if self.momentum is not None:
             require(0 <= self.momentum < 1, "solver.momentum", self.momentum, "it must be at least 0 and below 1")
-            require(
-                self.optimizer in ("SGD", "RMSprop"),
-                "solver.momentum",
-                self.momentum,
-                f"{self.optimizer} takes none of that name: leave it out, or see solver.arguments",
-            )
         if self.weight_decay is not None:
             at_least("solver.weight_decay", self.weight_decay, 0)
         at_least("solver.warmup_steps", self.warmup_steps, 0)
         at_least("solver.accumulate", self.accumulate, 1)
         require(self.power > 0, "solver.power", self.power, "it must exceed 0")
+        require(self.gamma > 0, "solver.gamma", self.gamma, "it must exceed 0")
         if self.clip_norm is not None:
             require(
                 self.clip_norm > 0, "solver.clip_norm", self.clip_norm, "it must exceed 0: leave it out for none"
@@ -119,13 +114,13 @@ class Solver:
 
 
 def _check_steps(solver: Solver) -> None:
-    if solver.policy == "step":
-        require(
-            solver.step_size is not None and solver.step_size >= 1,
-            "solver.step_size",
-            solver.step_size,
-            "policy step needs it, at least 1: set solver.step_size",
-        )
+    stepped = solver.step_size is not None and solver.step_size >= 1
+    require(
+        stepped if solver.policy == "step" else solver.step_size is None,
+        "solver.step_size",
+        solver.step_size,
+        "policy step needs it, at least 1, and only that one takes it",
+    )
     require(
         all(before < step for before, step in pairwise((0, *solver.steps))),
         "solver.steps",

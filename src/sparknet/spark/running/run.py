@@ -32,6 +32,7 @@ from sparknet.training.coordination.post_commit import as_fields
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.objective import Objective
+from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import Chain, make_preprocessing
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
@@ -152,7 +153,9 @@ class _Run:
         self._tls = _read_tls(config)
 
     def train(self, given: SparkSession | None, sources: OpenedSources | None) -> RunResult:
-        check_net(self._start.recipe)  # a misspelt name should not cost a Spark start
+        # A misspelt name should not cost a Spark start.
+        check_net(self._start.recipe)
+        check_solver(self._start.recipe)
         self._tell("note", message="starting Spark")
         config = self._config
         with session_for(
@@ -174,6 +177,7 @@ class _Run:
             )
             # On the driver too: a net that does not fit the rows fails here, once, and not in every task.
             objective = self._start.objective(data.rows)
+            check_solver(self._start.recipe, objective)
             preprocessing = make_preprocessing(
                 config, objective.transforms, data.stored, rows=data.rows, run_dir=self._run_dir.path
             )

@@ -23,7 +23,9 @@ __all__ = [
 
 _LINE_END = ord("\n")
 _OTHERS = "-"
-"""Stands where others have a parameter's number."""
+"""Stands where others have a parameter."""
+_KIND = "kind"
+"""Whose state it is, beside the parameters."""
 
 
 def weights_file(module: nn.Module) -> TensorFile:
@@ -61,14 +63,16 @@ def optimizer_file(optimizer: torch.optim.Optimizer, others: Mapping[str, float]
         others: numbers that are kept with it.
     """
     state: Mapping[int, Mapping[str, Any]] = optimizer.state_dict()["state"]
+    labels = _labels(optimizer)
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, float | None] = {f"{_OTHERS}.{key}": value for key, value in (others or {}).items()}
+    numbers: dict[str, Any] = {f"{_OTHERS}.{key}": value for key, value in (others or {}).items()}
+    numbers[_KIND] = type(optimizer).__name__
     for index, entries in state.items():
         for key, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
+                tensors[f"{labels[index]}.{key}"] = value
             else:
-                numbers[f"{index}.{key}"] = value
+                numbers[f"{labels[index]}.{key}"] = value
     # A line of JSON first, since safetensors keeps text alone beside its tensors; dumps puts no line end into it.
     return TensorFile(tensors, before=_line(numbers))
 
@@ -78,7 +82,15 @@ def dump_optimizer(optimizer: torch.optim.Optimizer, others: Mapping[str, float]
     return optimizer_file(optimizer, others).whole()
 
 
-def _line(numbers: Mapping[str, float | None]) -> bytes:
+def _labels(optimizer: torch.optim.Optimizer) -> list[str]:
+    """What each parameter is called: by its group's `names`, since other groups are another order, or a number."""
+    groups = optimizer.param_groups
+    if all("names" in group for group in groups):
+        return [name for group in groups for name in group["names"]]
+    return [str(number) for number in range(sum(len(group["params"]) for group in groups))]
+
+
+def _line(numbers: Mapping[str, Any]) -> bytes:
     """A line of JSON of such a length that what follows lies aligned."""
     text = json.dumps(numbers).encode()
     return text + b" " * (-(len(text) + 1) % 8) + b"\n"
@@ -97,17 +109,63 @@ def load_optimizer(optimizer: torch.optim.Optimizer, data: Bytes) -> dict[str, f
     # The numbers are few: the line ends soon, and the tensors behind it need not be searched.
     end = next((at for at in range(len(view)) if view[at] == _LINE_END), len(view))
     numbers, tensors = bytes(view[:end]), view[end + 1 :]
-    state: dict[int, dict[str, object]] = {}
-    others: dict[str, float] = {}
     try:
-        for name, value in {**json.loads(numbers), **load_tensors(tensors)}.items():
-            index, _, key = name.partition(".")
-            if index == _OTHERS:
-                others[key] = float(value)
-                continue
-            state.setdefault(int(index), {})[key] = value
-    except (ValueError, TypeError) as error:
+        entries = {**json.loads(numbers), **load_tensors(tensors)}
+        kind = entries.pop(_KIND)
+        others = {key: float(entries.pop(f"{_OTHERS}.{key}")) for key in _keys_of(_OTHERS, entries)}
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{len(data)} bytes of an optimiser's state are damaged: {error}") from error
+    own = type(optimizer).__name__
+    if kind != own:
+        raise CheckpointError(
+            f"the saved state is that of {kind}, and the run has {own}; resume with the optimiser that it had, or "
+            "start a new run from its weights: set net.weights"
+        )
+    state = _numbered(optimizer, entries)
     # The groups stay its own: rates and decay are those of the configuration, which may have changed since.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _as_it_was(optimizer, state)
     return others
+
+
+def _keys_of(label: str, entries: Mapping[str, object]) -> list[str]:
+    return [name.rpartition(".")[2] for name in entries if name.rpartition(".")[0] == label]
+
+
+def _numbered(optimizer: torch.optim.Optimizer, entries: Mapping[str, object]) -> dict[int, dict[str, object]]:
+    """State by the numbers of this optimiser's parameters.
+
+    Raises:
+        CheckpointError: none of it is theirs.
+    """
+    numbers = {label: number for number, label in enumerate(_labels(optimizer))}
+    state: dict[int, dict[str, object]] = {}
+    for name, value in entries.items():
+        label, _, key = name.rpartition(".")
+        # What a configuration has frozen since has no state any more.
+        if label in numbers:
+            state.setdefault(numbers[label], {})[key] = value
+    if entries and not state:
+        raise CheckpointError(
+            f"the saved state is that of {next(iter(entries))} and others, and none is of a parameter that is "
+            "optimised now; resume with the net that the run was trained with"
+        )
+    return state
+
+
+def _as_it_was(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, object]]) -> None:
+    """Undo what loading makes of tensors: each has its own dtype, and the memory order of its parameter."""
+    parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    for index, entries in state.items():
+        parameter = parameters[index]
+        for key, saved in entries.items():
+            if not isinstance(saved, Tensor):
+                continue
+            loaded: Tensor = optimizer.state[parameter][key]
+            if loaded.dtype != saved.dtype:
+                # A float32 average beside bfloat16 weights would go on rounded.
+                loaded = saved.to(loaded.device)
+            if loaded.shape == parameter.shape and loaded.stride() != parameter.stride():
+                # Bytes are in the order of the axes; in another than the weights', each step would be slower.
+                loaded = torch.empty_like(parameter, dtype=loaded.dtype).copy_(loaded)
+            optimizer.state[parameter][key] = loaded

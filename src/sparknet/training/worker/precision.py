@@ -10,6 +10,8 @@ from torch import Tensor
 __all__ = ["Precision"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST_SCALE = 2.0**-24
+"""Below it what still overflows is not the scale's doing: the loss is next to nothing."""
 
 
 class Precision:
@@ -51,6 +53,21 @@ class Precision:
         else:
             self._scaler.step(optimizer)
             self._scaler.update()
+
+    def counted(self, losses: Tensor) -> Tensor:
+        """Those losses that count, of float32 [batches]: with fp16 not what overflowed, whose step was left out."""
+        return losses if self._scaler is None else losses[torch.isfinite(losses)]
+
+    @property
+    def overflow(self) -> str:
+        """Why fp16 can train no step any more; empty: it can."""
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+        if scale >= _LEAST_SCALE:
+            return ""
+        return (
+            f"the gradients overflow in fp16 at a loss scale of {scale:g}; they must stay below 65504: set "
+            "solver.precision to 'bf16' or 'fp32'"
+        )
 
     def state(self) -> dict[str, float]:
         """Scale and steps since it last changed, which going on exactly takes; nothing without fp16."""

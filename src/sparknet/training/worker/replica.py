@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
@@ -32,7 +32,7 @@ class StepReport:
     steps: int
     samples: int
     loss: float
-    """Mean over the steps."""
+    """Mean over the batches; with fp16 over those that did not overflow."""
     learning_rate: float
     """At the last step."""
     seconds: float
@@ -102,7 +102,7 @@ class Replica:
         """Take so many steps; None when `ended` was set on the way.
 
         Raises:
-            TrainingDiverged: the mean loss is not finite.
+            TrainingDiverged: the mean loss is not finite, or fp16 overflows whatever the scale.
             NetError: the net does not return what it must.
         """
         local_steps, share = self.config.sync.local_steps, self._solver.batch_share
@@ -112,8 +112,8 @@ class Replica:
         )
         # An evaluation may have left it in the other mode.
         self.objective.train_mode()
-        # Losses are summed where they are: reading each would let the host wait for the device at every step.
-        total, samples, rate, cursor = torch.zeros((), device=self._feed.device), 0, 0.0, None
+        # Losses stay where they are: reading each would let the host wait for the device at every step.
+        losses, samples, rate, cursor = list[Tensor](), 0, 0.0, None
         began = time.perf_counter()
         for step in range(steps):
             # At every step, since a superseded attempt takes the core of the one that has replaced it.
@@ -128,24 +128,31 @@ class Replica:
                 with self._precision.forward():
                     loss = self.objective.loss(self._feed.batch(batch))
                 self._precision.backward(loss * share if share != 1 else loss)
-                total += loss.detach()
+                losses.append(loss.detach())
                 samples += batch.rows
                 cursor = batch.cursor
             self._precision.step(self.optimizer, clip_norm=self._solver.clip_norm)
             self.steps_taken += 1
-        # Once a round is enough: a loss that was not finite leaves the sum so.
-        mean = float(total) / (steps * self._solver.batches_per_step)
-        if not np.isfinite(mean):
-            knob = "base_lr in the solver file" if self.config.solver.prototxt else "solver.learning_rate"
-            raise TrainingDiverged(
-                f"the training loss of round {round + 1} is {mean}; it must be finite: lower {knob} "
-                f"(now {rate:g}) or look for bad values in the data"
-            )
         return StepReport(
             steps=steps,
             samples=samples,
-            loss=mean,
+            loss=self._mean(losses, round=round, rate=rate),
             learning_rate=rate,
             seconds=time.perf_counter() - began,
             cursor=cast("Cursor", cursor),
         )
+
+    def _mean(self, losses: list[Tensor], *, round: int, rate: float) -> float:
+        """The mean loss of a round; looking once a round is enough, since weights that are not finite stay so."""
+        mean = float(self._precision.counted(torch.stack(losses)).mean())
+        if not np.isfinite(mean):
+            solver = self.config.solver
+            knob = "base_lr in the solver file" if solver.prototxt else "solver.learning_rate"
+            wider = ", set solver.precision to 'bf16'" if solver.precision == "fp16" else ""
+            raise TrainingDiverged(
+                f"the training loss of round {round + 1} is {mean}; it must be finite: lower {knob} "
+                f"(now {rate:g}){wider} or look for bad values in the data"
+            )
+        if overflow := self._precision.overflow:
+            raise TrainingDiverged(f"round {round + 1} cannot be trained: {overflow}")
+        return mean
