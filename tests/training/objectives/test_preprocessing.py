@@ -306,6 +306,14 @@ def test_everything_is_kept_and_found_again(place: Path) -> None:
     np.testing.assert_array_equal(again.test(images), both.test(images))
 
 
+def test_that_nothing_is_done_is_kept_too(tmp_path: Path) -> None:
+    """As of token numbers."""
+    Preprocessing(train={}, test={}).save(tmp_path)
+    kept = Preprocessing.load(tmp_path)
+    assert kept is not None
+    assert (kept.train, kept.test, kept.mean_files) == ({}, {}, {})
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [

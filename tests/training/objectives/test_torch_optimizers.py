@@ -114,7 +114,10 @@ REFUSED = [
     ({"optimizer": "AdamW", "arguments": {"eps": "small"}}, "does not take eps='small'.*correct"),
     ({"optimizer": "Adam", "arguments": {"differentiable": True}}, r"differentiable is True; nothing .*leave it"),
     ({"optimizer": "Adam", "arguments": {"capturable": True}}, r"capturable is True; steps are not captured"),
-    ({"optimizer": "AdamW", "momentum": 0.9}, r"solver\.momentum is 0\.9, and AdamW takes no momentum: leave it out"),
+    (
+        {"optimizer": "AdamW", "momentum": 0.9},
+        r"solver\.momentum is 0\.9, and AdamW takes no momentum: leave it out",
+    ),
     # The name first: another class might take it.
     ({"optimizer": "Sgd", "momentum": 0.9}, r"did you mean SGD\?"),
     ({"optimizer": "Rprop", "weight_decay": 0.1}, r"solver\.weight_decay is 0\.1, and Rprop takes no weight_decay"),

@@ -65,7 +65,8 @@ class Preprocessing:
         arrays = chain_arrays(self.train, "train.") | chain_arrays(self.test, "test.")
         try:
             with whole_file(run_dir / _FILE) as draft:
-                save_file(arrays, draft, metadata=self.mean_files)
+                # safetensors writes an unreadable header where there is metadata and no tensor.
+                save_file(arrays, draft, metadata=self.mean_files if arrays else None)
         except (OSError, SafetensorError) as error:
             raise RunDirError(
                 f"{run_dir / _FILE} cannot be written: {error}; make room there, then resume"

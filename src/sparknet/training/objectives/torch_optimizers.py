@@ -128,8 +128,8 @@ def _arguments(kind: type[Any], signature: Mapping[str, inspect.Parameter], solv
     if solver.momentum is not None:
         if "momentum" not in signature:
             raise ConfigError(
-                f"solver.momentum is {solver.momentum!r}, and {solver.optimizer} takes no momentum: leave it out, or "
-                "set what it has in solver.arguments"
+                f"solver.momentum is {solver.momentum!r}, and {solver.optimizer} takes no momentum: leave it out, "
+                "or set what it has in solver.arguments"
             )
         given["momentum"] = solver.momentum
     elif kind is torch.optim.SGD:
