@@ -159,6 +159,7 @@ def test_other_rows_come_with_their_own_labels(warm, tmp_path):
         "solver.batch_size=10",
         "solver.learning_rate=0.003",
         "solver.policy=fixed",
+        "solver.step_size=",
     ]
     run_dir = tmp_path / "run"
     words = [word for setting in sets for word in ("--set", setting)]

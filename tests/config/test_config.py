@@ -80,6 +80,8 @@ RULES = [
     ("run.epochs=1.0", r"run\.rounds and run\.epochs is \(5, 1\.0\); exactly one must be given"),
     ("run.rounds=", r"run\.rounds and run\.epochs is \(None, None\); exactly one must be given"),
     ("run.rounds=0", r"run\.rounds is 0; it must be at least 1"),
+    ("run.early_stop.patience=0", r"run\.early_stop\.patience is 0; it must be at least 1"),
+    ("run.early_stop.min_delta=-0.1", r"run\.early_stop\.min_delta is -0\.1; it must be at least 0"),
     ("run.eval_every=-1", r"run\.eval_every is -1; it must be at least 0"),
     ("run.checkpoint_every=-1", r"run\.checkpoint_every is -1; it must be at least 0"),
     ("run.keep_checkpoints=1", r"run\.keep_checkpoints is 1; it must be at least 2"),
@@ -107,7 +109,10 @@ RULES = [
     ("solver.momentum=1.0", r"solver\.momentum is 1\.0; it must be at least 0 and below 1"),
     ("solver.weight_decay=-1.0", r"solver\.weight_decay is -1\.0; it must be at least 0"),
     ("solver.policy='step'", r"solver\.step_size is None; policy step needs it, at least 1"),
-    ("solver.step_size=8", r"solver\.step_size is 8; policy step needs it, at least 1, and only that one takes it"),
+    (
+        "solver.step_size=8",
+        r"solver\.step_size is 8; policy step needs it, at least 1, and no other takes it: --set",
+    ),
     ("solver.gamma=0.0", r"solver\.gamma is 0\.0; it must exceed 0"),
     ("sync.local_steps=0", r"sync\.local_steps is 0; it must be at least 1: set sync\.local_steps"),
     ("sync.outer_momentum=0.5", r"sync\.outer_momentum is 0\.5; strategy average has no outer optimiser"),
@@ -123,6 +128,14 @@ RULES = [
     ("objective.measures=['loss']", r"measures is \['loss'\]; .*that of the loss, which is always measured"),
     ("net.weights_map={a = 'b'}", r"net\.weights_map is .*no file is given: set net\.weights"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"), [("run.early_stop.patience=2", "early_stop"), ("run.keep=best", "keep")]
+)
+def test_what_judges_validations_needs_some(tmp_path, setting, key):
+    with pytest.raises(ConfigError, match=rf"run\.eval_every is 0; run\.{key} needs validations on the way"):
+        load_config(file_with(tmp_path, MINIMAL), [setting, "run.eval_every=0"])
 
 
 @pytest.mark.parametrize(("setting", "message"), RULES, ids=[rule[0] for rule in RULES])

@@ -55,7 +55,10 @@ def write_mnist(directory, stem, images, labels, *, dot="-", zipped=False):
 
 def columns(shape, dtype="uint8"):
     """An input column `image` and a label column `label`."""
-    return (Column(name="image", dtype=dtype, shape=shape), Column(name="label", dtype="int64", shape=()))
+    return (
+        Column(name="image", dtype=dtype, shape=shape),
+        Column(name="label", dtype="int64", shape=(), classes=10),
+    )
 
 
 def make_table(directory, shard_rows, *, shape=(2, 3), dtype="uint8", seed=0):

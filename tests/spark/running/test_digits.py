@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 from safetensors.numpy import load_file
 
 from digits import BAR, Story, assert_rounds_in_order, open_test_session, run_digits
+from sparknet.errors import ConfigError
 
 pytestmark = pytest.mark.spark
 
@@ -81,6 +82,41 @@ def test_strategy_none_trains_each_by_itself(spark: SparkSession, tmp_path: Path
     assert_rounds_in_order(story, 30)
 
 
+NO_GAIN = (
+    "run.early_stop={ patience = 2, min_delta = 1.0 }",
+    "run.eval_every=2",
+    "run.checkpoint_every=1",
+    "run.keep_checkpoints=2",
+    "sync.local_steps=2",
+)
+"""No accuracy is better than the first one by more than 1: validated after rounds 2, 4 and 6, the run ends."""
+
+
+def test_a_run_that_no_longer_improves_ends_and_gives_its_best_round(spark: SparkSession, tmp_path: Path) -> None:
+    story = Story()
+    result = run_digits(spark, tmp_path / "run", story, *NO_GAIN, "run.keep=best", PATIENT)
+    assert (result.rounds, result.stopped_early) == (6, True)
+    assert (result.model_round, result.best_round, result.best_measure) == (2, 2, "accuracy")
+    judged = {event["round"]: event for event in story.of("evaluation")}
+    assert {round: event["best"] for round, event in judged.items()} == {2: True, 4: False, 6: False}
+    assert result.best == judged[2]["accuracy"]
+    assert result.accuracy == judged[6]["accuracy"]
+    (ended,) = story.of("early_stop")
+    assert ended["round"] == 6
+    # The best round's is kept beside the newest two.
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["round-000002", "round-000005", "round-000006"]
+    model = (tmp_path / "run" / "model" / "weights.safetensors").read_bytes()
+    assert model == (checkpoints / "round-000002" / "weights.safetensors").read_bytes()
+
+
+def test_what_should_improve_is_known_before_workers_start(spark: SparkSession, tmp_path: Path) -> None:
+    story = Story()
+    with pytest.raises(ConfigError, match=r"measure is 'f1', and the run measures accuracy, top5, loss: set"):
+        run_digits(spark, tmp_path / "run", story, "run.early_stop.measure=f1")
+    assert not story.of("worker_joined")
+
+
 def test_balanced_pace_and_one_thread_more(spark: SparkSession, tmp_path: Path) -> None:
     result = run_digits(
         spark, tmp_path / "run", Story(), "sync.pace=balanced", "sync.inner_state=reset", "run.rounds=40", PATIENT
@@ -134,7 +170,7 @@ def test_an_optimiser_that_always_has_its_state_survives_a_death(spark: SparkSes
     story = Story()
     story.at_round("kill", 20, story.kill(1))
     settings = ("solver.optimizer=Adagrad", "solver.momentum=", "solver.learning_rate=0.02", "run.rounds=120")
-    result = run_digits(spark, tmp_path / "run", story, *settings, "solver.precision=fp16")
+    result = run_digits(spark, tmp_path / "run", story, *settings)
     assert "kill" in story.fired
     assert result.accuracy >= 0.9
     assert_rounds_in_order(story, 120)

@@ -218,7 +218,7 @@ def test_several_figures_have_numbers():
     found = concluded(objective)
     expected = classification.MulticlassF1Score(num_classes=3, average="none")(outputs_of(module), LABELS)
     assert [found[f"f1.{at}"] for at in range(3)] == expected.double().tolist()
-    assert objective.better("f1.2") == "higher"
+    assert objective.better["f1"] == "higher"
 
 
 def test_task_and_number_of_classes_are_those_of_the_target():
@@ -252,9 +252,7 @@ def test_a_measure_is_of_its_output_and_target():
     outputs = outputs_of(module)
     assert found["kind"] == float((outputs["scores"].argmax(1) == LABELS).float().mean())
     assert found["error"] == pytest.approx(float((outputs["number"][:, 0] - VALUES).abs().mean()), rel=1e-6)
-    assert [objective.better(name) for name in ("loss", "kind", "error")] == ["lower", "higher", "lower"]
-    with pytest.raises(KeyError):
-        objective.better("knid")
+    assert [objective.better[name] for name in ("loss", "kind", "error")] == ["lower", "higher", "lower"]
 
 
 def test_evaluations_do_not_leak_into_each_other():

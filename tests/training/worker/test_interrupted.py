@@ -77,7 +77,7 @@ class Pair:
 
     def state(self) -> tuple[bytes, list[bytes]]:
         """The weights, which are those of both, and what each keeps for itself."""
-        inner = [bytes(replica.dump_inner_state()) for replica in self.replicas]
+        inner = [bytes(replica.inner_state_file().whole()) for replica in self.replicas]
         return bytes(dump_weights(self.module)), inner
 
     def load(self, state: tuple[bytes, list[bytes]]) -> None:
@@ -148,12 +148,12 @@ def test_a_newcomer_has_the_state_of_rank_0(name: str, precision) -> None:
     old, new = Pair(solver, sync), Pair(solver, sync)
     old.train(range(2))
     giver, taker = old.replicas[0], new.replicas[1]
-    given = giver.dump_inner_state()
+    given = giver.inner_state_file()
     group = MemoryGroup(2)
     _, inner = together(
         lambda: old.syncs[0].heal(group.members[0], "keep", given),
         lambda: new.syncs[1].heal(group.members[1], "receive", b""),
     )
     taker.load_inner_state(inner)
-    assert bytes(taker.dump_inner_state()) == bytes(given)
+    assert bytes(taker.inner_state_file().whole()) == bytes(given.whole())
     assert_equal(giver.module, taker.module)

@@ -78,6 +78,13 @@ class Run:
         if self.epochs is not None:
             require(self.epochs > 0, "run.epochs", self.epochs, "it must be more than 0")
         at_least("run.eval_every", self.eval_every, 0)
+        for key, judges in (("early_stop", self.early_stop is not None), ("keep", self.keep == "best")):
+            require(
+                not judges or self.eval_every > 0,
+                "run.eval_every",
+                self.eval_every,
+                f"run.{key} needs validations on the way: set it to at least 1",
+            )
         if self.eval_batches is not None:
             at_least("run.eval_batches", self.eval_batches, 1)
         at_least("run.checkpoint_every", self.checkpoint_every, 0)

@@ -119,7 +119,7 @@ def _check_steps(solver: Solver) -> None:
         stepped if solver.policy == "step" else solver.step_size is None,
         "solver.step_size",
         solver.step_size,
-        "policy step needs it, at least 1, and only that one takes it",
+        "policy step needs it, at least 1, and no other takes it: --set solver.step_size= leaves it out",
     )
     require(
         all(before < step for before, step in pairwise((0, *solver.steps))),
@@ -131,7 +131,7 @@ def _check_steps(solver: Solver) -> None:
         bool(solver.steps) == (solver.policy == "multistep"),
         "solver.steps",
         list(solver.steps),
-        "policy multistep needs them, and only that one takes them",
+        "policy multistep needs them, and no other takes them: --set solver.steps=[] leaves them out",
     )
 
 

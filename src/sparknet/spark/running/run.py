@@ -317,7 +317,7 @@ class _Run:
         return DriverAddress(uri=service.address, token=self._token, tls_roots=roots)
 
     def _finish(self, coordinator: Coordinator, data: PreparedData, chain: Chain, saved: Saved | None) -> RunResult:
-        config, evaluation, best = self._config, coordinator.evaluation, coordinator.best
+        config, evaluation, best = self._config, coordinator.evaluation, coordinator.judge.best
         if evaluation is None:
             raise ClusterError("the run finished without a validation result; this is a defect, please report it")
         chosen = best.round if best is not None and config.run.keep == "best" else coordinator.round
@@ -334,7 +334,7 @@ class _Run:
             best_round=best.round if best else None,
             best_measure=best.measure if best else None,
             best=best.value if best else None,
-            stopped_early=coordinator.ended_early,
+            stopped_early=coordinator.judge.ended and coordinator.round < coordinator.rules.rounds,
             rounds=coordinator.round,
             workers=config.run.workers,
             samples=coordinator.samples,
@@ -351,19 +351,24 @@ class _Run:
 
 
 def _aim(run: Run, objective: Objective) -> Aim | None:
-    """How validations are judged; None where neither an end nor a model depends on it."""
+    """How validations are judged; None where neither an end nor a model depends on it.
+
+    Raises:
+        ConfigError: what should become better is not measured.
+    """
     stop = run.early_stop
     if stop is None and run.keep == "last":
         return None
-    measure = stop.measure if stop else ""
-    try:
-        higher = tuple(name for name in (measure or "accuracy",) if objective.better(name) == "higher")
-    except KeyError:
-        # Told at the first evaluation, which knows everything that is measured.
-        higher = ("accuracy",)
+    measure, better = stop.measure if stop else "", objective.better
+    # One class of several has a name of its own, behind that of the measure.
+    if measure and not {measure, measure.rpartition(".")[0]} & better.keys():
+        raise ConfigError(
+            f"run.early_stop.measure is {measure!r}, and the run measures {', '.join(better)}: set it to one of "
+            "these"
+        )
     return Aim(
         measure=measure,
-        higher=higher,
+        higher=tuple(name for name, which in better.items() if which == "higher"),
         min_delta=stop.min_delta if stop else 0.0,
         patience=stop.patience if stop else None,
         keep_best=run.keep == "best",

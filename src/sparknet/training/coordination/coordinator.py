@@ -14,7 +14,7 @@ from typing import Literal
 
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import ConfigError
-from sparknet.training.coordination.best_round import BestRound, Judge
+from sparknet.training.coordination.best_round import Judge
 from sparknet.training.coordination.messages import (
     Aborted,
     Answer,
@@ -68,6 +68,7 @@ class Coordinator:
         sync_seconds: seconds that the mean worker spent waiting and exchanging.
         anchor_hash: hash of the newest weights that all replicas confirmed.
         evaluation: the newest validation result.
+        judge: knows the best one, and whether the run is to end.
         began_training: when the first round began.
     """
 
@@ -94,7 +95,7 @@ class Coordinator:
         self.last_error: Failed | None = None
         self.began_training = now
         self.evaluation: Evaluation | None = None
-        self._judge = Judge(rules.aim, start.best)
+        self.judge = Judge(rules.aim, start.best)
         self._conclude = conclude
         self._fallback = start
         self._checkpoint = checkpoint
@@ -206,7 +207,7 @@ class Coordinator:
     def progress(self) -> RunProgress:
         """What a checkpoint of the current round must record."""
         cursors = dict(self.cursors)
-        return replace(self._start, round=self.round, samples=self.samples, cursors=cursors, best=self.best)
+        return replace(self._start, round=self.round, samples=self.samples, cursors=cursors, best=self.judge.best)
 
     def drain_events(self) -> list[dict[str, object]]:
         """The event records since the last call, oldest first."""
@@ -414,7 +415,7 @@ class Coordinator:
         self._group = []  # nor is a vote of then one of now: the next quorum gets a new epoch
         self.round, self.samples = self._fallback.round, self._fallback.samples
         self.cursors = dict(self._fallback.cursors)
-        self._judge = Judge(self.rules.aim, self._fallback.best)
+        self.judge = Judge(self.rules.aim, self._fallback.best)
         self._emit(
             "rollback",
             from_round=before,
@@ -558,31 +559,21 @@ class Coordinator:
 
     def _take_evaluation(self, evaluation: Evaluation) -> None:
         try:
-            judged = self._judge.take(evaluation)
+            judged = self.judge.take(evaluation)
         except ConfigError as error:
             self.fail(str(error))
             return
         self.evaluation = evaluation
         self._emit("evaluation", **evaluation.as_record(), **judged)
-        if self._judge.ended and (best := self.best):
+        if self.judge.ended and self.round < self.rules.rounds and (best := self.judge.best):
             self._emit("early_stop", round=self.round, measure=best.measure, best_round=best.round, best=best.value)
-        if (self._judge.keeps(self.round) or self._is_last) and self._checkpoint != self.round:
+        if (self.judge.keeps(self.round) or self._is_last) and self._checkpoint != self.round:
             self._chores.ask_for_checkpoint()
-
-    @property
-    def best(self) -> BestRound | None:
-        """The best validation, where validations are judged."""
-        return self._judge.best
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether the run ended before its last round, since validations no longer improved."""
-        return self._judge.ended and self.round < self.rules.rounds
 
     @property
     def _is_last(self) -> bool:
         """Whether no round follows the one that was committed last."""
-        return self.round >= self.rules.rounds or self._judge.ended
+        return self.round >= self.rules.rounds or self.judge.ended
 
     def _hand_out_chores(self, now: float) -> None:
         current = [member for member in self._live() if self._holds_current_state(member)]

@@ -123,11 +123,10 @@ class CaffeObjective:
         """Phase TRAIN needs no more than torch's own mode."""
         self.train.train()
 
-    def better(self, measure: str) -> Better:
+    @property
+    def better(self) -> dict[str, Better]:
         """Lower of outputs that count in the loss, higher of others, as Accuracy."""
-        if measure not in self._measures:
-            raise KeyError(measure)
-        return "lower" if measure in self.loss_weights else "higher"
+        return {name: "lower" if name in self.loss_weights else "higher" for name in self._measures}
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The TRAIN net's loss.

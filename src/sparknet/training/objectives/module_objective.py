@@ -92,12 +92,10 @@ class ModuleObjective:
             if own and getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in own):
                 part.eval()
 
-    def better(self, measure: str) -> Better:
-        """Of which measures higher is better; of one of several classes what holds for all."""
-        known: dict[str, Better] = {}
-        for one in self._measures:
-            known |= one.better()
-        return known[measure] if measure in known else known[measure.rpartition(".")[0]]
+    @property
+    def better(self) -> dict[str, Better]:
+        """As the Protocol says."""
+        return {name: which for one in self._measures for name, which in one.better().items()}
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch.

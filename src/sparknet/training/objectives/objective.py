@@ -86,12 +86,9 @@ class Objective(Protocol):
         """Make the net ready for training steps."""
         ...
 
-    def better(self, measure: str) -> Better:
-        """Whether a measure is the better the higher it is, or the lower.
-
-        Raises:
-            KeyError: it is not measured.
-        """
+    @property
+    def better(self) -> Mapping[str, Better]:
+        """By measure whether it is the better the higher it is, or the lower; of all classes under one name."""
         ...
 
     def to(self, device: torch.device) -> Self:
