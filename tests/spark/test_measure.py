@@ -29,7 +29,7 @@ from sparknet.spark.preparing.prepare import prepare
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, Model
-from sparknet.training.run_files.state_bytes import dump_weights
+from sparknet.training.run_files.state_bytes import weights_file
 
 pytestmark = pytest.mark.spark
 
@@ -171,7 +171,7 @@ def test_a_net_of_squares_is_rebuilt_for_squares():
     plan = MeasurePlan(
         config=config_of(data, net),
         description=large,
-        weights=dump_weights(small.module),
+        weights=weights_file(small.module),
         chain={"image": Normalise(mean=None, scale=1.0, crop=28)},
     )
     measured = plan.objective().measure(as_batch(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)))
@@ -194,7 +194,7 @@ def test_files_are_decoded_by_as_many_threads_as_said_which_end(spark, photos, t
     plan = MeasurePlan(
         config=config,
         description=model.description,
-        weights=dump_weights(model.module),
+        weights=weights_file(model.module),
         chain=model.chain,
         data=PreparedData.of(directory, Manifest.load(directory)),
     )

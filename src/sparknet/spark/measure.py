@@ -1,13 +1,14 @@
 """Measuring a trained model on the workers: accuracy and loss, or a net's own outputs, over every row exactly once.
 
-The weights travel in the plan, and Spark broadcasts a plan of more than 1 MB: so workers need to reach the store
-or the source, as in training, but not the run directory. Other rows than the run's own are not prepared first:
+The weights travel as broadcasts: so workers need to reach the store or the source, as in training, but not the run
+directory. Other rows than the run's own are not prepared first:
 they go from the source straight through the net.
 """
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from sparknet.data.sources.registry import find_format
 from sparknet.errors import DataError
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
+from sparknet.spark.jobs.broadcast_bytes import Whole, broadcast_bytes
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, numbered
 from sparknet.spark.preparing.prepare import prepare_run
@@ -40,7 +42,7 @@ from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, Model
-from sparknet.training.run_files.state_bytes import dump_weights, load_weights
+from sparknet.training.run_files.state_bytes import load_weights, weights_file
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
 
 __all__ = ["Measurement", "data_at", "measure_source", "measure_validation"]
@@ -84,8 +86,8 @@ class MeasurePlan:
 
     config: RunConfig
     description: Description
-    weights: bytes
-    """The state_dict, as safetensors."""
+    weights: Whole
+    """The state_dict, as a safetensors file."""
     chain: Chain
     """By column what its values go through."""
     data: PreparedData | None = None
@@ -101,7 +103,7 @@ class MeasurePlan:
         torch.set_num_threads(self.config.cluster.threads_per_worker)
         objective = _build(self.description, test_net_only=self.test_net_only)
         # Over random weights of seed 0, all of which are replaced: a missing tensor is an error.
-        load_weights(objective.module, self.weights)
+        load_weights(objective.module, self.weights.whole())
         return objective
 
 
@@ -133,13 +135,12 @@ def measure_validation(
     data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
     _check_fit(model.description, data.rows, data.table)
     workers = config.run.workers
-    plan = replace(_plan(model, config), data=data)
     cuts = _cuts(model.objective, data, config)
     # Parts are the run's own, whoever measures them: tasks only share them out.
     frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
-    return _measured(
-        frame, functools.partial(measure_shards, plan), objective=model.objective, where=data.parts[0].directory
-    )
+    with _plan(spark, model, config) as plan:
+        task = functools.partial(measure_shards, replace(plan, data=data))
+        return _measured(frame, task, objective=model.objective, where=data.parts[0].directory)
 
 
 def measure_source(
@@ -182,10 +183,9 @@ def measure_source(
             for one in opened.read_plan(data).columns
         )
     )
-    plan = replace(_plan(model, config), test_net_only=test_net_only, rows=reading)
-    return _measured(
-        tasks, functools.partial(measure_rows, plan), objective=model.objective, where=where, corrupt_share=share
-    )
+    with _plan(spark, model, config) as plan:
+        task = functools.partial(measure_rows, replace(plan, test_net_only=test_net_only, rows=reading))
+        return _measured(tasks, task, objective=model.objective, where=where, corrupt_share=share)
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -254,14 +254,10 @@ def _cuts(objective: Objective, data: PreparedData, config: RunConfig) -> Cuts:
     return Cuts.of(objective, data.validation_rows, batches=config.run.eval_batches)
 
 
-def _plan(model: Model, config: RunConfig) -> MeasurePlan:
-    return MeasurePlan(
-        config=config,
-        description=model.description,
-        # As bytes, since it travels with the task: a view cannot.
-        weights=bytes(dump_weights(model.module)),
-        chain=model.chain,
-    )
+@contextmanager
+def _plan(spark: SparkSession, model: Model, config: RunConfig) -> Generator[MeasurePlan]:
+    with spark_errors(_DOING), broadcast_bytes(spark, weights_file(model.module)) as weights:
+        yield MeasurePlan(config=config, description=model.description, weights=weights, chain=model.chain)
 
 
 def _measured(
