@@ -8,13 +8,18 @@ import pytest
 from caffe_example import SOLVER, Example, write_example
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
 from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.caffe.solver.solverstate import read_state
 from sparknet.data.sources.opening import open_source
 from sparknet.errors import CheckpointError, ConfigError
+from sparknet.training.caffe_runs import snapshots
 from sparknet.training.caffe_runs.open_run import RunStart
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.caffe_runs.snapshots import make_snapshots
 from sparknet.training.objectives.caffe_objective import CaffeObjective
+from sparknet.training.objectives.optimiser import build_inner_solver
+from sparknet.training.run_files.checkpoint import INNER, WEIGHTS
+from sparknet.training.run_files.state_bytes import dump_optimizer, dump_weights
 
 
 @pytest.fixture
@@ -72,6 +77,28 @@ def test_the_last_round_has_a_regular_snapshot_where_its_checkpoint_is_one(
     writer = make_snapshots(config, settings_of(start), objective_of(start), run_dir=example.directory)
     assert config.run.rounds is not None
     assert writer.due(config.run.rounds, last=True) == due
+
+
+@pytest.mark.parametrize(("kind", "histories"), [("Nesterov", 1), ("Adam", 2)])
+def test_what_is_too_large_for_protobuf_is_written_as_hdf5(
+    example: Example, monkeypatch: pytest.MonkeyPatch, kind: str, histories: int
+) -> None:
+    start = run_of(example, SOLVER + f'type: "{kind}"\n')
+    objective, settings = objective_of(start), settings_of(start)
+    size = histories * sum(blob.tensor.nbytes for blob in objective.train.learnable)
+    tensors = dump_weights(objective.train)
+    inner = dump_optimizer(build_inner_solver(start.recipe, objective, total_iterations=8).optimizer)
+    (example.directory / WEIGHTS).write_bytes(tensors)
+    (example.directory / INNER).write_bytes(inner)
+    for limit, ending in ((size, ""), (size - 1, ".h5")):
+        monkeypatch.setattr(snapshots, "LIMIT_BYTES", limit)
+        writer = make_snapshots(start.config, settings, objective, run_dir=example.directory)
+        written = writer.write(1, example.directory)
+        assert written is not None
+        _, model, state = written
+        assert (model.name.rpartition("caffemodel")[2], state.name.rpartition("solverstate")[2]) == (ending, ending)
+        assert read_state(state).learned_net == str(model)
+        objective.train.load_weights(model)
 
 
 @pytest.mark.parametrize("prefix", ["file/p", "file/deep/p", "file/", "closed/p", "closed/deep/p"])

@@ -16,6 +16,7 @@ from sparknet.caffe.solver.policies import settled_step
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import SavedState, read_state, write_state
 from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
+from sparknet.caffe.weights.caffemodel import LIMIT_BYTES
 from sparknet.caffe.weights.trained import load_listed
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
@@ -57,6 +58,10 @@ class CaffeSnapshots:
         self._optimizer = CaffeOptimizer(
             parameter_groups(self._net.learnable), lr=settings.policy.base_lr, rule=settings.rule
         )
+        weights = sum(blob.tensor.nbytes for blob in self._net.learnable)
+        # Neither Caffe nor protobuf reads a larger message, and a run must not end for it at its first snapshot.
+        too_large = weights * max(1, len(settings.rule.histories)) > LIMIT_BYTES
+        self._ending = ".h5" if too_large or settings.snapshot_format == "HDF5" else ""
 
     def due(self, round: int, *, last: bool) -> bool:
         """Whether the settings want this checkpoint as a snapshot: of the last round only some do."""
@@ -87,9 +92,8 @@ class CaffeSnapshots:
         except OSError as error:
             raise CheckpointError(f"no snapshot of {checkpoint} can be made: {error}; see to that file") from error
         iteration = round * self._local_steps
-        ending = ".h5" if self._settings.snapshot_format == "HDF5" else ""
         model, state = (
-            self._stem.with_name(f"{self._stem.name}_iter_{iteration}.{kind}{ending}")
+            self._stem.with_name(f"{self._stem.name}_iter_{iteration}.{kind}{self._ending}")
             for kind in ("caffemodel", "solverstate")
         )
         tensors = [blob.tensor for blob in self._net.learnable]
