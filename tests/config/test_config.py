@@ -130,6 +130,30 @@ RULES = [
 ]
 
 
+COLUMN_RULES = [
+    ("kind = 'number', crop = 3", r"columns\.image\.crop is 3; kind number does not take it: leave it out"),
+    ("kind = 'category', scale = 2.0", r"columns\.image\.scale is 2\.0; kind category does not take it"),
+    ("kind = 'ids', mean = 'channel'", r"columns\.image\.mean is 'channel'; kind ids does not take it"),
+    ("kind = 'array', resize = [4, 4]", r"columns\.image\.resize is \(4, 4\); kind array does not take it"),
+    ("kind = 'image', length = 4", r"columns\.image\.length is 4; kind image does not take it"),
+    ("kind = 'image', classes = 4", r"columns\.image\.classes is 4; kind image does not take it"),
+    ("kind = 'ids', dtype = 'uint8'", r"columns\.image\.dtype is 'uint8'; ids are int64: leave it out"),
+    ("kind = 'ids', pad = 1.0", r"columns\.image\.pad is 1\.0; it goes with a length: set"),
+    ("kind = 'ids', truncate = true", r"columns\.image\.truncate is True; it goes with a length: set"),
+    ("kind = 'ids', length = 0", r"columns\.image\.length is 0; it must be at least 1"),
+    ("kind = 'ids', length = 4, pad = 0.5", r"columns\.image\.pad is 0\.5; it becomes int64: give such a number"),
+    ("dtype = 'uint8', length = 4, pad = -1.0", r"columns\.image\.pad is -1\.0; it becomes uint8: give such"),
+    ("length = 4, shape = [5]", r"length and .*shape is \(4, \[5\]\); both say how long rows are: leave"),
+    ("resize_mode = 'shorter_side'", r"resize_mode is 'shorter_side'; it says how images are resized: set"),
+]
+
+
+@pytest.mark.parametrize(("table", "message"), COLUMN_RULES)
+def test_a_column_is_told_only_what_it_can_follow(tmp_path, table, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(file_with(tmp_path, MINIMAL), [f"data.columns.image={{ {table} }}"])
+
+
 @pytest.mark.parametrize(
     ("setting", "key"), [("run.early_stop.patience=2", "early_stop"), ("run.keep=best", "keep")]
 )

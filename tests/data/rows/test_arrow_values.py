@@ -163,9 +163,9 @@ WRONG = {
     "not a number": (
         pa.array([[1, 2], [3, float("nan")]], FLOATS),
         (),
-        "row 101 of partition 3 holds a value that is not a finite float32",
+        "row 101 of partition 3 holds nan, which is not a finite float32",
     ),
-    "infinite": (pa.array([1, float("inf")], pa.float32()), (), "row 101 of partition 3 holds a value"),
+    "infinite": (pa.array([1, float("inf")], pa.float32()), (), "row 101 of partition 3 holds inf, which"),
 }
 
 
@@ -416,3 +416,75 @@ def test_marks():
     assert validation_marks(pa.array([True, False]), name="v", rows=ROWS).tolist() == [True, False]
     with pytest.raises(DataError, match="column v: row 101 of partition 3 is null"):
         validation_marks(pa.array([True, None]), name="v", rows=ROWS)
+
+
+# Lists of any length, whole numbers, weights --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_lists_of_any_length_are_filled_up(kind):
+    array = pa.array([[7, 8], [], [1, 2, 3]], kind(pa.int64()))
+    assert column_of(array, length=4).shape == (4,)
+    got = values_of(array, length=4, pad=-1.0)
+    assert got.dtype == np.int64
+    assert got.tolist() == [[7, 8, -1, -1], [-1] * 4, [1, 2, 3, -1]]
+    # A slice has offsets that do not begin at 0.
+    assert values_of(array[1:], length=3).tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert values_of(array[:0], length=3).shape == (0, 3)
+
+
+def test_lists_are_cut_where_that_is_asked_for():
+    array = pa.array([[7, 8], [1, 2, 3]], pa.list_(pa.int64()))
+    assert values_of(array, length=2, truncate=True).tolist() == [[7, 8], [1, 2]]
+    with pytest.raises(DataError, match=r"row 101 of partition 3 has 3 values; length 2 takes no more: raise"):
+        values_of(array, length=2)
+
+
+def test_lists_of_fractions_are_filled_up_too():
+    got = values_of(pa.array([[0.5], [1.5, 2.5]], pa.list_(pa.float64())), length=2, pad=-0.25)
+    assert got.dtype == np.float32
+    assert got.tolist() == [[0.5, -0.25], [1.5, 2.5]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (pa.int64(), [[1], [2, None]], "column x: row 101 of partition 3 holds a null"),
+        (pa.int64(), [[1], None], "column x: row 101 of partition 3 is null"),
+        (pa.float64(), [[1.0], [], [2.0, 2.5]], "column x: row 102 of partition 3 holds 2.5, which is no int64"),
+        (pa.float64(), [[1.0, float("nan")]], "column x: row 100 of partition 3 holds nan, which is no int64"),
+        (pa.uint64(), [[1], [1 << 63]], "column x: row 101 of partition 3 holds 9223372036854775808, which is no"),
+    ],
+)
+def test_numbers_that_no_id_is(kind, values, message):
+    with pytest.raises(DataError, match=message):
+        values_of(pa.array(values, pa.list_(kind)), length=3, dtype="int64")
+
+
+def test_whole_numbers_keep_their_type_where_that_is_asked_for():
+    array = pa.array([[[0, 255], [1, 2]]], pa.list_(pa.list_(pa.int64())))
+    assert values_of(array, dtype="uint8").dtype == np.uint8
+    assert values_of(array, dtype="float32").dtype == np.float32
+    with pytest.raises(
+        DataError, match=r"row 101 of partition 3 holds 256, which is no uint8; correct such rows, or"
+    ):
+        values_of(pa.array([[1, 2], [256, 0]], pa.list_(pa.int64())), dtype="uint8")
+
+
+def test_a_single_number_is_a_vector_of_one_or_a_number():
+    array = pa.array([0.5, 1.5], pa.float32())
+    assert values_of(array).shape == (2, 1)
+    assert values_of(array, number_shape=()).shape == (2,)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_number_that_is_none_is_shown(value):
+    with pytest.raises(DataError, match=f"row 101 of partition 3 holds {value}, which is not a finite float32"):
+        values_of(pa.array([0.0, value], pa.float32()), number_shape=())
+
+
+def test_weights_are_at_least_0():
+    array = pa.array([0.0, 2.5], pa.float32())
+    assert values_of(array, number_shape=(), weight=True).tolist() == [0.0, 2.5]
+    with pytest.raises(DataError, match=r"row 101 of partition 3 is -0\.5; the weight of a row must be at least 0"):
+        values_of(pa.array([1.0, -0.5], pa.float32()), number_shape=(), weight=True)

@@ -9,7 +9,7 @@ import pytest
 from caffe_example import TRAIN_TEST
 from image_rows import image_rows
 from sparknet.caffe.weights.mean_image import write_mean
-from sparknet.config import Data, Net, Run, RunConfig
+from sparknet.config import Data, DataColumn, Net, Run, RunConfig, Solver
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
@@ -362,3 +362,41 @@ def test_without_a_run_a_mean_file_that_does_not_fit_can_be_left_out(
         in_file(config_with(place, test=test), transforms)
     assert "data.mean=image" not in str(caught.value)
     assert in_file(config_with(place, test=test, mean="none"), transforms).mean is None
+
+
+TOKENS = Column(name="tokens", dtype="int64", shape=(7,))
+PIXELS = Column(name="pixels", dtype="uint8", shape=(3, 8, 8))
+AGE = Column(name="age", dtype="float32", shape=())
+OTHER_ROWS = RowSchema(inputs=(TOKENS, PIXELS), targets=(AGE,))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"tokens": {"scale": 2.0}},
+            r"data\.columns\.tokens\.scale is 2\.0, and column tokens holds whole numbers",
+        ),
+        ({"tokens": {"length": 9}}, r"data\.columns\.tokens\.length is 9, and column tokens holds no lists"),
+        ({"age": {"std": "channel"}}, r"age\.std is 'channel', and column age holds single numbers of a target"),
+        (
+            {"pixels": {"resize": (4, 4)}},
+            r"resize is \[4, 4\], and column pixels holds numbers of shape \[3, 8, 8\]",
+        ),
+        ({"pixels": {"keep": "encoded"}}, r'pixels\.keep is "encoded", and column pixels holds no encoded images'),
+        ({"pixels": {"crop": 9}}, r"pixels\.crop is 9 and the images are 8x8"),
+    ],
+)
+def test_settings_that_a_column_cannot_follow_are_refused(columns: dict, message: str) -> None:
+    data = Data(
+        inputs=("tokens", "pixels"),
+        targets=("age",),
+        columns={name: DataColumn(**settings) for name, settings in columns.items()},
+        validation_fraction=0.1,
+        source="parquet",
+    )
+    config = RunConfig(
+        run=Run(rounds=1), data=data, net=Net(name="net"), solver=Solver(batch_size=1, learning_rate=1.0)
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_preprocessing(config, {}, OTHER_ROWS)

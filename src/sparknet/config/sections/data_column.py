@@ -67,12 +67,76 @@ class DataColumn:
         require(all(size >= 1 for size in self.shape), f"{key}.shape", self.shape, "every size must be at least 1")
         if self.classes is not None:
             at_least(f"{key}.classes", self.classes, 2)
-        if self.length is not None:
-            at_least(f"{key}.length", self.length, 1)
-        else:
-            require(not self.truncate, f"{key}.truncate", self.truncate, f"it goes with a length: set {key}.length")
+        if self.kind is not None:
+            _check_kind(self, self.kind, key)
+        _check_length(self, key)
         _check_images(self, key)
         _check_mean_and_std(self, key)
+
+
+def _check_kind(column: DataColumn, kind: str, key: str) -> None:
+    for name in _TAKEN_BY:
+        value = getattr(column, name)
+        require(
+            kind in _TAKEN_BY[name] or value == getattr(DataColumn(), name),
+            f"{key}.{name}",
+            value,
+            f"kind {kind} does not take it: leave it out",
+        )
+    require(
+        kind != "ids" or column.dtype in (None, "int64"),
+        f"{key}.dtype",
+        column.dtype,
+        "ids are int64: leave it out, or set the kind to array",
+    )
+
+
+def _check_length(column: DataColumn, key: str) -> None:
+    if column.length is None:
+        for name, value in (("truncate", column.truncate), ("pad", column.pad)):
+            require(not value, f"{key}.{name}", value, f"it goes with a length: set {key}.length")
+        return
+    at_least(f"{key}.length", column.length, 1)
+    require(
+        column.shape in ((), (column.length,)),
+        f"{key}.length and {key}.shape",
+        (column.length, list(column.shape)),
+        f"both say how long rows are: leave {key}.shape out",
+    )
+    if column.kind == "ids" or column.dtype in ("int64", "uint8"):
+        most = 255 if column.dtype == "uint8" else 1 << 53  # of float64, which TOML's numbers are read as
+        require(
+            column.pad.is_integer() and (column.dtype != "uint8" or column.pad >= 0) and abs(column.pad) <= most,
+            f"{key}.pad",
+            column.pad,
+            f"it becomes {column.dtype or 'int64'}: give such a number",
+        )
+
+
+_PIXELS = ("image", "array")
+_NUMBERS = ("image", "array", "number")
+_LISTS = ("array", "ids")
+_TAKEN_BY = {
+    "dtype": _LISTS,
+    "shape": _PIXELS,
+    "length": _LISTS,
+    "pad": _LISTS,
+    "truncate": _LISTS,
+    "classes": ("category",),
+    "resize": ("image",),
+    "resize_mode": ("image",),
+    "channel_order": ("image",),
+    "keep": ("image",),
+    "mean": _NUMBERS,
+    "mean_values": _NUMBERS,
+    "mean_file": _NUMBERS,
+    "scale": _NUMBERS,
+    "std": _NUMBERS,
+    "std_values": _NUMBERS,
+    "crop": _PIXELS,
+    "mirror": _PIXELS,
+}
+"""By key the kinds of columns for which it means something."""
 
 
 def _check_images(column: DataColumn, key: str) -> None:
@@ -81,6 +145,12 @@ def _check_images(column: DataColumn, key: str) -> None:
         f"{key}.resize",
         list(column.resize),
         "it must be [height, width], both at least 1",
+    )
+    require(
+        column.resize_mode == "exact" or bool(column.resize),
+        f"{key}.resize_mode",
+        column.resize_mode,
+        f"it says how images are resized: set {key}.resize",
     )
     require(
         not column.resize or column.shape[1:] in ((), column.resize),

@@ -300,8 +300,10 @@ def _refuse_infinite(values: np.ndarray, *, name: str, rows: Rows) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         at = int(finite.reshape(len(values), -1).all(axis=1).argmin())
+        row = values[at].reshape(-1)
         raise DataError(
-            f"column {name}: {rows.name(at)} holds a value that is not a finite float32: correct such rows"
+            f"column {name}: {rows.name(at)} holds {row[~np.isfinite(row)][0]}, which is not a finite float32: "
+            "correct such rows"
         )
 
 
@@ -335,7 +337,7 @@ def _numbers(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
         if array.null_count:
             at = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
             raise DataError(_holds_null(column.name, rows.name(at // each)))
-    return _cast(array, column=column, rows=rows)
+    return _cast(array, column=column, name_of=lambda place: rows.name(place // each))
 
 
 def _padded(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np.ndarray:
@@ -348,10 +350,13 @@ def _padded(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np.n
             f"column {column.name}: {rows.name(at)} has {int(widths[at])} values; length {length} takes no more: "
             f"raise data.columns.{column.name}.length, or set its truncate to true"
         )
+
+    def name_of(place: int) -> str:
+        return rows.name(int(np.searchsorted(widths.cumsum(), place, "right")))
+
     if inside.null_count:
-        place = int(inside.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise DataError(_holds_null(column.name, rows.name(int(np.searchsorted(widths.cumsum(), place, "right")))))
-    values = _cast(inside, column=column, rows=rows)
+        raise DataError(_holds_null(column.name, name_of(inside.is_null().to_numpy(zero_copy_only=False).argmax())))
+    values = _cast(inside, column=column, name_of=name_of)
     places = np.arange(length)
     held = places < widths[:, None]
     result = np.full((len(widths), length), plan.pad, column.dtype)
@@ -360,8 +365,8 @@ def _padded(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np.n
     return result
 
 
-def _cast(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
-    """Numbers without nulls as the column's dtype."""
+def _cast(array: Any, *, column: Column, name_of: Callable[[int], str]) -> np.ndarray:
+    """Numbers without nulls as the column's dtype; `name_of` names the row of the one at a place."""
     if column.dtype == "float32":
         # Not "safe", which refuses integers beyond 2**24. What float32 cannot hold becomes infinite, and is refused
         # later.
@@ -370,9 +375,14 @@ def _cast(array: Any, *, column: Column, rows: Rows) -> np.ndarray:
         # Safe: a fraction is no whole number, and 256 no byte.
         return array.cast(_WHOLE[column.dtype]).to_numpy(zero_copy_only=True)
     except pa.ArrowInvalid as error:
+        values = array.to_numpy(zero_copy_only=False)
+        limits = np.iinfo(column.dtype)
+        # Also where it is not a number, which compares as false.
+        bad = ~((values == np.floor(values)) & (values >= limits.min) & (values < int(limits.max) + 1))
+        at = int(bad.argmax())
         raise DataError(
-            f"column {column.name}: {rows.name(0)} or one behind it holds a number that is no {column.dtype}: "
-            f"{error}; correct such rows, or set data.columns.{column.name}.dtype"
+            f"column {column.name}: {name_of(at)} holds {values[at]}, which is no {column.dtype}; correct such "
+            f"rows, or set data.columns.{column.name}.dtype"
         ) from error
 
 

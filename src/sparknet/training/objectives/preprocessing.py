@@ -39,6 +39,8 @@ __all__ = [
 _FILE = "preprocess.safetensors"
 _STATES = ("train", "test")
 _AS_IT_IS = DataColumn()
+_OF_NUMBERS = ("mean", "mean_values", "mean_file", "scale", "std", "std_values", "crop", "mirror")
+"""What is done to numbers on their way to the net."""
 _ROWS_OWN = "--set data.mean=image takes the training rows' own mean image instead"
 _NO_MEAN = "--set data.mean=none takes none off"
 
@@ -136,7 +138,7 @@ def make_preprocessing(
         DataError: the training rows' mean image cannot be read.
         RunDirError: what was kept is damaged, or it cannot be kept.
     """
-    seen_rows(rows, config.data)  # for what it refuses
+    _check_rows(rows, config.data)
     # A resumed run may find the mean files gone or changed; what it began with is what it goes on with.
     kept = Preprocessing.load(run_dir)
     chains: tuple[Chain, Chain] = ({}, {})
@@ -166,7 +168,7 @@ def check_preprocessing(config: RunConfig, transforms: InputTransforms, rows: Ro
     Raises:
         ConfigError: a mean file is missing, something does not fit the rows, or is said twice.
     """
-    seen_rows(rows, config.data)
+    _check_rows(rows, config.data)
     for column in _preprocessed(rows, config.data, transforms):
         settings = _Settings.of(config, column)
         settings.named_std()
@@ -200,6 +202,38 @@ def file_preprocessing(config: RunConfig, transforms: InputTransforms, rows: Row
         mean = None if settings.rule.mean == "none" else settings.named_mean(said, remedy=_NO_MEAN)
         chain[column.name] = replace(settings.plain(said, training=False), mean=mean, std=settings.named_std())
     return chain
+
+
+def _check_rows(rows: RowSchema, data: Data) -> None:
+    """Refuse settings that these columns cannot follow: passed over, they would be believed to count.
+
+    Raises:
+        ConfigError: naming the setting and the column.
+    """
+    seen_rows(rows, data)
+    for column in rows.columns:
+        rule, short = data.column(column.name), column.name not in data.columns
+        key = "data" if short else f"data.columns.{column.name}"
+        given = [name for name in _OF_NUMBERS if getattr(rule, name) not in (getattr(_AS_IT_IS, name), "none")]
+        if given and (column.dtype == "int64" or not column.shape):
+            what = "whole numbers" if column.dtype == "int64" else "single numbers of a target"
+            raise ConfigError(
+                f"{key}.{given[0]} is {getattr(rule, given[0])!r}, and column {column.name} holds {what}, which "
+                f"are taken as they are: leave {key}.{given[0]} out"
+            )
+        if rule.length is not None and column.shape != (rule.length,):
+            raise ConfigError(
+                f"{key}.length is {rule.length}, and column {column.name} holds no lists: leave {key}.length out"
+            )
+        if rule.resize and column.shape[1:] != tuple(rule.resize):
+            raise ConfigError(
+                f"{key}.resize is {list(rule.resize)}, and column {column.name} holds numbers of shape "
+                f"{list(column.shape)}; encoded images alone are resized: leave {key}.resize out"
+            )
+        if rule.keep == "encoded" and column.image is None:
+            raise ConfigError(
+                f'{key}.keep is "encoded", and column {column.name} holds no encoded images: leave {key}.keep out'
+            )
 
 
 def _preprocessed(rows: RowSchema, data: Data, transforms: InputTransforms) -> list[Column]:
