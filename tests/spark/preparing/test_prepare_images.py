@@ -219,7 +219,7 @@ SAME = {
 }
 OTHER = {
     "resize": {"resize": (2, 2)},
-    "mode": {"resize_mode": "shorter_side"},
+    "mode": {"resize": (2, 2), "resize_mode": "shorter_side"},
     "order": {"channel_order": "bgr"},
     "keep": {"keep": "encoded"},
     "features": {"features": ("a",)},
@@ -231,12 +231,16 @@ OTHER = {
 }
 
 
+BESIDE = {"mode": {"resize": (2, 2)}}
+"""What is set in both, since the other goes with it."""
+
+
 @pytest.mark.parametrize("case", [*SAME, *OTHER])
 def test_what_decides_what_shards_hold_decides_the_fingerprint(spark, store, monkeypatch, case):
     digests = []
     monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))
     frame = spark.range(1)
-    for keys in ({}, SAME.get(case) or OTHER[case]):
+    for keys in (BESIDE.get(case, {}), SAME.get(case) or OTHER[case]):
         prepare_frame(
             spark, frame, replace(Data(source="digits", validation_fraction=0.2), **keys), store=store, seed=0
         )
