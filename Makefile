@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup java demo test test-slow chaos fuzz lint format schema bench clean
+.PHONY: help setup java redis demo test test-slow chaos fuzz lint format schema bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ setup: java $(VENV)/.installed ## Make .venv and see that Java is there; the oth
 java:
 	@scripts/check_java.sh
 
+redis:
+	@scripts/check_redis.sh
+
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/make_venv.sh
 	@scripts/make_venv.sh
 	@touch $@
@@ -26,13 +29,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt scripts/make_venv.sh
 demo: setup ## Train on handwritten digits with two Spark workers, about a minute
 	$(BIN)/sparknet train configs/digits.toml --workers 2
 
-test: setup ## Run every test but the slow and the chaotic ones
+test: setup redis ## Run every test but the slow and the chaotic ones
 	$(PYTEST) -m "not slow and not chaos"
 
-test-slow: setup ## Run the tests that take minutes
+test-slow: setup redis ## Run the tests that take minutes
 	$(PYTEST) -m slow
 
-chaos: setup ## Kill, stop and restart workers and drivers; alone, since it times them
+chaos: setup redis ## Kill, stop and restart workers and drivers; alone, since it times them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "chaos and not slow"
 
 fuzz: setup ## A million damaged files for the parsers of Caffe's formats, about five minutes

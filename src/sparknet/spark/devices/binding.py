@@ -151,3 +151,5 @@ def _see_only(gpu: str) -> None:
             "process will be"
         )
     os.environ[_VISIBLE] = gpu
+    # As nvidia-smi and Spark's discovery scripts count; by itself CUDA counts the fastest first.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -56,7 +56,7 @@ def host_gpus() -> tuple[Gpu, ...]:
 
 
 def usable_gpus(visible: str | None, found: Sequence[Gpu] | None = None) -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES leaves of this host's GPUs, as it names them.
+    """Indices of what CUDA_VISIBLE_DEVICES leaves of this host's GPUs, in its order.
 
     Args:
         visible: the variable's value; None where it is not set.
@@ -66,13 +66,14 @@ def usable_gpus(visible: str | None, found: Sequence[Gpu] | None = None) -> tupl
     if visible is None:
         return tuple(gpu.index for gpu in gpus)
     named = [name.strip() for name in visible.split(",") if name.strip()]
-    there = {name for gpu in gpus for name in (gpu.index, gpu.uuid)}
+    # One name for each: of two for the same GPU each would be leased to another worker.
+    index_of = {name: gpu.index for gpu in gpus for name in (gpu.index, gpu.uuid)}
     kept: list[str] = []
     for name in named:
         # As CUDA reads it: everything behind a name that is none is not seen.
-        if name not in there:
+        if name not in index_of:
             break
-        kept.append(name)
+        kept.append(index_of[name])
     return tuple(kept)
 
 

@@ -1,16 +1,25 @@
 """What is wrong with the wish for GPUs, found before the workers' job begins."""
 
+import json
+import threading
+import time
+import urllib.request
 from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
 from pyspark.sql import SparkSession
 
 from sparknet.config import RunConfig
-from sparknet.errors import ConfigError
+from sparknet.errors import ClusterError, ConfigError
 from sparknet.spark.devices.binding import leases_of, redis_url, torch_has_cuda
 from sparknet.spark.devices.gpus import usable_gpus, visible_devices
 from sparknet.spark.devices.redis_leases import RedisLeases
 
 __all__ = ["check_devices"]
+
+_ASK_SECONDS = 3.0
+_LOOK_SECONDS = 0.2
 
 
 def check_devices(config: RunConfig, spark: SparkSession) -> None:
@@ -22,8 +31,8 @@ def check_devices(config: RunConfig, spark: SparkSession) -> None:
 
     Raises:
         ConfigError: more GPU workers than GPUs, a build of torch without CUDA, no GPU at all, or Spark is to give
-            some and was not told to have any.
-        ClusterError: Redis does not answer.
+            some and was not told to have any, or its workers have none.
+        ClusterError: Redis does not answer, or no host with as many GPUs as are asked for comes.
         MissingDependency: its package is not installed.
     """
     cluster = config.cluster
@@ -67,6 +76,52 @@ def _check_resources(config: RunConfig, spark: SparkSession) -> None:
             f"spark.task.resource.gpu.amount is {task} and spark.executor.resource.gpu.amount {executor}; no "
             "executor could ever run a task: raise the executor's"
         )
+    if executor and not _is_local(spark):
+        _check_offers(spark, int(executor))
+        _check_executors(spark, int(executor), config.cluster.start_seconds)
+
+
+def _check_offers(spark: SparkSession, wanted: int) -> None:
+    """Ask a standalone master what its workers offer; it tells nobody that an application waits for more."""
+    master = spark.conf.get("spark.master", "") or ""
+    if not master.startswith("spark://"):
+        return
+    host = urlsplit(master.split(",")[0]).hostname
+    pages = f"http://{host}:{spark.conf.get('spark.master.ui.port', '8080')}/json/"
+    try:
+        with urllib.request.urlopen(pages, timeout=_ASK_SECONDS) as answer:
+            state: dict[str, Any] = json.load(answer)
+        workers = [worker for worker in state["workers"] if worker["state"] == "ALIVE"]
+        offered = {
+            worker["id"]: len(worker["resources"].get("gpu", {"addresses": []})["addresses"]) for worker in workers
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        # Its pages may be elsewhere or closed: then only waiting tells.
+        return
+    if max(offered.values(), default=0) < wanted:
+        told = ", ".join(f"{name}: {count}" for name, count in offered.items()) or "there are none"
+        raise ConfigError(
+            f"spark.executor.resource.gpu.amount is {wanted}, and no worker of {master} offers so many GPUs "
+            f"({told}); the application would wait for ever: start workers with spark.worker.resource.gpu.amount "
+            "and a discovery script, or ask for fewer"
+        )
+
+
+def _check_executors(spark: SparkSession, wanted: int, patience_seconds: float) -> None:
+    """Wait for the first executor: a manager that has no such host is silent, and a job would wait for ever."""
+    # Executors come with the jobs that want them.
+    if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        return
+    until, pause = time.monotonic() + patience_seconds, threading.Event()
+    # The driver is one of them.
+    while len(spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()) < 2:  # pyright: ignore
+        if time.monotonic() > until:
+            raise ClusterError(
+                f"no executor came in {patience_seconds:g} s; each must have {wanted} GPUs "
+                "(spark.executor.resource.gpu.amount), and free cores and memory: see to it that hosts offer them, "
+                "ask for less, or raise cluster.start_seconds"
+            )
+        pause.wait(_LOOK_SECONDS)
 
 
 def _is_local(spark: SparkSession) -> bool:

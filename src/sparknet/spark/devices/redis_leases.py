@@ -152,7 +152,9 @@ class RedisLeases:
             _, expires, since, holder = value.split("|", 3)
             alive = int(expires) > now
             age = (now - int(since)) / 1e6 if alive else 0.0
-            found.append(Held(host=host, gpu=gpu, holder=holder if alive else "", seconds=age, alive=alive))
+            # Without the word that tells owners of one name apart.
+            shown = holder.rpartition(" ")[0] if alive else ""
+            found.append(Held(host=host, gpu=gpu, holder=shown, seconds=age, alive=alive))
         return found
 
     def hosts(self) -> list[str]:
