@@ -23,7 +23,10 @@ _LMDB = (
     "become pixels with their colours in Caffe's order, BGR."
 )
 # Of `data.sources.registry.FORMATS`, which would cost half a second to import; a test holds them together.
-_SOURCE_HELP = "KIND:PATH, with KIND lmdb, image_tar, image_folder, cifar10, mnist, parquet or csv; or digits"
+_SOURCE_HELP = (
+    "KIND:PATH, with KIND lmdb, image_tar, image_folder, image_list, hdf5, cifar10, mnist, parquet or csv; "
+    "or digits"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,7 +99,7 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caffe.add_argument(
         "--data",
         metavar="SOURCE",
-        help=f"{_SOURCE_HELP}; not given: the LMDB databases that the net's Data layers name",
+        help=f"{_SOURCE_HELP}; not given: what the net's Data, ImageData and HDF5Data layers name",
     )
     caffe.add_argument("--weights", default="", metavar="FILES", help="caffemodel files to start from, with commas")
     caffe.add_argument("--snapshot", default="", metavar="FILE", help="solverstate to go on from")
@@ -121,8 +124,8 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
         "--data",
         metavar="ROWS",
         help="rows to test on. Of a run: a PATH to rows of the same kind as the training rows; not given: the "
-        f"run's validation rows. With --model: {_SOURCE_HELP}; not given: the LMDB database that the net's Data "
-        "layer of phase TEST names",
+        f"run's validation rows. With --model: {_SOURCE_HELP}; not given: what the net's Data, ImageData and "
+        "HDF5Data layers of phase TEST name",
     )
     caffe = test.add_argument_group("with Caffe's files, instead of RUN_DIR")
     caffe.add_argument("--model", type=Path, metavar="FILE", help="net prototxt")

@@ -3,8 +3,10 @@
 import argparse
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from pyspark.sql import SparkSession
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.train import find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
-from sparknet.data.sources.opening import OpenedSources, open_source, open_sources
-from sparknet.errors import DataError, UsageError
+from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
+from sparknet.errors import ConfigError, DataError, UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.jobs.session import check_java, session_for
@@ -90,7 +92,11 @@ def _test_files(arguments: argparse.Namespace) -> int:
     start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
     config = start.config
     # Of a net's Data layer of phase TEST the rows come as validation rows.
-    opened = open_source(config.data, validation=bool(config.data.validation_path))
+    opened = (
+        open_sources(config.data)
+        if config.data.beside
+        else open_source(config.data, validation=bool(config.data.validation_path))
+    )
     tested = caffe_model(start, opened.schema(config.data), weights=arguments.weights)
     check_java()
     batches: int | None = arguments.iterations
@@ -98,7 +104,12 @@ def _test_files(arguments: argparse.Namespace) -> int:
     model: Model = tested.model
 
     def measure(spark: SparkSession) -> Measurement:
-        return measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
+        if isinstance(opened, OpenedSource):
+            return measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
+        # Rows of several sources go together by their numbers, which only shards have.
+        part = replace(config, run=replace(config.run, eval_batches=batches))
+        with _store_for(part) as store:
+            return measure_validation(spark, model, part, store=store, sources=opened, test_net_only=True)
 
     with log_of_failures("test") as log:
         measured = _measured(config, measure, log=log)
@@ -107,6 +118,21 @@ def _test_files(arguments: argparse.Namespace) -> int:
     for line in caffe_scores(measured.measures, tested.loss_weights):
         print(line)
     return 0
+
+
+@contextmanager
+def _store_for(config: RunConfig) -> Generator[Path]:
+    """Where rows are prepared that are measured once."""
+    if config.data.store:
+        yield Path(config.data.store).resolve()
+        return
+    if config.cluster.master and not config.cluster.master.startswith("local"):
+        raise ConfigError(
+            f"cluster.master is {config.cluster.master!r} and the net reads several sources, which are prepared to "
+            "go together: set data.store to a directory that the driver and every worker reach"
+        )
+    with tempfile.TemporaryDirectory(prefix="sparknet-test-") as store:
+        yield Path(store)
 
 
 def _check_iterations(batches: int, batch: int, *, rows: int) -> None:

@@ -121,11 +121,25 @@ def data_at(data: Data, path: str) -> Data:
 
 
 def measure_validation(
-    spark: SparkSession, model: Model, config: RunConfig, *, store: Path, sources: OpenedSources | None = None
+    spark: SparkSession,
+    model: Model,
+    config: RunConfig,
+    *,
+    store: Path,
+    sources: OpenedSources | None = None,
+    test_net_only: bool = False,
 ) -> Measurement:
     """Measure on the validation rows that `config` names, prepared in `store` if they are not there yet.
 
     Cut into the same parts as in the run, so that the numbers are the run's to the last bit.
+
+    Args:
+        spark: the session.
+        model: what is measured.
+        config: which rows, and by how many workers.
+        store: directory that the driver and every worker reach.
+        sources: what `config` names, if it is open already.
+        test_net_only: `model.module` is a Caffe file's TEST net.
 
     Raises:
         DataError: the rows cannot be prepared or do not fit the model.
@@ -133,13 +147,13 @@ def measure_validation(
         ClusterError: Spark failed.
     """
     data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
-    _check_fit(model.description, data.rows, data.table)
+    _check_fit(model.description, data.rows, data.table, test_net_only=test_net_only)
     workers = config.run.workers
     cuts = _cuts(model.objective, data, config)
     # Parts are the run's own, whoever measures them: tasks only share them out.
     frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
     with _plan(spark, model, config) as plan:
-        task = functools.partial(measure_shards, replace(plan, data=data))
+        task = functools.partial(measure_shards, replace(plan, data=data, test_net_only=test_net_only))
         return _measured(frame, task, objective=model.objective, where=data.parts[0].directory)
 
 
@@ -220,8 +234,7 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
 
 def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[str, Any]:
     for expected, found in zip(plan.description.rows.columns, rows.columns, strict=True):
-        # A net's file says nothing of the type: any that can be read becomes float32.
-        _check_column(found, replace(expected, dtype=found.dtype) if plan.test_net_only else expected)
+        _check_column(found, expected, any_type=plan.test_net_only)
     table = _Rows(rows.values, len(rows))
     return encode(evaluate_part(objective, table, plan.chain, cuts=Cuts.of(objective, len(table)), part=(0, 1)))
 
@@ -278,7 +291,9 @@ def _measured(
     return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(found))
 
 
-def _check_fit(description: Description, rows: RowSchema, table: TableEncoding | None) -> None:
+def _check_fit(
+    description: Description, rows: RowSchema, table: TableEncoding | None, *, test_net_only: bool
+) -> None:
     here, there = (one.categories if one else {} for one in (table, description.table))
     for name in {*here, *there}:
         found, trained = (one.get(name, Category()).names for one in (here, there))
@@ -290,7 +305,7 @@ def _check_fit(description: Description, rows: RowSchema, table: TableEncoding |
                 "rows with --data, which numbers them as in training"
             )
     for expected, found in zip(description.rows.columns, rows.columns, strict=True):
-        _check_column(found, expected)
+        _check_column(found, expected, any_type=test_net_only)
         if expected.classes and found.classes and found.classes > expected.classes:
             raise DataError(
                 f"the data have {found.classes} classes and the model tells {expected.classes} apart; the "
@@ -298,8 +313,10 @@ def _check_fit(description: Description, rows: RowSchema, table: TableEncoding |
             )
 
 
-def _check_column(found: Column, expected: Column) -> None:
-    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
+def _check_column(found: Column, expected: Column, *, any_type: bool) -> None:
+    # A net's file says nothing of the type: any that can be read becomes float32.
+    dtype = found.dtype if any_type else expected.dtype
+    if (found.dtype, found.shape) != (dtype, expected.shape):
         raise DataError(
             f"column {found.name} is {found.dtype} of shape {found.shape}; the model was trained on "
             f"{expected.dtype} of shape {expected.shape}: test on rows of the same kind"

@@ -33,6 +33,9 @@ class Data:
     """Source image_tar: the file of lines `NAME LABEL`; not given: `train.txt` beside the tar files or above."""
     validation_labels: str = ""
     """The same for `validation_path`; not given: `val.txt`."""
+    root: str = ""
+    """Sources image_list and hdf5: where the relative paths of a list begin; not given: the current directory, or
+    the list's own."""
     header: bool = True
     """Source csv: the first line names the columns; if not, they are `_c0`, `_c1` and so on."""
     s3_endpoint: str = ""

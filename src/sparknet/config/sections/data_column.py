@@ -204,3 +204,5 @@ class Beside:
     """As `data.labels`."""
     validation_labels: str = ""
     """As `data.validation_labels`."""
+    root: str = ""
+    """As `data.root`."""

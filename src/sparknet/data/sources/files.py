@@ -27,6 +27,10 @@ class Location:
     """Which files of a standard directory."""
     labels: str = ""
     """A file of labels beside the images, for the sources that need one."""
+    root: str = ""
+    """Where the relative paths of a list begin, for the sources that read one."""
+    columns: tuple[str, ...] = ()
+    """Which columns are wanted, for the sources that have columns of their own; (): all."""
     class_names: tuple[str, ...] = ()
     """Names of the classes by number, where other rows have settled them: validation rows are numbered as the
     training rows were."""

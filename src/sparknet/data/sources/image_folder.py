@@ -18,7 +18,7 @@ from sparknet.data.sources.source import Source
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import BadImage, DataError
 
-__all__ = ["FolderPartition", "open_source", "read"]
+__all__ = ["FolderPartition", "open_source", "read", "read_files"]
 
 _PARTITION_FILES = 512
 _READERS = 8  # an object store answers a request in some 30 ms, however small the file
@@ -93,13 +93,18 @@ def read(partition: FolderPartition, storage: Storage = LOCAL) -> Iterator[pa.Re
         DataError: a file is gone or cannot be read.
     """
     root = storage.place(partition.directory)
+    return read_files(partition, [root / name for name in partition.names])
+
+
+def read_files(partition: FolderPartition, places: Sequence[Place]) -> Iterator[pa.RecordBatch]:
+    """The same, of images that lie at these places."""
     batch = NamedRows()
     with ThreadPoolExecutor(_READERS) as pool:
         # Group by group: `map` would otherwise read the whole partition ahead of whoever takes the rows.
         for start, stop in _groups(partition.sizes):
-            places = [root / name for name in partition.names[start:stop]]
-            contents = pool.map(_content, places, partition.sizes[start:stop])
-            facts = zip(partition.names[start:stop], partition.labels[start:stop], places, contents, strict=True)
+            contents = pool.map(_content, places[start:stop], partition.sizes[start:stop])
+            names, labels = partition.names[start:stop], partition.labels[start:stop]
+            facts = zip(names, labels, places[start:stop], contents, strict=True)
             for name, label, place, data in facts:
                 error = _what_is_wrong(place, data)
                 row = NamedRow(name=name, error=error) if error else NamedRow(name=name, image=data, label=label)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 from sparknet.config import Data
 from sparknet.data.rows.column_plan import ColumnPlan
@@ -73,7 +74,8 @@ class OpenedSource:
             name=name,
             dtype=rule.dtype or ("int64" if rule.kind == "ids" else None),
             shape=rule.shape or (found.shape if found else ()),
-            number_shape=(1,) if is_input else (),
+            # Caffe's nets take single numbers as such, and others as vectors of one.
+            number_shape=() if not is_input or data.class_values == "stored" else (1,),
             length=rule.length,
             pad=rule.pad,
             truncate=rule.truncate,
@@ -111,13 +113,14 @@ class OpenedSource:
             DataError: a file is damaged.
         """
         inputs = [self._input(data, name) for name in data.input_names]
-        # Unknown until the rows are read: whoever asks builds its net later.
-        if None in inputs:
+        targets = tuple(self._target(data, name) for name in data.target_names)
+        # Unknown until the rows are read: whoever asks builds its net later. So is whether fractions are classes.
+        if None in inputs or any(one.classes is not None and one.dtype == "float32" for one in targets):
             return None
         found = self.source.schema if self.source else None
         return RowSchema(
             inputs=tuple(column for column in inputs if column is not None),
-            targets=tuple(self._target(data, name) for name in data.target_names),
+            targets=targets,
             weight=data.weight,
             class_names=found.class_names if found else (),
         )
@@ -128,15 +131,22 @@ class OpenedSource:
         if found and found.image and not shape:
             size = plan.resize or self._size_of_first
             shape = (_COLOURS, *size) if size else ()
-        return (
-            Column(name=name, dtype=plan.dtype or (found.dtype if found else "float32"), shape=shape)
-            if shape
-            else None
-        )
+        if found and not found.image and not shape:
+            shape = plan.number_shape
+        elif not shape:
+            return None
+        return Column(name=name, dtype=plan.dtype or self._stored_dtype(found), shape=shape)
+
+    def _stored_dtype(self, found: Column | None) -> Literal["uint8", "float32", "int64"]:
+        """What becomes of numbers of which nothing is said: in lists and as inputs whole ones are float32 too."""
+        return found.dtype if found and (found.dtype == "uint8" or not self.format.has_columns) else "float32"
 
     def _target(self, data: Data, name: str) -> Column:
         plan, found = self.column_plan(data, name), self._found(name)
-        dtype = plan.dtype or (found.dtype if found else "int64" if plan.classes is not None else "float32")
+        if found is not None and found.shape:
+            dtype = plan.dtype or self._stored_dtype(found)
+        else:
+            dtype = plan.dtype or (found.dtype if found else "int64" if plan.classes is not None else "float32")
         return Column(name=name, dtype=dtype, shape=plan.shape, classes=plan.classes)
 
     @cached_property
@@ -218,6 +228,7 @@ def data_of_parts(data: Data) -> list[tuple[Data, dict[str, str]]]:
             validation_path=beside.validation_path,
             labels=beside.labels,
             validation_labels=beside.validation_labels,
+            root=beside.root,
             inputs=(column,),
             targets=(column,),
             columns={} if rule is None else {column: rule},
@@ -294,6 +305,8 @@ def _locate(data: Data, *, validation: bool) -> Location:
         path=data.validation_path if validation else data.path,
         split="test" if validation else "train",
         labels=data.validation_labels if validation else data.labels,
+        root=data.root,
+        columns=data.column_names,
         storage=Storage(s3_endpoint=data.s3_endpoint),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparknet.config import Data
-from sparknet.data.sources import cifar10, digits, image_folder, image_tar, lmdb, mnist
+from sparknet.data.sources import cifar10, digits, hdf5, image_folder, image_list, image_tar, lmdb, mnist
 from sparknet.data.sources.source import Reader
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError
@@ -34,6 +34,10 @@ class Format:
     """Its directories' names are the classes, which training rows number for all others."""
     names_rows: bool = False
     """Its rows have names and may be damaged: columns `name` and `error`."""
+    has_root: bool = False
+    """It reads a list, whose relative paths may begin at `data.root`."""
+    has_columns: bool = False
+    """Its rows have columns of their own, as a table's, and no fixed image and label."""
     holds_tests: Callable[[Place], bool] | None = None
     """Tells whether a place of training rows holds test rows too, under standard names; None: no place does."""
     held_out: float = 0.0
@@ -60,6 +64,15 @@ FORMATS: dict[str, Format] = {
     ),
     "image_folder": Format(
         what="a directory of images for each class", reader=image_folder, names_classes=True, names_rows=True
+    ),
+    "image_list": Format(
+        what="a list of image files, lines `PATH LABEL`", reader=image_list, has_root=True, names_rows=True
+    ),
+    "hdf5": Format(
+        what="HDF5 files, or a list of them, whose data sets are columns",
+        reader=hdf5,
+        has_root=True,
+        has_columns=True,
     ),
     "csv": Format(what="CSV", has_header=True),
     "parquet": Format(what="Parquet"),
@@ -89,6 +102,8 @@ def find_format(data: Data) -> Format:
             f"data.labels and data.validation_labels is {(data.labels, data.validation_labels)!r}; source "
             f"{data.source} has its labels with its rows: leave them out"
         )
+    if data.root and not found.has_root:
+        raise ConfigError(f"data.root is {data.root!r}; source {data.source} reads no list of files: leave it out")
     if data.features and found.reader is not None:
         raise ConfigError(
             f"data.features is {list(data.features)}; source {data.source} has one input, image, and no columns to "

@@ -101,7 +101,8 @@ def prepare(
     """
     sources = sources or open_sources(data)
     opened = sources.train
-    if opened.source:
+    files: list[Any]
+    if opened.source and not opened.format.has_columns:
         rows: OpenedSources | _Frames = sources
         files = [describe_files(side.listed.files) for side in sources.sides]
     else:
@@ -111,7 +112,10 @@ def prepare(
                 spark, lambda: [read_source(spark, side, data) for side in sources.sides], doing=_DOING
             )
             rows = _Frames(train=frames[0], validation=frames[1] if sources.validation else None)
-            files = [describe_file_source(frame) for frame in frames]
+            files = [
+                describe_files(side.source.files) if side.source else describe_file_source(frame)
+                for side, frame in zip(sources.sides, frames, strict=True)
+            ]
     return _prepared(
         _Preparation(
             spark=spark,

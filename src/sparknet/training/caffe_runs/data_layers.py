@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
+from sparknet.caffe.layers.inputs import INPUT_LAYERS
 from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.solver.named_files import find_file
 from sparknet.data.sources.registry import FORMATS
@@ -19,61 +20,156 @@ _HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Fed:
+    """A data layer, and the rows that it names."""
+
+    layer: LayerParameter
+    source: str
+    """The format of the rows."""
+    path: str
+    """Empty where they are not on this machine."""
+    root: str = ""
+    """Where a list's relative paths begin."""
+    rule: dict[str, Any]
+    """What is said of its images, as keys of their column."""
+
+    def column(self, top: str) -> str:
+        """Which column of the rows a top is."""
+        if self.source == "hdf5":
+            return top
+        return "label" if list(self.layer.top).index(top) else "image"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NetSources:
     """What the data layers of a net's two phases say of where rows come from."""
 
     spec: NetSpec
     directory: Path
-    """A database is looked for from the current directory, as in Caffe, and else from here."""
+    """A file is looked for from the current directory, as in Caffe, and else from here."""
 
-    def database(self, phase: PhaseName) -> str:
-        """Path of the LMDB that a phase reads; empty where it reads none that is on this machine.
+    def path(self, phase: PhaseName, source: str) -> str:
+        """Path of the rows of this format that a phase reads; empty where it reads none that are on this machine.
 
         Raises:
-            ConfigError: the database is of LevelDB's format.
+            ConfigError: they are a database of LevelDB's format.
         """
-        layers = self._databases(phase)
-        return self._source(layers[0]) if layers else ""
+        layers = self._fed(phase)
+        return layers[0].path if layers and layers[0].source == source else ""
 
-    def beside(self, testing: bool) -> dict[str, Any]:
-        """The `data` keys of further databases that are read in step with the first, one column for each top.
+    def table(self, *, testing: bool, held_out: bool) -> dict[str, Any]:
+        """The `data` table of what the layers name: all sources of a phase are read in step.
+
+        The first source is that of the images; of further ones each top is a column.
 
         Args:
-            testing: only those of phase TEST are needed.
+            testing: only the rows of phase TEST are needed.
+            held_out: the settings say which rows are held out, so that of one source phase TEST's are not needed.
 
         Raises:
-            ConfigError: a database is missing in one of the phases, or is of LevelDB's format.
+            ConfigError: a phase names no rows, or such as are not here, or the phases do not go together.
         """
-        first, *others = self._databases("TEST" if testing else "TRAIN")
-        found: dict[str, dict[str, str]] = {}
-        for layer in others:
-            for place, top in enumerate(layer.top):
-                paths = {phase: self._source_of_top(phase, top) for phase in ("TRAIN", "TEST")}
-                train = paths["TEST"] if testing else paths["TRAIN"]
-                column = "label" if place else "image"
-                found[top] = {"source": "lmdb", "path": train, "validation_path": paths["TEST"], "column": column}
+        fed: dict[PhaseName, list[_Fed]] = {phase: self._fed(phase) for phase in _PHASES}
+        several = any(len(layers) > 1 for layers in fed.values())
+        needed: tuple[PhaseName, ...] = (
+            ("TEST",) if testing else ("TRAIN",) if held_out and not several else _PHASES
+        )
+        for phase in needed:
+            if not fed[phase] or not all(one.path for one in fed[phase]):
+                raise ConfigError(
+                    f"--data is not given, and {self._missing(phase)}: give --data KIND:PATH, as in --data "
+                    "lmdb:PATH"
+                )
+        first = fed["TEST" if testing else "TRAIN"][0]
+        held = fed["TEST"][0] if "TEST" in needed else None
+        if held is not None and held.source != first.source:
+            raise ConfigError(
+                f"{self.spec.source}: layer {first.layer.name!r} reads {first.source} and {held.layer.name!r} "
+                f"reads {held.source}; both phases must read rows of one format: make the layers alike, or give "
+                "--data"
+            )
+        table: dict[str, Any] = {"source": first.source, "path": first.path}
+        table |= {"root": first.root} if first.root else {}
+        table |= {"validation_path": held.path} if held is not None else {}
+        if not several:
+            return table | self._columns_of(first) | first.rule
+        return table | self._in_step(first, fed["TEST" if testing else "TRAIN"][1:], fed["TEST"])
+
+    def _columns_of(self, first: _Fed) -> dict[str, Any]:
+        """Names of the columns of a single source that has its own."""
+        if first.source != "hdf5":
+            return {}
         judged = self._judged_blobs()
-        own = ["label"] if len(first.top) > 1 else []
+        inputs = [top for top in first.layer.top if top not in judged]
+        targets = [top for top in first.layer.top if top in judged]
+        # A column may be both: a net that is measured by what it is given.
+        return {"inputs": inputs or targets, "targets": targets or inputs}
+
+    def _in_step(self, first: _Fed, others: list[_Fed], tests: list[_Fed]) -> dict[str, Any]:
+        """What is said of several sources beside the first one's own."""
+        beside: dict[str, dict[str, str]] = {}
+        rules: dict[str, dict[str, Any]] = {}
+        for one in others:
+            for top in one.layer.top:
+                held = next((test for test in tests if top in test.layer.top), None)
+                if held is None or held.source != one.source:
+                    raise ConfigError(
+                        f"{self.spec.source}: blob {top!r} comes from rows of its own ({one.source}), and in phase "
+                        f"TEST {'from ' + held.source if held else 'no data layer gives it'}; all sources of a net "
+                        "are read in step: give both phases the same blobs"
+                    )
+                beside[top] = {
+                    "source": one.source,
+                    "path": one.path,
+                    "validation_path": held.path,
+                    "column": one.column(top),
+                }
+                beside[top] |= {"root": one.root} if one.root else {}
+                if one.rule and one.column(top) == "image":
+                    rules[top] = one.rule
+        judged = self._judged_blobs()
+        own = {top: top if first.source == "hdf5" else first.column(top) for top in first.layer.top}
+        if first.rule:
+            rules["image"] = first.rule
+        inputs = [column for top, column in own.items() if column != "label" and top not in judged]
+        targets = [column for top, column in own.items() if column == "label" or top in judged]
+        targets += [top for top in beside if top in judged]
         return {
-            "beside": found,
-            "inputs": ["image", *(top for top in found if top not in judged)],
-            "targets": [*own, *(top for top in found if top in judged)] or ["label"],
+            "beside": beside,
+            "inputs": [*inputs, *(top for top in beside if top not in judged)],
+            # Without any, a net that is measured by what it is given.
+            "targets": targets or inputs[:1],
+            **({"columns": rules} if rules else {}),
         }
 
-    @property
-    def several(self) -> bool:
-        """Whether phase TRAIN, or in a file without one phase TEST, reads several databases."""
-        return any(len(self._databases(phase)) > 1 for phase in ("TRAIN", "TEST"))
-
-    def _databases(self, phase: PhaseName) -> list[LayerParameter]:
-        """Data layers that name a database, first the one with the images."""
+    def _fed(self, phase: PhaseName) -> list[_Fed]:
+        """Data layers that name rows, first the one with the images."""
+        judged = self._judged_blobs()
         layers = [
             layer
             for layer in self.spec.select(phase).parameters.layer
-            if layer.type == "Data" and layer.data_param.source
+            if layer.type in _NAMING and getattr(layer, _NAMING[layer.type][0]).source
         ]
-        judged = self._judged_blobs()
-        return sorted(layers, key=lambda layer: layer.top[0] in judged)
+        return [self._fed_by(layer) for layer in sorted(layers, key=lambda layer: layer.top[0] in judged)]
+
+    def _fed_by(self, layer: LayerParameter) -> _Fed:
+        key, source = _NAMING[layer.type]
+        said = getattr(layer, key)
+        path = find_file(said.source, self.directory)
+        # Published nets name the files of their authors: one that is not here is as good as none named.
+        if not Path(path).exists():
+            path = ""
+        if path and layer.type == "Data" and layer.data_param.backend != layer.data_param.LMDB:
+            raise ConfigError(
+                f"{self.spec.source}: layer {layer.name!r} reads {path} as LevelDB, which is not read here; make "
+                "an LMDB of it, set backend: LMDB, or name other rows: --data KIND:PATH"
+            )
+        root, rule = "", dict[str, Any]()
+        if layer.type == "ImageData":
+            images = layer.image_data_param
+            root = find_file(images.root_folder, self.directory) if images.root_folder else ""
+            rule = _size_of_images(layer)
+        return _Fed(layer=layer, source=source, path=path, root=root, rule=rule)
 
     def _judged_blobs(self) -> set[str]:
         """Blobs against which a loss or a measure holds what the net has found: every bottom but the first."""
@@ -84,47 +180,45 @@ class NetSources:
             for bottom in layer.bottom[1:]
         }
 
-    def _source_of_top(self, phase: PhaseName, top: str) -> str:
-        layer = next((layer for layer in self._databases(phase) if top in layer.top), None)
-        source = self._source(layer) if layer else ""
-        if not source:
-            named = f"layer {layer.name!r} names {layer.data_param.source!r}" if layer else "no layer makes it"
-            raise ConfigError(
-                f"{self.spec.source}: blob {top!r} comes from a database of its own, and in phase {phase} {named}, "
-                "which is not here: all databases of a net are read in step: correct the paths"
-            )
-        return source
-
-    def _source(self, layer: LayerParameter) -> str:
-        source = find_file(layer.data_param.source, self.directory)
-        # Published nets name the databases of their authors: one that is not here is as good as none named.
-        if not Path(source).exists():
-            return ""
-        if layer.data_param.backend != layer.data_param.LMDB:
-            raise ConfigError(
-                f"{self.spec.source}: layer {layer.name!r} reads {source} as LevelDB, which is not read here; make "
-                "an LMDB of it, set backend: LMDB, or name other rows: --data KIND:PATH"
-            )
-        return source
-
     def resize(self) -> list[int]:
         """Height and width that an ImageData layer brings its images to; empty where there is none."""
-        # Only the size is taken: the layer's list of files is no source of rows here.
-        layer = self._layer("TRAIN", "ImageData") or self._layer("TEST", "ImageData")
-        if layer is None or not layer.image_data_param.new_height:
-            return []
-        return [int(layer.image_data_param.new_height), int(layer.image_data_param.new_width)]
+        for phase in _PHASES:
+            for layer in self.spec.select(phase).parameters.layer:
+                if layer.type == "ImageData" and layer.image_data_param.new_height:
+                    return _size_of_images(layer)["resize"]
+        return []
 
-    def missing(self, phase: PhaseName) -> str:
-        """Why a phase names no rows, for messages."""
-        layer = self._layer(phase, "Data")
-        if layer is None:
-            return f"phase {phase} of {self.spec.source} has no Data layer"
-        return f"layer {layer.name!r} of {self.spec.source} names {layer.data_param.source!r}, which is not here"
+    def _missing(self, phase: PhaseName) -> str:
+        """Why a phase names no rows."""
+        for one in self._fed(phase):
+            if not one.path:
+                named = getattr(one.layer, _NAMING[one.layer.type][0]).source
+                return f"layer {one.layer.name!r} of {self.spec.source} names {named!r}, which is not here"
+        for layer in self.spec.select(phase).parameters.layer:
+            if layer.type in INPUT_LAYERS:
+                return (
+                    f"phase {phase} of {self.spec.source} has no Data layer that names rows: layer {layer.name!r} "
+                    f"({layer.type}) takes what it is given"
+                )
+        return f"phase {phase} of {self.spec.source} has no Data layer"
 
-    def _layer(self, phase: PhaseName, kind: str) -> LayerParameter | None:
-        layers = self.spec.select(phase).parameters.layer
-        return next((layer for layer in layers if layer.type == kind), None)
+
+_PHASES: tuple[PhaseName, ...] = ("TRAIN", "TEST")
+_NAMING = {
+    "Data": ("data_param", "lmdb"),
+    "ImageData": ("image_data_param", "image_list"),
+    "HDF5Data": ("hdf5_data_param", "hdf5"),
+}
+"""By type of layer the field that names its rows, and their format."""
+
+
+def _size_of_images(layer: LayerParameter) -> dict[str, Any]:
+    """What an ImageData layer says of its images, as keys of their column."""
+    images = layer.image_data_param
+    if not images.new_height:
+        return {}
+    size = [int(images.new_height), int(images.new_width)]
+    return {"resize": size} if images.is_color else {"resize": size, "shape": [1, *size]}
 
 
 def data_source(
@@ -148,7 +242,11 @@ def data_source(
     held_out = any(_key(setting) in _HELD_OUT for setting in overrides)
     resize = {"resize": net.resize()} if net is not None and net.resize() else {}
     if source is None:
-        return resize | _of_layers(net, testing=testing, held_out=held_out)
+        if net is None:
+            raise ConfigError(
+                "--data is not given, and there is no net: give --data KIND:PATH, as in --data lmdb:PATH"
+            )
+        return net.table(testing=testing, held_out=held_out)
     kind, path = _kind_and_path(source)
     table: dict[str, Any] = {"source": kind, "path": path, **resize}
     if held_out:
@@ -157,27 +255,13 @@ def data_source(
         return {**table, "validation_fraction": FORMATS[kind].held_out}
     if testing or _has_tests(kind, path, overrides):
         return {**table, "validation_path": path}  # where its test files are missing, the source itself says so
-    database = net.database("TEST") if net is not None and kind == "lmdb" else ""
-    if database:
-        return {**table, "validation_path": database}
+    tests = net.path("TEST", kind) if net is not None else ""
+    if tests:
+        return {**table, "validation_path": tests}
     raise ConfigError(
         f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
         "others, --set data.validation_fraction=0.1 draws a share"
     )
-
-
-def _of_layers(net: NetSources | None, *, testing: bool, held_out: bool) -> dict[str, Any]:
-    found = {phase: net.database(phase) for phase in ("TRAIN", "TEST")} if net is not None else {}
-    needed = ("TEST",) if testing else ("TRAIN",) if held_out else ("TRAIN", "TEST")
-    for phase in needed:
-        if not found.get(phase):
-            why = net.missing(phase) if net is not None else "there is no net"
-            raise ConfigError(f"--data is not given, and {why}: give --data KIND:PATH, as in --data lmdb:PATH")
-    beside = net.beside(testing) if net is not None and net.several else {}
-    if testing:
-        return {"source": "lmdb", "path": found["TEST"], "validation_path": found["TEST"], **beside}
-    table = {"source": "lmdb", "path": found["TRAIN"], **beside}
-    return table if held_out else {**table, "validation_path": found["TEST"]}
 
 
 def _kind_and_path(source: str) -> tuple[str, str]:

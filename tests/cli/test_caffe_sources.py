@@ -1,0 +1,203 @@
+"""Caffe nets whose data layers name HDF5 files, lists of images, and several sources in step, as users run them."""
+
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cli_process import Host, Outcome
+from sparknet.data.export.lmdb_writer import DatabaseWriter
+from sparknet.data.sources.datum import write
+
+pytestmark = pytest.mark.spark
+
+ROWS, TESTS = 24, 10
+SOLVER = """net: "net.prototxt" base_lr: 0.05 lr_policy: "fixed" max_iter: 8 test_iter: 2 test_interval: 4
+random_seed: 1 snapshot_prefix: "snap/net" """
+HDF5 = """layer {{ name: "rows" type: "HDF5Data" {tops} include {{ phase: {phase} }}
+  hdf5_data_param {{ source: "{phase}.txt" batch_size: 5 }} }}
+"""
+IMAGES = """layer {{ name: "rows" type: "ImageData" top: "data" top: "label" include {{ phase: {phase} }}
+  transform_param {{ scale: 0.00390625 }}
+  image_data_param {{ source: "{phase}-images.txt" batch_size: 5 new_height: 6 new_width: 4 root_folder: "images/"
+    is_color: {colour} }} }}
+"""
+LMDB = """layer {{ name: "images" type: "Data" top: "data" include {{ phase: {phase} }}
+  transform_param {{ scale: 0.00390625 }} data_param {{ source: "{phase}_lmdb" batch_size: 5 backend: LMDB }} }}
+"""
+REGRESSION = """
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 2
+  weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "goal" top: "loss" }
+"""
+CLASSES = """
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 3
+  weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
+"""
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory):
+    """Runs commands with a session that is there already."""
+    host = Host(tmp_path_factory.mktemp("warm"), with_spark=True)
+    yield host
+    host.close()
+
+
+def both(text: str, **more: str) -> str:
+    return "".join(text.format(phase=phase, **more) for phase in ("TRAIN", "TEST"))
+
+
+def write_hdf5(directory: Path, phase: str, sets: dict[str, np.ndarray]) -> None:
+    """Two files, and the list that names them."""
+    cut = len(next(iter(sets.values()))) // 3
+    for number, part in enumerate((slice(0, cut), slice(cut, None))):
+        with h5py.File(directory / f"{phase}{number}.h5", "w") as file:
+            for name, values in sets.items():
+                file[name] = values[part]
+    (directory / f"{phase}.txt").write_text(f"{phase}0.h5\n{phase}1.h5\n")
+
+
+def write_net(directory: Path, text: str) -> None:
+    (directory / "net.prototxt").write_text(text)
+    (directory / "solver.prototxt").write_text(SOLVER)
+
+
+def train(warm: Host, directory: Path) -> Outcome:
+    return warm.run("train", "--solver", "solver.prototxt", "--workers", 2, "--run-dir", "run", cwd=directory)
+
+
+def test_scores(warm: Host, directory: Path) -> dict[str, float]:
+    """What `sparknet test` prints of the last snapshot, by output."""
+    (weights,) = (directory / "snap").glob("*.caffemodel")
+    done = warm.run("test", "--model", "net.prototxt", "--weights", weights, cwd=directory)
+    assert done.code == 0, done.err
+    lines = [line.split(" = ") for line in done.out.splitlines() if " = " in line and " s  " not in line]
+    return {name: float(value.split()[0]) for name, value, *_ in lines}
+
+
+test_scores.__test__ = False
+
+
+def weights_of(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    found = load_file(directory / "run" / "model" / "weights.safetensors")
+    (matrix,) = (value for value in found.values() if value.ndim == 2)
+    (bias,) = (value for value in found.values() if value.ndim == 1)
+    return matrix, bias
+
+
+def test_hdf5_files(warm: Host, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    sets = {
+        phase: {
+            "data": random.standard_normal((rows, 4)),
+            "goal": random.standard_normal((rows, 2)).astype(np.float32),
+            "unused": random.standard_normal(rows),
+        }
+        for phase, rows in (("TRAIN", ROWS), ("TEST", TESTS))
+    }
+    for phase, one in sets.items():
+        write_hdf5(tmp_path, phase, one)
+    write_net(tmp_path, both(HDF5, tops='top: "data" top: "goal"') + REGRESSION)
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    assert f"{ROWS} training rows, {TESTS} held out" in done.out
+    matrix, bias = weights_of(tmp_path)
+    found = sets["TEST"]["data"].astype(np.float32) @ matrix.T + bias
+    expected = ((found - sets["TEST"]["goal"]) ** 2).sum() / (2 * TESTS)
+    assert test_scores(warm, tmp_path)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_of_hdf5_files_are_classes_to_the_layers_that_take_them_so(warm: Host, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    for phase, rows in (("TRAIN", ROWS), ("TEST", TESTS)):
+        labels = random.integers(0, 3, (rows, 1)).astype(np.float32)
+        sets = {"data": random.standard_normal((rows, 4)), "label": labels}
+        write_hdf5(tmp_path, phase, sets)
+    write_net(tmp_path, both(HDF5, tops='top: "data" top: "label"') + CLASSES)
+    assert train(warm, tmp_path).code == 0
+    matrix, bias = weights_of(tmp_path)
+    right = ((sets["data"].astype(np.float32) @ matrix.T + bias).argmax(1) == labels[:, 0]).mean()
+    assert test_scores(warm, tmp_path)["accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("colour", ["true", "false"])
+def test_a_list_of_images(warm: Host, tmp_path: Path, colour: str) -> None:
+    random = np.random.default_rng(2)
+    (tmp_path / "images").mkdir()
+    images = random.integers(0, 256, (ROWS, 6, 4, 3), np.uint8)
+    labels = random.integers(0, 3, ROWS)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / "images" / f"{number} a.png"), image)
+    for phase, rows in (("TRAIN", range(ROWS)), ("TEST", range(TESTS))):
+        lines = "".join(f"{row} a.png {labels[row]}\n" for row in rows)
+        (tmp_path / f"{phase}-images.txt").write_text(lines)
+    write_net(tmp_path, both(IMAGES, colour=colour) + CLASSES)
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    # The layer's own order of channels is OpenCV's.
+    seen = (
+        images
+        if colour == "true"
+        else np.stack([cv2.cvtColor(one, cv2.COLOR_BGR2GRAY)[..., None] for one in images])
+    )
+    matrix, bias = weights_of(tmp_path)
+    flat = seen[:TESTS].transpose(0, 3, 1, 2).reshape(TESTS, -1).astype(np.float32) / 256
+    right = ((flat @ matrix.T + bias).argmax(1) == labels[:TESTS]).mean()
+    assert test_scores(warm, tmp_path)["accuracy"] == pytest.approx(right)
+
+
+def in_step(directory: Path, goals: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images in an LMDB, and what is to be found of them in HDF5 files; by phase."""
+    random = np.random.default_rng(3)
+    made: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for phase, rows in (("TRAIN", ROWS), ("TEST", TESTS)):
+        images = random.integers(0, 256, (rows, 3, 2, 2), np.uint8)
+        goal = random.standard_normal((goals[phase], 2)).astype(np.float32)
+        with DatabaseWriter(directory / f"{phase}_lmdb") as writer:
+            for image in images:
+                writer.append(write(shape=(3, 2, 2), data=image.tobytes(), label=0, encoded=False), "")
+        write_hdf5(directory, phase, {"goal": goal})
+        made[phase] = images, goal
+    write_net(directory, both(LMDB) + both(HDF5, tops='top: "goal"') + REGRESSION)
+    return made
+
+
+def test_an_lmdb_and_hdf5_files_in_step(warm: Host, tmp_path: Path) -> None:
+    images, goal = in_step(tmp_path, {"TRAIN": ROWS, "TEST": TESTS})["TEST"]
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    (weights,) = (tmp_path / "snap").glob("*.caffemodel")
+    matrix, bias = weights_of(tmp_path)
+    found = images.reshape(TESTS, -1).astype(np.float32) / 256 @ matrix.T + bias
+    expected = ((found - goal) ** 2).sum() / (2 * TESTS)
+    assert test_scores(warm, tmp_path)["loss"] == pytest.approx(expected, rel=1e-5)
+    done = warm.run("test", "--model", "net.prototxt", "--weights", weights, "--iterations", 1, cwd=tmp_path)
+    expected = ((found[:5] - goal[:5]) ** 2).sum() / 10
+    assert f"loss = {expected:g}"[:12] in done.out
+
+
+def test_sources_of_different_length_are_refused(warm: Host, tmp_path: Path) -> None:
+    in_step(tmp_path, {"TRAIN": ROWS, "TEST": TESTS - 1})
+    done = train(warm, tmp_path)
+    assert done.code == 1
+    assert (
+        "data.beside.goal has 24 training and 9 validation rows, and the data beside it have 24 and 10; rows go "
+        "together one by one: give sources of as many rows"
+    ) in done.err
+
+
+def test_a_layer_whose_files_are_not_here_is_named(warm: Host, tmp_path: Path) -> None:
+    write_net(tmp_path, both(HDF5, tops='top: "data" top: "goal"') + REGRESSION)
+    train(warm, tmp_path).refused(
+        2, "layer 'rows' of net.prototxt names 'TRAIN.txt', which is not here: give --data KIND:PATH"
+    )
+    memory = """layer { name: "m" type: "MemoryData" top: "data" top: "goal"
+      memory_data_param { batch_size: 5 channels: 4 height: 1 width: 1 } }"""
+    write_net(tmp_path, memory + REGRESSION)
+    train(warm, tmp_path).refused(2, "that names rows: layer 'm' .MemoryData. takes what it is given: give --data")
