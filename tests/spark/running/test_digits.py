@@ -30,13 +30,11 @@ def test_workers_are_born_with_what_training_imports(spark: SparkSession) -> Non
 
     def imported(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
-            names = [
-                name for name in ("sparknet.spark.running.worker_task", "torch._dynamo") if name in sys.modules
-            ]
+            names = [name for name in ("sparknet.spark.running.worker_job", "torch._dynamo") if name in sys.modules]
             yield pa.record_batch({"name": pa.array(names, pa.string())})
 
     rows = spark.range(0, 1, 1, 1).mapInArrow(imported, "name string").collect()
-    assert [row.name for row in rows] == ["sparknet.spark.running.worker_task", "torch._dynamo"]
+    assert [row.name for row in rows] == ["sparknet.spark.running.worker_job", "torch._dynamo"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

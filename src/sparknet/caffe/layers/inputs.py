@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
-
 from sparknet.caffe.layers.layer import Shape
 from sparknet.caffe.schema import LayerParameter
 from sparknet.errors import NetError
@@ -135,6 +133,9 @@ def _is_file(path: str) -> bool:
 
 def _item_shapes(path: Path, names: Iterable[str]) -> list[Shape]:
     """Shapes of the datasets of an HDF5 file without their first axis."""
+    # Imported here, as wherever HDF5 is read: nets without it need not have it.
+    import h5py
+
     try:
         with h5py.File(path) as file:
             shapes: list[Shape] = []

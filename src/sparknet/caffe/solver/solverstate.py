@@ -3,9 +3,8 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import h5py
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -13,6 +12,9 @@ from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.schema import SolverState
 from sparknet.caffe.weights.blobs import Array, array_of, blob_of
 from sparknet.errors import CheckpointError, NetError
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["SavedState", "read_state", "write_state"]
 
@@ -119,6 +121,9 @@ def _write_binary(state: SavedState, path: Path) -> None:
 
 
 def _read_hdf5(name: str) -> SavedState:
+    # Imported here, as wherever HDF5 is read: nets without it need not have it.
+    import h5py
+
     with h5py.File(name, "r") as file:
         missing = [key for key in ("iter", "current_step", "history") if key not in file]
         if missing:
@@ -139,6 +144,8 @@ def _blob(dataset: Any) -> Array:
 
 
 def _write_hdf5(state: SavedState, path: Path) -> None:
+    import h5py
+
     with h5py.File(path, "w") as file:
         for key, number in (("iter", state.iteration), ("current_step", state.current_step)):
             # An array of one, as Caffe's hdf5_save_int writes it.
@@ -149,8 +156,10 @@ def _write_hdf5(state: SavedState, path: Path) -> None:
             history.create_dataset(str(place), data=array)
 
 
-def _write_c_string(file: h5py.File, key: str, text: str) -> None:
+def _write_c_string(file: "h5py.File", key: str, text: str) -> None:
     """A string of fixed length with its terminating zero: Caffe reads it into a buffer of just that length."""
+    import h5py
+
     data = text.encode()
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(data) + 1)

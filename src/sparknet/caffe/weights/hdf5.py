@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from sparknet.caffe.net_files import written_whole
@@ -17,6 +16,7 @@ from sparknet.caffe.weights.blobs import Array
 from sparknet.errors import NetError
 
 if TYPE_CHECKING:
+    import h5py
     from _typeshed import ReadableBuffer as Buffer
 
 __all__ = ["MAGIC", "read_hdf5", "write_hdf5"]
@@ -32,6 +32,9 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, dict[int, Array]]:
     Raises:
         NetError: the file is damaged, or is no weight file.
     """
+    # Imported here, as wherever HDF5 is read: nets without it need not have it.
+    import h5py
+
     source = os.fspath(path)
     found: dict[str, dict[int, Array]] = {}
 
@@ -60,7 +63,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, dict[int, Array]]:
     return found
 
 
-def _array(dataset: h5py.Dataset, where: str) -> Array:
+def _array(dataset: "h5py.Dataset", where: str) -> Array:
     kind: np.dtype[Any] = dataset.dtype
     if kind.kind != "f" or kind.itemsize not in (4, 8):
         raise NetError(f"{where} holds {kind}; a blob is float32 or float64")
@@ -77,6 +80,8 @@ def write_hdf5(blobs: Mapping[str, Mapping[int, Array]], path: str | os.PathLike
     Raises:
         NetError: it cannot be written, or a layer's name cannot be that of a group.
     """
+    import h5py
+
     for name in blobs:
         # HDF5 passes over such parts, so that the group would be found under another name
         if any(part in ("", ".") for part in name.split("/")):

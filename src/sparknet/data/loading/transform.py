@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from sparknet.data.loading.row_random import places, tosses
@@ -203,7 +202,7 @@ class Normalise:
                 # The image is turned and not the window, so the window is taken from the other side. It is
                 # mirrored as it is stored: a fourth of the bytes, and OpenCV is six times as fast at it as numpy
                 flat = np.ascontiguousarray(image).reshape(-1, shape[-1])
-                cv2.flip(flat, 1, spare.reshape(flat.shape))
+                _mirror(flat, spare.reshape(flat.shape))
                 image, x = spare, shape[-1] - row.shape[-1] - x
             window = ... if whole else (..., slice(y, y + self.crop), slice(x, x + self.crop))
             # Converted first and then subtracted, in float32: uint8 would wrap round, and this order is Caffe's.
@@ -264,12 +263,21 @@ def channel_values(values: tuple[float, ...], shape: tuple[int, ...]) -> np.ndar
     return spread.reshape(-1, *(1,) * (len(shape) - 1)).copy()
 
 
+def _mirror(rows: np.ndarray, into: np.ndarray) -> None:
+    # Imported where images are worked on: on a device that does it itself, OpenCV need not be there.
+    import cv2
+
+    cv2.flip(rows, 1, into)
+
+
 def _subtract(row: np.ndarray, under: np.ndarray) -> None:
     """Take `under` off `row` in place; plane by plane where it is a window of a larger image.
 
     There numpy steps line by line, and OpenCV needs half its time; the sum is the same.
     """
     if row.ndim == 3 and under.shape == row.shape and not under.flags.c_contiguous:
+        import cv2
+
         for plane, under_plane in zip(row, under, strict=True):
             cv2.subtract(plane, under_plane, plane)
     else:

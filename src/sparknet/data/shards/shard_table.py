@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 
 from sparknet.data.rows.columns import Column, ImageForm, schema_of
-from sparknet.data.rows.image_codec import decode_into
 from sparknet.data.rows.ragged import Cells
 from sparknet.data.shards.shard_writer import ShardWriter, WrittenShard
 from sparknet.errors import BadImage, DataError
@@ -231,6 +230,9 @@ class ShardTable:
         return np.frombuffer(joined, column.dtype).reshape(len(first), *column.shape)
 
     def _decode(self, result: np.ndarray, places: _Places, *, name: str, form: ImageForm) -> None:
+        # Imported here: of tables of pixels nobody needs what decodes images.
+        from sparknet.data.rows.image_codec import decode_into
+
         wanted = list(enumerate(places.each()))
 
         def work(start: int, stop: int) -> None:

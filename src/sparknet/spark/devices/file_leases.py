@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import filelock
+from typing import TYPE_CHECKING, Any
 
 from sparknet.errors import ClusterError
 from sparknet.spark.devices.lease import Held
 from sparknet.whole_files import whole_file
+
+if TYPE_CHECKING:
+    import filelock
 
 __all__ = ["FileLeases"]
 
@@ -35,6 +36,9 @@ class FileLeases:
 
     def acquire(self, host: str, gpus: Sequence[str], *, holder: str, wait_seconds: float) -> "FileLease":
         """As the Protocol says; `host` is this one."""
+        # Imported here: where a device is given, nobody leases one.
+        import filelock
+
         self._make_directory()
         until = time.monotonic() + wait_seconds
         while True:
@@ -77,7 +81,7 @@ class FileLeases:
                 "which is running; end that process, and the lock is free"
             )
 
-    def _taken(self, lock: filelock.BaseFileLock, gpu: str, holder: str) -> "FileLease":
+    def _taken(self, lock: "filelock.BaseFileLock", gpu: str, holder: str) -> "FileLease":
         told = self._told(gpu)
         fence = int(told.get("fence", 0)) + 1
         values = {"fence": fence, "holder": holder, "pid": os.getpid(), "since": time.time()}
@@ -120,7 +124,7 @@ class FileLease:
         fence: counts the owners of this GPU.
     """
 
-    def __init__(self, gpu: str, fence: int, lock: filelock.BaseFileLock) -> None:
+    def __init__(self, gpu: str, fence: int, lock: "filelock.BaseFileLock") -> None:
         self.gpu = gpu
         self.fence = fence
         self._lock = lock
@@ -136,6 +140,8 @@ class FileLease:
 
 
 def _is_locked(path: Path) -> bool:
+    import filelock
+
     lock = filelock.FileLock(path, mode=0o666)
     try:
         lock.acquire(blocking=False)

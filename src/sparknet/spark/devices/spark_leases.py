@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from pyspark import TaskContext
-
 __all__ = ["SparkLease", "spark_gpus", "take_spark_gpu"]
 
 
@@ -25,6 +23,9 @@ class SparkLease:
 
 def spark_gpus() -> tuple[str, ...]:
     """Addresses of the GPUs that Spark has given this task; none outside a task, or where it has none to give."""
+    # Imported here: where nobody runs Spark, nobody asks.
+    from pyspark import TaskContext
+
     context = TaskContext.get()
     if context is None:
         return ()

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     if "pyspark.worker" in sys.argv:
         # What a session of ours asks for, by its tasks; in one that is the user's it may be training.
         # torch imports _dynamo with the first optimiser, which would take every new attempt a second.
-        asked = os.environ.get("SPARKNET_PREIMPORT", "sparknet.spark.running.worker_task torch._dynamo")
+        asked = os.environ.get("SPARKNET_PREIMPORT", "sparknet.spark.running.worker_job torch._dynamo")
         for module in asked.split():
             importlib.import_module(module)
     # A worker looks for garbage after each task: frozen, the imports' hundred thousand objects are passed over.

@@ -24,7 +24,8 @@ from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
 from sparknet.spark.running.supervision import Supervision
-from sparknet.spark.running.worker_task import WorkerPlan, run_workers
+from sparknet.spark.running.worker_job import run_workers
+from sparknet.spark.running.worker_task import WorkerPlan
 from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.coordination.best_round import Aim
 from sparknet.training.coordination.coordinator import Coordinator

@@ -1,28 +1,21 @@
-"""Workers as tasks of one ordinary Spark job: a frozen plan goes to a module-level function.
+"""What a worker is made of, from a frozen plan that travels to it: data, net, connections, and a device.
 
-The job reads `spark.range`, so no shuffle stands in its lineage: when an executor dies, Spark retries that
-task alone, never a stage that would run a slot twice.
+Nothing here needs Spark: a process that is given the plan is a worker as well.
 """
 
 import contextlib
 import ctypes
-import functools
-import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
 import torch
-from pyspark import TaskContext
-from pyspark.sql import SparkSession
 
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.shards.prepared import PreparedData
 from sparknet.errors import ClusterError, SparkNetError
-from sparknet.spark.devices.binding import bound_device
+from sparknet.spark.devices.binding import Bound, bound_device
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.objectives.build_objective import build_objective
@@ -36,7 +29,7 @@ from sparknet.training.worker.heartbeat import Heartbeats
 from sparknet.training.worker.replica import Replica
 from sparknet.training.worker.worker import Surroundings, Worker
 
-__all__ = ["WorkerPlan", "give_back_memory", "keep_freed_memory", "run_workers"]
+__all__ = ["WorkerPlan", "give_back_memory", "keep_freed_memory", "train_as"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,35 +45,16 @@ class WorkerPlan:
     """What rows go through on their way to the net."""
 
 
-def run_workers(spark: SparkSession, plan: WorkerPlan) -> None:
-    """Run one task per worker and wait for all of them; called in a thread of its own.
-
-    Raises:
-        Exception: whatever Spark raises when a task has failed too often or the job was cancelled.
-    """
-    slots = plan.config.run.workers
-    # No barrier: its stage restarts all tasks when one fails, and the point is that the others go on.
-    spark.range(0, slots, 1, slots).mapInArrow(functools.partial(run_slot, plan), "slot bigint").collect()
-
-
-def run_slot(plan: WorkerPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The task: train as the worker of this partition's slot until the run ends."""
-    context = TaskContext.get()
-    assert context is not None
-    # Taken first, so that nothing waits in Spark's pipe for the hours that follow.
-    for _ in batches:
-        pass
-    # The task attempt's id is unique in the application and grows; the attempt number begins anew with a stage.
-    slot, attempt = context.partitionId(), context.taskAttemptId()
-    train_as(plan, Register(slot=slot, attempt=attempt, host=socket.gethostname(), pid=os.getpid()))
-    yield pa.record_batch({"slot": pa.array([slot], pa.int64())})
-
-
-def train_as(plan: WorkerPlan, who: Register) -> None:
+def train_as(plan: WorkerPlan, who: Register, *, bound: Bound | None = None) -> None:
     """Be the worker `who`.
 
     An error that a retry cannot help ends the run through the driver and this task quietly; any other error is
     told to the driver and raised, so that Spark starts the task again.
+
+    Args:
+        plan: what the run is.
+        who: which worker this is.
+        bound: what it trains on; not given: what `cluster.device` and `cluster.leases` say.
     """
     timeout = plan.config.cluster.heartbeat_timeout_seconds
     with contextlib.ExitStack() as held:
@@ -92,12 +66,13 @@ def train_as(plan: WorkerPlan, who: Register) -> None:
             )
             for _ in range(2)
         )
-        _train_with(plan, who, client=client, beat_client=beat_client, held=held)
+        _train_with(plan, who, bound, client=client, beat_client=beat_client, held=held)
 
 
 def _train_with(
     plan: WorkerPlan,
     who: Register,
+    bound: Bound | None,
     *,
     client: DriverClient,
     beat_client: DriverClient,
@@ -110,7 +85,7 @@ def _train_with(
     worker: Worker | None = None
 
     # First of all: torch must not look for devices before it is told which one is this worker's.
-    bound = held.enter_context(
+    bound = bound or held.enter_context(
         bound_device(cluster, host=who.host, holder=f"{plan.config.run.name} worker {who.slot} pid {who.pid}")
     )
 
