@@ -39,7 +39,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyspark.sql import SparkSession
 from torch import distributed, nn
 
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
@@ -84,16 +83,20 @@ class _Net(nn.Module):
 class _Worker:
     """One of the two: takes part in the coordinator's rounds, and measures what it does there."""
 
-    def __init__(self, slot: int, client: DriverClient, groups: Groups, *, barrier: Any, floats: int) -> None:
+    def __init__(
+        self, slot: int, client: DriverClient, groups: Groups, *, barrier: Any, floats: int, device: str
+    ) -> None:
         self._slot, self._client, self._groups, self._barrier = slot, client, groups, barrier
         answer = client.ask(Register(slot=slot, attempt=0, host=socket.gethostname()))
         assert isinstance(answer, Welcome), answer
         self._round = answer.round
         self._syncs = {
-            strategy: Synchroniser(FlatWeights(_Net(floats)), Sync(strategy=strategy).outer)
+            strategy: Synchroniser(FlatWeights(_Net(floats).to(device)), Sync(strategy=strategy).outer)
             for strategy in ("average", "diloco")
         }
-        self._buffer = torch.empty(floats)
+        self._on_device = torch.empty(floats, device=device)
+        # On a GPU the transfer itself begins and ends with a copy, by way of page-locked memory.
+        self._buffer = torch.empty(floats, pin_memory=True) if self._on_device.is_cuda else self._on_device
 
     def join_raw(self, store: str) -> None:
         """Make the process group that has nothing of SparkNet in it."""
@@ -103,19 +106,30 @@ class _Worker:
         self._raw = dist.ProcessGroupGloo(dist.FileStore(store, WORKERS), self._slot, WORKERS, options)
 
     def raw(self) -> Times:
-        """One all-reduce."""
-        self._buffer.fill_(self._slot + 1)
+        """One all-reduce, with the copies from and to the device."""
+        self._on_device.fill_(self._slot + 1)
+        self._settle()
         began = self._begin()
+        if self._buffer is not self._on_device:
+            self._buffer.copy_(self._on_device)
         self._raw.allreduce([self._buffer]).wait()
+        if self._buffer is not self._on_device:
+            self._on_device.copy_(self._buffer)
+        self._settle()
         seconds = time.perf_counter() - began
-        assert float(self._buffer[0]) == float(self._buffer[-1]) == sum(range(1, WORKERS + 1))
+        assert float(self._on_device[0]) == float(self._on_device[-1]) == sum(range(1, WORKERS + 1))
         return {"seconds": seconds}
+
+    def _settle(self) -> None:
+        if self._on_device.is_cuda:
+            torch.cuda.synchronize()
 
     def synchronise(self, strategy: str) -> Times:
         """One round without the local steps."""
         sync = self._syncs[strategy]
         before = sync.anchor[: 1 << 16].clone()
-        sync.weights.local.mul_(1 + 0.01 * self._slot)  # in place of local steps
+        sync.weights.flat.mul_(1 + 0.01 * self._slot)  # in place of local steps
+        self._settle()
         began = self._begin()
         exchange = self._quorum(sync.anchor_hash)
         allowed = time.perf_counter()
@@ -124,6 +138,7 @@ class _Worker:
         self._commit(exchange)
         committed = time.perf_counter()
         sync.apply()
+        self._settle()
         ended = time.perf_counter()
         if strategy == "average":
             assert torch.allclose(sync.anchor[: 1 << 16], before * 1.005, rtol=1e-5), "this is not the average"
@@ -174,7 +189,7 @@ class _Worker:
         self._round = answer.round
 
 
-def _work(slot: int, address: DriverAddress, pipe: Connection, *, barrier: Any, floats: int) -> None:
+def _work(slot: int, address: DriverAddress, pipe: Connection, *, barrier: Any, floats: int, device: str) -> None:
     """Do what comes through the pipe until it ends: (name of a method, its arguments, how often)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     torch.set_num_threads(1)
@@ -182,7 +197,7 @@ def _work(slot: int, address: DriverAddress, pipe: Connection, *, barrier: Any, 
     client, beat_client = DriverClient(address), DriverClient(address)
     groups = Groups(client, host=HOST, timeout_seconds=_PATIENCE_SECONDS)
     try:
-        worker = _Worker(slot, client, groups, barrier=barrier, floats=floats)
+        worker = _Worker(slot, client, groups, barrier=barrier, floats=floats, device=device)
         with Heartbeats(lambda: beat_client.tell(Heartbeat(slot=slot, attempt=0)), groups.abort, timeout):
             pipe.send(None)
             while True:
@@ -234,9 +249,9 @@ class _Pair:
 
 
 @contextmanager
-def _workers(address: DriverAddress, floats: int) -> Generator[_Pair]:
+def _workers(address: DriverAddress, floats: int, device: str) -> Generator[_Pair]:
     spawn = multiprocessing.get_context("spawn")
-    given = {"barrier": spawn.Barrier(WORKERS), "floats": floats}
+    given = {"barrier": spawn.Barrier(WORKERS), "floats": floats, "device": device}
     pipes, processes = [], []
     try:
         for slot in range(WORKERS):
@@ -277,7 +292,7 @@ def _driver(directory: Path) -> Generator[DriverAddress]:
 class _SparkReduce:
     """Weights travel through Spark: reduced on the driver, broadcast back."""
 
-    def __init__(self, spark: SparkSession, floats: int) -> None:
+    def __init__(self, spark: Any, floats: int) -> None:
         self._context = spark.sparkContext
         self._floats = floats
         self._tasks = self._context.parallelize(range(WORKERS), WORKERS)
@@ -310,6 +325,9 @@ def _take(handed: Any, slot: int) -> float:
 
 @contextmanager
 def _spark(floats: int) -> Iterator[_SparkReduce]:
+    # Imported here: with --skip-spark the rest runs where there is none.
+    from pyspark.sql import SparkSession
+
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     gigabytes = max(1, 6 * floats // 60_000_000)
     settings = {
@@ -337,7 +355,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Series], list[Bar]]:
     with (
         tempfile.TemporaryDirectory() as name,
         _driver(Path(name)) as address,
-        _workers(address, options.floats) as pair,
+        _workers(address, options.floats, options.device) as pair,
     ):
         pair.do("join_raw", str(Path(name) / "store"))
         for repetition in range(-1, options.repetitions):  # the first one warms up and is not counted
@@ -431,6 +449,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=11, help="repetitions after the one to warm up (11)")
     parser.add_argument("--rounds", type=int, default=200, help="rounds of quorum + commit (200)")
     parser.add_argument("--spark-repetitions", type=int, default=2, help="of treeReduce + broadcast (2)")
+    parser.add_argument("--device", default="cpu", help="of both workers' weights, cpu or cuda (cpu)")
     parser.add_argument("--skip-spark", action="store_true", help="leave treeReduce + broadcast out")
     parser.add_argument("--output", type=Path, help="report file (runs/benchmarks/sync-<time>.json)")
     options = parser.parse_args()
@@ -443,6 +462,7 @@ def main() -> None:
     print_bars(bars)
     settings = {
         "floats": options.floats,
+        "device": options.device,
         "workers": WORKERS,
         "threads_per_worker": 1,
         "repetitions": options.repetitions,

@@ -96,10 +96,18 @@ def surroundings() -> dict[str, Any]:
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", *sys.argv]),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "hardware": _hardware(),
         "load_average_before": os.getloadavg(),
     }
+
+
+def _version(package: str) -> str:
+    # From a checkout the package itself may not be installed, and a machine with GPUs needs no Spark.
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _hardware() -> dict[str, str]:
