@@ -125,3 +125,129 @@ def test_an_image_layers_size_is_the_size_that_images_are_brought_to(tmp_path: P
     net = net_of(tmp_path, more=layer)
     table = data_source("image_folder:/x", ["data.validation_fraction=0.5"], net=net)
     assert table == {"source": "image_folder", "path": "/x", "resize": [12, 10]}
+
+
+# Several layers, and other kinds ------------------------------------------------------------------------------
+
+FED = """layer {{ name: "{name}" type: "{kind}" {tops} include {{ phase: {phase} }}
+  {key} {{ source: "{source}" batch_size: 4 {more} }} }}
+"""
+KEYS = {"Data": "data_param", "HDF5Data": "hdf5_data_param", "ImageData": "image_data_param"}
+LOSS = 'layer {{ name: "loss" type: "EuclideanLoss" bottom: "out" bottom: "{goal}" top: "loss" }}'
+
+
+def layer(phase: str, name: str, kind: str, source: str, *tops: str, more: str = "") -> str:
+    named = " ".join(f'top: "{top}"' for top in tops)
+    more = "backend: LMDB" if kind == "Data" else more
+    return FED.format(name=name, kind=kind, tops=named, phase=phase, key=KEYS[kind], source=source, more=more)
+
+
+def fed_net(directory: Path, *layers: str, goal: str = "goal") -> NetSources:
+    return net_of(directory, more="".join(layers) + LOSS.format(goal=goal))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sources that are there, whatever they hold."""
+    for name in ("train_lmdb", "test_lmdb", "goal_lmdb", "test_goal_lmdb", "train.txt", "test.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_second_databases_top_is_a_column_beside_the_first(here: Path) -> None:
+    """The one with what is to be found may stand first in the file; its label is no other column's."""
+    net = fed_net(
+        here,
+        layer("TRAIN", "goals", "Data", "goal_lmdb", "goal"),
+        layer("TRAIN", "images", "Data", "train_lmdb", "data"),
+        layer("TEST", "images", "Data", "test_lmdb", "data"),
+        layer("TEST", "goals", "Data", "test_goal_lmdb", "goal"),
+    )
+    table = data_source(None, net=net)
+    assert table == {
+        "source": "lmdb",
+        "path": "train_lmdb",
+        "validation_path": "test_lmdb",
+        "inputs": ["image"],
+        "targets": ["goal"],
+        "beside": {
+            "goal": {
+                "source": "lmdb",
+                "path": "goal_lmdb",
+                "validation_path": "test_goal_lmdb",
+                "column": "image",
+            }
+        },
+    }
+    tested = data_source(None, net=net, testing=True)
+    assert (tested["path"], tested["beside"]["goal"]["path"]) == ("test_lmdb", "test_goal_lmdb")
+
+
+def test_tops_of_hdf5_files_are_their_data_sets(here: Path) -> None:
+    net = fed_net(
+        here,
+        layer("TRAIN", "rows", "HDF5Data", "train.txt", "data", "goal", "more"),
+        layer("TEST", "rows", "HDF5Data", "test.txt", "data", "goal", "more"),
+    )
+    assert data_source(None, net=net) == {
+        "source": "hdf5",
+        "path": "train.txt",
+        "validation_path": "test.txt",
+        "inputs": ["data", "more"],
+        "targets": ["goal"],
+    }
+    assert data_source("hdf5:/x.h5", net=net)["validation_path"] == "test.txt"
+
+
+def test_a_list_of_images_has_their_size_and_where_they_are(here: Path) -> None:
+    more = 'new_height: 6 new_width: 4 root_folder: "/images/"'
+    layers = [
+        layer(phase, "rows", "ImageData", f"{phase.lower()}.txt", "data", "goal", more=more) for phase in PHASES
+    ]
+    table = data_source(None, net=fed_net(here, *layers))
+    assert table == {
+        "source": "image_list",
+        "path": "train.txt",
+        "validation_path": "test.txt",
+        "root": "/images/",
+        "resize": [6, 4],
+    }
+    grey = [one.replace("new_height", "is_color: false new_height") for one in layers]
+    assert data_source(None, net=fed_net(here, *grey))["shape"] == [1, 6, 4]
+
+
+PHASES = ("TRAIN", "TEST")
+
+
+def test_phases_that_do_not_go_together(here: Path) -> None:
+    net = fed_net(
+        here,
+        layer("TRAIN", "rows", "HDF5Data", "train.txt", "data", "goal"),
+        layer("TEST", "base", "Data", "test_lmdb", "data", "goal"),
+    )
+    with pytest.raises(
+        ConfigError, match=r"layer 'rows' reads hdf5 and 'base' reads lmdb; both phases must read rows"
+    ):
+        data_source(None, net=net)
+    lacking = fed_net(
+        here,
+        layer("TRAIN", "images", "Data", "train_lmdb", "data"),
+        layer("TRAIN", "goals", "Data", "goal_lmdb", "goal"),
+        layer("TEST", "images", "Data", "test_lmdb", "data"),
+    )
+    with pytest.raises(
+        ConfigError, match=r"blob 'goal' comes from rows of its own \(lmdb\), and in phase TEST no data"
+    ):
+        data_source(None, net=lacking)
+    gone = fed_net(
+        here,
+        layer("TRAIN", "images", "Data", "train_lmdb", "data"),
+        layer("TRAIN", "goals", "Data", "nowhere_lmdb", "goal"),
+        layer("TEST", "images", "Data", "test_lmdb", "data"),
+        layer("TEST", "goals", "Data", "test_goal_lmdb", "goal"),
+    )
+    with pytest.raises(
+        ConfigError, match=r"layer 'goals' of .* names 'nowhere_lmdb', which is not here: give --data"
+    ):
+        data_source(None, net=gone)
