@@ -17,9 +17,9 @@ from formats import random_rows
 from image_rows import as_batch, image_rows
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.rows import image_codec
 from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
-from sparknet.data.shards import shard_table
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import open_source
@@ -184,13 +184,13 @@ def test_files_are_decoded_by_as_many_threads_as_said_which_end(spark, photos, t
     model, config = model_on(CNN, data, shape=SHAPE, classes=4), config_of(data, CNN)
     directory, _ = prepare(spark, data, store=tmp_path / "store", seed=0)
     seen = set()
-    decode_into = shard_table.decode_into
+    decode_into = image_codec.decode_into
 
     def decode(*arguments, **keywords):
         seen.add(threading.current_thread().name)
         decode_into(*arguments, **keywords)
 
-    monkeypatch.setattr(shard_table, "decode_into", decode)
+    monkeypatch.setattr(image_codec, "decode_into", decode)
     plan = MeasurePlan(
         config=config,
         description=model.description,

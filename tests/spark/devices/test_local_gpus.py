@@ -1,5 +1,6 @@
 """GPUs of one machine: lock files among the tasks of `local[4]`, and what is refused before a job begins."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -38,7 +39,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     with pytest.MonkeyPatch.context() as patch:
         tell_of_gpus(tmp_path_factory.mktemp("gpus"), patch, GPUS)
         host_gpus.cache_clear()
-        session = open_test_session("local[4,4]")
+        # By Spark's own word too: a Java machine that is there already has the environment of its start.
+        told = {f"spark.executorEnv.{name}": os.environ[name] for name in ("PATH", "TMPDIR")}
+        session = open_test_session("local[4,4]", **told)
         yield session
         session.stop()
     host_gpus.cache_clear()
