@@ -339,11 +339,18 @@ def test_an_unknown_net(cold, tmp_path):
     [
         ("solver.optimizer=Sgd", "solver.optimizer is 'Sgd'; it must be one of"),
         ("solver.arguments={ nestorov = true }", "solver.arguments.nestorov is True, and SGD takes no nestorov"),
+        (
+            "objective.loss=cros_entropy",
+            "objective.loss is 'cros_entropy'; torch.nn.functional has no such function",
+        ),
+        ("objective.loss='torch.nn:cros'", "objective.loss"),
+        ("objective.measures=['R2score']", "objective.measures has 'R2score', which torchmetrics has not"),
+        ("cluster.device='cuda'", "cluster.device is 'cuda' and"),
     ],
 )
-def test_an_optimiser_that_cannot_be_made(cold, tmp_path, setting, words):
+def test_what_cannot_be_made_is_told_before_spark_starts(cold, tmp_path, setting, words):
     done = cold("train", DIGITS, "--run-dir", tmp_path / "run", "--set", setting, cwd=tmp_path)
-    done.refused(2, words, "did you mean")
+    done.refused(2, words)
     assert not list(tmp_path.iterdir())
 
 

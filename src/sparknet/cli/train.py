@@ -12,6 +12,7 @@ from sparknet.data.sources.opening import OpenedSources, open_sources
 from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
+from sparknet.spark.devices.preflight import check_this_machine
 from sparknet.spark.jobs.session import check_java
 from sparknet.spark.running.run import train
 from sparknet.training.caffe_runs.open_run import RunStart, open_run
@@ -99,13 +100,17 @@ def check_start(start: RunStart) -> OpenedSources:
 
     Raises:
         NetError: there is no such net.
-        ConfigError: there is no such optimiser, or it does not take its arguments.
+        ConfigError: there is no such optimiser, loss or measure, or it does not take its arguments; or there are
+            no GPUs here for the workers.
         DataError: a path is missing or damaged.
         MissingDependency: there is no Java.
     """
     find_modules_here()
     check_net(start.recipe)
     check_solver(start.recipe)
+    # Without a master the workers are on this machine.
+    if not start.config.cluster.master:
+        check_this_machine(start.config)
     sources = open_sources(start.config.data)
     # Last: it starts a process, and the others are quicker to tell what is wrong.
     check_java()

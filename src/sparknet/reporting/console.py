@@ -89,8 +89,10 @@ class PlainConsole:
     def print_result(self, result: Record, *, run_dir: str = "") -> None:
         """Print the summary, one line each."""
         with self._lock:
-            for name, value in result_rows(result, run_dir or self._progress.run_dir):
-                self._print(f"{name:<15}{value}")
+            facts = result_rows(result, run_dir or self._progress.run_dir)
+            width = max(15, *(len(name) + 2 for name, _ in facts))
+            for name, value in facts:
+                self._print(f"{name:<{width}}{value}")
 
     def close(self) -> None:
         """Do nothing: every line has been flushed."""

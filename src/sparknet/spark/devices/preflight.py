@@ -16,7 +16,7 @@ from sparknet.spark.devices.binding import leases_of, redis_url, torch_has_cuda
 from sparknet.spark.devices.gpus import usable_gpus, visible_devices
 from sparknet.spark.devices.redis_leases import RedisLeases
 
-__all__ = ["check_devices"]
+__all__ = ["check_devices", "check_this_machine"]
 
 _ASK_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
@@ -44,12 +44,19 @@ def check_devices(config: RunConfig, spark: SparkSession) -> None:
         if isinstance(leases, RedisLeases):
             leases.ping()
     _check_resources(config, spark)
-    if cluster.device == "cuda" and _is_local(spark):
-        _check_here(config, usable_gpus(visible_devices()))
+    if _is_local(spark):
+        check_this_machine(config)
 
 
-def _check_here(config: RunConfig, gpus: Sequence[str]) -> None:
-    """On this machine the workers will find what the driver finds."""
+def check_this_machine(config: RunConfig) -> None:
+    """Refuse GPUs that this machine has not, where the workers are on it too; no session is needed.
+
+    Raises:
+        ConfigError: torch was built without CUDA, or there are fewer GPUs than workers.
+    """
+    if config.cluster.device != "cuda":
+        return
+    gpus: Sequence[str] = usable_gpus(visible_devices())
     if not torch_has_cuda():
         raise ConfigError(
             "cluster.device is 'cuda' and torch here was built without CUDA: install a build of torch for CUDA, or "

@@ -6,29 +6,34 @@ import torch
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.module.caffe_net import CaffeNet
-from sparknet.config import Data
+from sparknet.config import Data, Measure
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.find_net import build_net, find_net
 from sparknet.training.objectives.input_binding import Intake, batch_in_file, intake_of, seen_rows
-from sparknet.training.objectives.losses import OWN
+from sparknet.training.objectives.losses import OWN, find_loss
 from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.net_weights import freeze
 from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
 from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.objectives.torch_metric import find_metric
 
 __all__ = ["build_objective", "build_test_objective", "check_net"]
 
 
 def check_net(recipe: Recipe) -> None:
-    """Find what is wrong with a net's name or file, without building it.
+    """Find what is wrong with a net's name or file, and with those of loss and measures, without building it.
 
     Raises:
         NetError: there is no such net, or a layer of the file has contradicting rules.
+        ConfigError: there is no such loss or measure.
     """
     if recipe.spec is None:
         find_net(recipe.net.name)
+        find_loss(recipe.objective)
+        for one in recipe.objective.measures:
+            find_metric(Measure(name=one) if isinstance(one, str) else one)
         return
     # For what they refuse.
     recipe.spec.select("TRAIN")

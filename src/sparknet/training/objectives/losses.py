@@ -22,7 +22,7 @@ from sparknet.training.objectives.loss_arguments import (
 )
 from sparknet.training.objectives.net_call import output_of
 
-__all__ = ["OWN", "Loss", "build_loss", "check_scores", "counted", "fitted", "is_class", "loss_name"]
+__all__ = ["OWN", "Loss", "build_loss", "check_scores", "counted", "find_loss", "fitted", "is_class", "loss_name"]
 
 OWN = "net"
 """`objective.loss` of a net that computes its loss itself."""
@@ -74,6 +74,29 @@ def build_loss(section: ObjectiveSection, rows: RowSchema, *, net: str) -> Loss:
     return _FunctionalLoss(name, section.loss_arguments, rows, net=net)
 
 
+def find_loss(section: ObjectiveSection) -> None:
+    """Find what is wrong with the name of a loss, before it is known what the rows are.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    if ":" in section.loss:
+        import_callable("objective.loss", section.loss)
+    elif section.loss not in ("", OWN):
+        _functional(section.loss)
+
+
+def _functional(name: str) -> Callable[..., Tensor]:
+    function = getattr(functional, name, None)
+    if not callable(function):
+        known = [one for one in dir(functional) if one.endswith("loss") or one == "cross_entropy"]
+        raise ConfigError(
+            f"objective.loss is {name!r}; torch.nn.functional has no such function: {nearest(name, known)} A "
+            "function of yours is given as 'package.module:callable'"
+        )
+    return cast("Callable[..., Tensor]", function)
+
+
 def fitted(output: Tensor, target: Tensor, *, net: str) -> tuple[Tensor, Tensor]:
     """An output and a target of numbers in one shape.
 
@@ -98,20 +121,14 @@ class _FunctionalLoss:
     """A function of `torch.nn.functional` over one output and the only target."""
 
     def __init__(self, name: str, arguments: Mapping[str, Any], rows: RowSchema, *, net: str) -> None:
-        function = getattr(functional, name, None)
-        if not callable(function):
-            known = [one for one in dir(functional) if one.endswith("loss") or one == "cross_entropy"]
-            raise ConfigError(
-                f"objective.loss is {name!r}; torch.nn.functional has no such function: {nearest(name, known)} A "
-                "function of yours is given as 'package.module:callable'"
-            )
+        function = _functional(name)
         if len(rows.targets) != 1:
             raise ConfigError(
                 f"objective.loss is {name!r}, which takes one target, and there are "
                 f"{', '.join(column.name for column in rows.targets)}: give a function of yours that takes them "
                 "all, objective.loss='package.module:callable'"
             )
-        self._function = cast("Callable[..., Tensor]", function)
+        self._function = function
         self._name, self._net = name, net
         self._target, self._weight = rows.targets[0], rows.weight
         self._arguments = checked_arguments(name, self._function, arguments)

@@ -18,7 +18,7 @@ from sparknet.training.objectives.losses import fitted
 from sparknet.training.objectives.net_call import output_of
 from sparknet.training.objectives.objective import Better, Sums
 
-__all__ = ["TorchMetric"]
+__all__ = ["TorchMetric", "find_metric"]
 
 _PLACES = ("classification", "regression", "segmentation", "image", "text", "retrieval", "audio", "")
 """Modules of torchmetrics in which a class is looked for that is named without one; the package itself last, which
@@ -62,7 +62,7 @@ class TorchMetric:
                 f"{', '.join(names)}"
             )
         self._target = rows.targets[names.index(target)]
-        kind = _find_class(measure)
+        kind = find_metric(measure)
         self._metric: Any = _made(kind, measure, self._target)
         _check_states(measure, self._metric)
         # Those of classification take what lies in 0..1 for probabilities and all else for scores, batch by batch:
@@ -128,7 +128,12 @@ class TorchMetric:
         return self._metric._defaults
 
 
-def _find_class(measure: Measure) -> type[Any]:
+def find_metric(measure: Measure) -> type[Any]:
+    """The class of torchmetrics that a measure names.
+
+    Raises:
+        ConfigError: there is none, or it measures nothing by itself.
+    """
     full = measure.metric or measure.name
     place, _, name = full.rpartition(".")
     known: list[str] = []
