@@ -7,6 +7,7 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
+from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.description.upgrade import upgrade_net, upgrade_solver
 from sparknet.caffe.export import FORMATS, export
 from sparknet.caffe.module.caffe_net import CaffeNet
@@ -16,6 +17,7 @@ from sparknet.caffe.schema import NetParameter, SolverParameter
 from sparknet.caffe.summary import summarise
 from sparknet.caffe.weights.caffemodel import is_text, upgrade_binary
 from sparknet.errors import NetError, UsageError
+from sparknet.training.caffe_runs.named_shapes import named_shapes
 
 __all__ = ["run"]
 
@@ -71,13 +73,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _net(arguments: argparse.Namespace) -> CaffeNet:
-    return CaffeNet.from_prototxt(
-        arguments.file,
-        arguments.phase,
-        arguments.level,
-        arguments.stage,
-        input_shapes=dict(arguments.shape),
-    )
+    spec = NetSpec.from_prototxt(arguments.file)
+    # What is typed wins over what the rows say.
+    shapes = named_shapes(spec, arguments.phase, arguments.file.parent) | dict(arguments.shape)
+    return CaffeNet(spec, arguments.phase, level=arguments.level, stages=arguments.stage, input_shapes=shapes)
 
 
 def _holds_text(path: Path) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from caffe_example import SOLVER, TRAIN_TEST, Example, write_example
 from sparknet.caffe import NetSpec
 from sparknet.caffe.solver.settings import SolverSettings
-from sparknet.config import Data, Net, Run, RunConfig, Solver, load_config, override, write_config
+from sparknet.config import Beside, Data, Net, Run, RunConfig, Solver, load_config, override, write_config
 from sparknet.errors import ConfigError, NetError
 from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.caffe_runs.run_config import CaffeFiles, scored_run, solver_run
@@ -146,6 +146,15 @@ def test_local_paths_of_the_data_become_absolute(tmp_path: Path, monkeypatch: py
         data = Data(source="parquet", path=given, validation_path=given)
         config = open_run(RunConfig(run=Run(rounds=1), data=data, net=Net(name="lenet"))).config
         assert (config.data.path, config.data.validation_path) == (expected, expected)
+    listed = Data(
+        source="hdf5",
+        path="l.txt",
+        root="images",
+        validation_path="v.txt",
+        beside={"goal": Beside(source="hdf5", path="g.txt", root="goals")},
+    )
+    made = open_run(RunConfig(run=Run(rounds=1), data=listed, net=Net(name="lenet"))).config.data
+    assert (made.root, made.beside["goal"].root) == (f"{tmp_path}/images", f"{tmp_path}/goals")
     digits = Data(source="digits", validation_fraction=0.2)
     assert open_run(RunConfig(run=Run(rounds=1), data=digits, net=Net(name="lenet"))).config.data == digits
 

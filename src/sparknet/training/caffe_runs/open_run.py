@@ -185,6 +185,7 @@ def _from_anywhere(data: Data, *, caffe: bool) -> Data:
         validation_path=_absolute(data.validation_path),
         labels=_absolute(data.labels),
         validation_labels=_absolute(data.validation_labels),
+        root=_absolute(data.root),
         mean_file=_absolute(data.mean_file),
         # Caffe's tools decode to blue, green, red, and its nets are trained on that.
         channel_order=data.channel_order or ("bgr" if caffe else None),
@@ -197,6 +198,7 @@ def _from_anywhere(data: Data, *, caffe: bool) -> Data:
                 validation_path=_absolute(one.validation_path),
                 labels=_absolute(one.labels),
                 validation_labels=_absolute(one.validation_labels),
+                root=_absolute(one.root),
             )
             for name, one in data.beside.items()
         },
