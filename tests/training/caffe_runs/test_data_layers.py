@@ -73,6 +73,21 @@ def test_labels_of_the_tests_do_not_say_which_rows_they_are(tmp_path: Path) -> N
     assert "validation_path" not in held
 
 
+def test_rows_that_are_tested_have_the_labels_that_are_given(tmp_path: Path) -> None:
+    table = data_source(f"image_tar:{tmp_path}", ["data.labels='/l/mine.txt'"], testing=True)
+    assert table["validation_labels"] == "/l/mine.txt"
+    own = ["data.labels=/l/mine.txt", "data.validation_labels=/l/val.txt"]
+    assert "validation_labels" not in data_source(f"image_tar:{tmp_path}", own, testing=True)
+
+
+def test_pixels_are_not_brought_to_an_image_layers_size(tmp_path: Path) -> None:
+    layer = """layer { name: "i" type: "ImageData" top: "data" top: "label"
+      image_data_param { source: "list.txt" batch_size: 4 new_height: 12 new_width: 10 } }"""
+    net = net_of(tmp_path, more=layer)
+    assert "resize" not in data_source("digits", net=net)
+    assert data_source("parquet:/x", ["data.validation_fraction=0.5"], net=net)["resize"] == [12, 10]
+
+
 def test_files_by_name_are_not_tested_on_themselves(tmp_path: Path) -> None:
     for name in ("data_batch_1.bin", "data_batch_2.bin"):
         (tmp_path / name).write_bytes(b"")

@@ -240,7 +240,6 @@ def data_source(
         ConfigError: the kind is not known, a path is missing or too many, or the net names no rows.
     """
     held_out = any(_key(setting) in _HELD_OUT for setting in overrides)
-    resize = {"resize": net.resize()} if net is not None and net.resize() else {}
     if source is None:
         if net is None:
             raise ConfigError(
@@ -248,13 +247,17 @@ def data_source(
             )
         return net.table(testing=testing, held_out=held_out)
     kind, path = _kind_and_path(source)
-    table: dict[str, Any] = {"source": kind, "path": path, **resize}
+    table: dict[str, Any] = {"source": kind, "path": path}
+    # Of formats that hold files of images, or may: pixels are taken as they are.
+    if net is not None and net.resize() and (FORMATS[kind].names_rows or kind == "parquet"):
+        table["resize"] = net.resize()
     if held_out:
         return table
     if FORMATS[kind].held_out:
         return {**table, "validation_fraction": FORMATS[kind].held_out}
     if testing or _has_tests(kind, path, overrides):
-        return {**table, "validation_path": path}  # where its test files are missing, the source itself says so
+        # Where its test files are missing, the source itself says so.
+        return {**table, "validation_path": path, **(_labels_of_tests(overrides) if testing else {})}
     tests = net.path("TEST", kind) if net is not None else ""
     if tests:
         return {**table, "validation_path": tests}
@@ -284,6 +287,14 @@ def _has_tests(kind: str, path: str, overrides: Sequence[str]) -> bool:
     # The configuration is not built yet, for want of this very answer: the endpoint is taken from what was typed.
     endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
     return holds_tests(Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path))
+
+
+def _labels_of_tests(overrides: Sequence[str]) -> dict[str, str]:
+    """The label file that was given: where all rows are tested, they are whose labels it has."""
+    given = {_key(setting): setting.partition("=")[2].strip().strip("'\"") for setting in overrides}
+    if "data.labels" in given and "data.validation_labels" not in given:
+        return {"validation_labels": given["data.labels"]}
+    return {}
 
 
 def _key(setting: str) -> str:
