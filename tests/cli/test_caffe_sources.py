@@ -72,16 +72,13 @@ def train(warm: Host, directory: Path) -> Outcome:
     return warm.run("train", "--solver", "solver.prototxt", "--workers", 2, "--run-dir", "run", cwd=directory)
 
 
-def test_scores(warm: Host, directory: Path) -> dict[str, float]:
+def scores_of(warm: Host, directory: Path) -> dict[str, float]:
     """What `sparknet test` prints of the last snapshot, by output."""
     (weights,) = (directory / "snap").glob("*.caffemodel")
     done = warm.run("test", "--model", "net.prototxt", "--weights", weights, cwd=directory)
     assert done.code == 0, done.err
     lines = [line.split(" = ") for line in done.out.splitlines() if " = " in line and " s  " not in line]
     return {name: float(value.split()[0]) for name, value, *_ in lines}
-
-
-test_scores.__test__ = False
 
 
 def weights_of(directory: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +107,7 @@ def test_hdf5_files(warm: Host, tmp_path: Path) -> None:
     matrix, bias = weights_of(tmp_path)
     found = sets["TEST"]["data"].astype(np.float32) @ matrix.T + bias
     expected = ((found - sets["TEST"]["goal"]) ** 2).sum() / (2 * TESTS)
-    assert test_scores(warm, tmp_path)["loss"] == pytest.approx(expected, rel=1e-5)
+    assert scores_of(warm, tmp_path)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_labels_of_hdf5_files_are_classes_to_the_layers_that_take_them_so(warm: Host, tmp_path: Path) -> None:
@@ -123,7 +120,7 @@ def test_labels_of_hdf5_files_are_classes_to_the_layers_that_take_them_so(warm: 
     assert train(warm, tmp_path).code == 0
     matrix, bias = weights_of(tmp_path)
     right = ((sets["data"].astype(np.float32) @ matrix.T + bias).argmax(1) == labels[:, 0]).mean()
-    assert test_scores(warm, tmp_path)["accuracy"] == pytest.approx(right)
+    assert scores_of(warm, tmp_path)["accuracy"] == pytest.approx(right)
 
 
 @pytest.mark.parametrize("colour", ["true", "false"])
@@ -149,7 +146,7 @@ def test_a_list_of_images(warm: Host, tmp_path: Path, colour: str) -> None:
     matrix, bias = weights_of(tmp_path)
     flat = seen[:TESTS].transpose(0, 3, 1, 2).reshape(TESTS, -1).astype(np.float32) / 256
     right = ((flat @ matrix.T + bias).argmax(1) == labels[:TESTS]).mean()
-    assert test_scores(warm, tmp_path)["accuracy"] == pytest.approx(right)
+    assert scores_of(warm, tmp_path)["accuracy"] == pytest.approx(right)
 
 
 def in_step(directory: Path, goals: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -176,7 +173,7 @@ def test_an_lmdb_and_hdf5_files_in_step(warm: Host, tmp_path: Path) -> None:
     matrix, bias = weights_of(tmp_path)
     found = images.reshape(TESTS, -1).astype(np.float32) / 256 @ matrix.T + bias
     expected = ((found - goal) ** 2).sum() / (2 * TESTS)
-    assert test_scores(warm, tmp_path)["loss"] == pytest.approx(expected, rel=1e-5)
+    assert scores_of(warm, tmp_path)["loss"] == pytest.approx(expected, rel=1e-5)
     done = warm.run("test", "--model", "net.prototxt", "--weights", weights, "--iterations", 1, cwd=tmp_path)
     expected = ((found[:5] - goal[:5]) ** 2).sum() / 10
     assert f"loss = {expected:g}"[:12] in done.out
