@@ -135,6 +135,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, case: str, message: str) -> None
         hdf5.open_source(bad(tmp_path, case))
 
 
+def test_whole_numbers_that_would_turn_negative_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", a=np.array([1, 2**63], np.uint64))
+    with pytest.raises(DataError, match=r"a\.h5: data set 'a' holds uint64; whole numbers must fit int64: convert"):
+        hdf5.open_source(Location(path=str(path)))
+
+
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", x=np.zeros((5, 2)))
     (part,) = hdf5.open_source(Location(path=str(path))).partitions

@@ -79,6 +79,8 @@ def test_a_damaged_image_is_told_by_row(tmp_path: Path) -> None:
         ("a.jpg 1\nb.jpg one\n", r"line 2 is 'b\.jpg one'; it must be PATH LABEL with a whole number of 32 bits"),
         ("a.jpg 1.5\n", "line 1 is"),
         ("a.jpg 2147483648\n", "line 1 is"),
+        ("a.jpg -2147483649\n", "line 1 is"),
+        (f"a.jpg {'0' * 20}2147483648\n", "line 1 is"),
         (f"a.jpg {'9' * 5000}\n", "line 1 is"),
         (" \n\n", "the list names no file"),
     ],
@@ -88,6 +90,13 @@ def test_lines_that_are_none(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         image_list.open_source(Location(path=str(tmp_path / "list.txt")))
+
+
+def test_labels_at_the_ends_and_with_zeros_in_front(tmp_path: Path) -> None:
+    labels = {"-2147483648": -(2**31), "00": 0, "-0": 0, f"{'0' * 5000}7": 7}
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    (tmp_path / "list.txt").write_text("".join(f"a.jpg {label}\n" for label in labels))
+    assert [row["label"] for row in rows_of(Location(path=str(tmp_path / "list.txt")))] == list(labels.values())
 
 
 def test_what_is_no_list(tmp_path: Path) -> None:

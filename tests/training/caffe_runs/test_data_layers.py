@@ -266,3 +266,30 @@ def test_phases_that_do_not_go_together(here: Path) -> None:
         ConfigError, match=r"layer 'goals' of .* names 'nowhere_lmdb', which is not here: give --data"
     ):
         data_source(None, net=gone)
+
+
+def test_each_list_of_images_in_step_has_its_own_size_and_root(here: Path) -> None:
+    """The second one's images are what is to be found; its labels, without a top, are nobody's."""
+    said = {
+        "data": ("train", 'new_height: 6 new_width: 4 root_folder: "/images/"'),
+        "goal": ("test", 'new_height: 3 new_width: 2 root_folder: "/masks/" is_color: false'),
+    }
+    layers = [
+        layer(phase, f"{top}_rows", "ImageData", f"{name}.txt", top, more=more)
+        for phase in PHASES
+        for top, (name, more) in said.items()
+    ]
+    table = data_source(None, net=fed_net(here, *layers))
+    assert (table["path"], table["root"], "resize" in table) == ("train.txt", "/images/", False)
+    assert table["columns"] == {
+        "image": {"resize": [6, 4]},
+        "goal": {"resize": [3, 2], "shape": [1, 3, 2]},
+    }
+    assert table["beside"]["goal"] == {
+        "source": "image_list",
+        "path": "test.txt",
+        "validation_path": "test.txt",
+        "column": "image",
+        "root": "/masks/",
+    }
+    assert (table["inputs"], table["targets"]) == (["image"], ["goal"])

@@ -163,6 +163,9 @@ def _dtype(data_set: Any, place: Place, name: str) -> Literal["uint8", "float32"
     found: np.dtype[Any] = data_set.dtype
     if found == np.uint8 and len(data_set.shape) > 1:
         return "uint8"
+    if found == np.uint64:
+        # As int64 the upper half would silently become negative.
+        raise DataError(f"{place}: data set {name!r} holds uint64; whole numbers must fit int64: convert it")
     if found.kind in "iub":
         return "int64"
     if found.kind == "f":

@@ -72,6 +72,8 @@ def _parsed(place: Place, number: int, line: str) -> tuple[str, int]:
     # At the last blank, as image_data_layer.cpp does: a path may hold others.
     name, _, label = line.rpartition(" ")
     sign, digits = ("-", label[1:]) if label[:1] == "-" else ("", label)
+    # Without zeros in front, of which there may be any number; Python refuses to read thousands of digits.
+    digits = digits.lstrip("0") or digits[-1:]
     if name.strip() and digits.isascii() and digits.isdigit() and _LEAST <= int(sign + digits[:12]) <= _MOST:
         return name.strip(), int(sign + digits)
     raise DataError(
