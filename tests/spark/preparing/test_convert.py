@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import cv2
+import h5py
 import lmdb
 import numpy as np
 import pytest
@@ -276,6 +277,28 @@ def test_a_place_that_is_taken(spark, cifar, tmp_path):
 def test_rows_that_are_no_records(spark, tmp_path):
     rows = [([0.5, 1.0], 0.5)]
     spark.createDataFrame(rows, "image array<float>, label float").write.parquet(str(tmp_path / "rows.parquet"))
-    with pytest.raises(DataError, match="column label is float; the label of a record is a whole number"):
+    with pytest.raises(
+        DataError, match=r"column label holds 0\.5; the label of a record is a whole number: correct"
+    ):
         lmdb_of(spark, data_of("parquet", tmp_path / "rows.parquet"), str(tmp_path / "rows"), partitions=1)
+    with pytest.raises(DataError, match="the columns are image; a record holds one input and one label: set data"):
+        lmdb_of(
+            spark,
+            data_of("parquet", tmp_path / "rows.parquet", targets=("image",)),
+            str(tmp_path / "rows"),
+            partitions=1,
+        )
     assert names_in(tmp_path) == ["rows.parquet"]
+
+
+def test_hdf5_files_whose_labels_are_kept_as_fractions(spark, tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(4, 3) / 2
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["data"], file["label"] = values, np.array([3, 0, -1, 2], np.float32)
+    data = data_of("hdf5", tmp_path / "rows.h5", image="data")
+    assert lmdb_of(spark, data, str(tmp_path / "lmdb"), partitions=1).rows == 4
+    found = [datum for _, datum in records(tmp_path / "lmdb")]
+    assert [datum.label for datum in found] == [3, 0, -1, 2]
+    parquet_of(spark, data, str(tmp_path / "parquet"), keys=1)
+    rows = spark.read.parquet(str(tmp_path / "parquet")).orderBy("id").collect()
+    assert [(row.data, row.label) for row in rows] == list(zip(values.tolist(), [3, 0, -1, 2], strict=True))

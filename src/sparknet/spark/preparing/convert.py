@@ -27,6 +27,7 @@ from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.storage.place import Place, Storage
 from sparknet.errors import DataError
+from sparknet.spark.frames.column_kinds import checked
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.frames.vocabulary import learn
@@ -198,13 +199,35 @@ def _selected(spark: SparkSession, opened: OpenedSource, data: Data) -> DataFram
     with spark_errors(f"reading {opened.where.path or data.source}"):
         frame = read_source(spark, opened, data)
         selected = select_columns(frame, data, validation=None, table=learn(frame, data))
+    name = data.target_names[0]
+    if len(data.column_names) != 2:
+        raise DataError(
+            f"the columns are {', '.join(data.column_names)}; a record holds one input and one label: set "
+            "data.image and data.label"
+        )
     label = selected.schema["c1"].dataType
+    if isinstance(label, FloatType):
+        return _with_whole_labels(selected, name)
     if not isinstance(label, LongType):
         raise DataError(
-            f"column {data.label} is {label.simpleString()}; the label of a record is a whole number: convert it, "
-            "or set data.label"
+            f"column {name} is {label.simpleString()}; the label of a record is a whole number: convert it, or set "
+            "data.label"
         )
     return selected
+
+
+def _with_whole_labels(selected: DataFrame, name: str) -> DataFrame:
+    """Labels that are kept as fractions, as HDF5 files of Caffe's have them, if all of them are whole."""
+    given = F.col("c1")
+    whole = checked(
+        given.cast("bigint"),
+        given == F.floor(given),
+        f"column {name} holds ",
+        F.coalesce(given.cast("string"), F.lit("null")),
+        "; the label of a record is a whole number: correct such rows, or set data.label",
+    )
+    told = [F.col("fault")] if "fault" in selected.columns else []
+    return selected.withColumn("fault", F.coalesce(*told, whole.fault)).withColumn("c1", whole.cells)
 
 
 def _plan(opened: OpenedSource, data: Data) -> ReadPlan:
