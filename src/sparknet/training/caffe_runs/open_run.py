@@ -16,6 +16,7 @@ from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config import Data, RunConfig
 from sparknet.data.rows.row_schema import RowSchema
+from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
@@ -93,7 +94,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         config,
         net=replace(config.net, prototxt=net.text if net else "", weights=weights),
         solver=replace(config.solver, prototxt=text, snapshot=snapshot),
-        data=_from_anywhere(config.data, caffe=net is not None),
+        data=_data_of(config.data, net.spec if net else None),
     )
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
     recipe = Recipe(
@@ -178,7 +179,21 @@ def _with_prefix(text: str, prefix: str) -> str:
     return text
 
 
-def _from_anywhere(data: Data, *, caffe: bool) -> Data:
+def _data_of(data: Data, spec: NetSpec | None) -> Data:
+    """Section `data` without relative paths, and with what a Caffe net adds where nothing is said."""
+    if spec is None:
+        return _from_anywhere(data)
+    data = replace(
+        _from_anywhere(data),
+        # Caffe's tools decode to blue, green, red, and its nets are trained on that.
+        channel_order=data.channel_order or "bgr",
+        # Its labels are what they are: a layer may leave out those of one value, or take distances for labels.
+        class_values=data.class_values or "stored",
+    )
+    return with_channels(data, spec)
+
+
+def _from_anywhere(data: Data) -> Data:
     return replace(
         data,
         path=_absolute(data.path),
@@ -187,10 +202,6 @@ def _from_anywhere(data: Data, *, caffe: bool) -> Data:
         validation_labels=_absolute(data.validation_labels),
         root=_absolute(data.root),
         mean_file=_absolute(data.mean_file),
-        # Caffe's tools decode to blue, green, red, and its nets are trained on that.
-        channel_order=data.channel_order or ("bgr" if caffe else None),
-        # Its labels are what they are: a layer may leave out those of one value, or take distances for labels.
-        class_values=data.class_values or ("stored" if caffe else None),
         beside={
             name: replace(
                 one,
