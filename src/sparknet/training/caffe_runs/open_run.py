@@ -14,6 +14,7 @@ from sparknet.caffe.prototxt import format_text, parse_text, read_content
 from sparknet.caffe.prototxt.tokens import Tokens
 from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, RunConfig
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.training.caffe_runs.channels import with_channels
@@ -84,6 +85,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     Raises:
         NetError: a file is missing, or is no net or solver.
         ConfigError: a value of the solver breaks a rule.
+        CheckpointError: the snapshot is missing or damaged.
     """
     net = net or (read_net(config.net.prototxt) if config.net.prototxt else None)
     solver = solver or (read_solver(config.solver.prototxt) if config.solver.prototxt else None)
@@ -93,7 +95,12 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     config = replace(
         config,
         net=replace(config.net, prototxt=net.text if net else "", weights=weights),
-        solver=replace(config.solver, prototxt=text, snapshot=snapshot),
+        solver=replace(
+            config.solver,
+            prototxt=text,
+            snapshot=snapshot,
+            snapshot_step=config.solver.snapshot_step or _step_of(snapshot),
+        ),
         data=_data_of(config.data, net.spec if net else None),
     )
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
@@ -157,6 +164,14 @@ def _settings(solver: SolverFile) -> tuple[SolverSettings, str]:
         return settings, solver.text
     prefix = os.path.join(Path.cwd(), prefix)  # noqa: PTH118 - a slash at the end, which tells a directory, is kept
     return replace(settings, snapshot_prefix=prefix), _with_prefix(solver.text, prefix)
+
+
+def _step_of(snapshot: str) -> tuple[int, ...]:
+    """Iteration and step count of a snapshot: kept, since a run is resumed when the file may be gone."""
+    if not snapshot:
+        return ()
+    state = read_state(snapshot)
+    return state.iteration, state.current_step
 
 
 def _with_prefix(text: str, prefix: str) -> str:
