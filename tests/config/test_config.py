@@ -80,6 +80,12 @@ RULES = [
     ("run.epochs=1.0", r"run\.rounds and run\.epochs is \(5, 1\.0\); exactly one must be given"),
     ("run.rounds=", r"run\.rounds and run\.epochs is \(None, None\); exactly one must be given"),
     ("run.rounds=0", r"run\.rounds is 0; it must be at least 1"),
+    ("data.validation='none'", r"data\.validation is \('', '', 0\.2, 'none'\); exactly one must be given"),
+    ("data.tests.more={ batches = 0 }", r"data\.tests\.more\.batches is 0; it must be at least 1"),
+    (
+        "data.tests.more={ path = 'x', beside = { goal = 'y' } }",
+        r"data\.tests\.more\.beside is \['goal'\]; .*a path of each source \(none\)",
+    ),
     ("run.early_stop.patience=0", r"run\.early_stop\.patience is 0; it must be at least 1"),
     ("run.early_stop.min_delta=-0.1", r"run\.early_stop\.min_delta is -0\.1; it must be at least 0"),
     ("run.eval_every=-1", r"run\.eval_every is -1; it must be at least 0"),
@@ -87,7 +93,7 @@ RULES = [
     ("run.keep_checkpoints=1", r"run\.keep_checkpoints is 1; it must be at least 2"),
     ("run.name='a/b'", r"run\.name is 'a/b'; it must be letters, digits, dots, dashes and underscores"),
     ("run.name=''", r"run\.name is ''; it must be letters"),
-    ("data.validation_path='x'", r"data\.validation_fraction is \('x', '', 0\.2\); exactly one must be given"),
+    ("data.validation_path='x'", r"data\.validation is \('x', '', 0\.2, None\); exactly one must be given"),
     ("data.validation_fraction=0.0", r"exactly one must be given: set one of them"),
     ("data.validation_fraction=1.0", r"data\.validation_fraction is 1\.0; it must be at least 0 and below 1"),
     ("data.validation_fraction=-0.1", r"data\.validation_fraction is -0\.1; it must be at least 0 and below 1"),
@@ -160,6 +166,13 @@ def test_a_column_is_told_only_what_it_can_follow(tmp_path, table, message):
 def test_what_judges_validations_needs_some(tmp_path, setting, key):
     with pytest.raises(ConfigError, match=rf"run\.eval_every is 0; run\.{key} needs validations on the way"):
         load_config(file_with(tmp_path, MINIMAL), [setting, "run.eval_every=0"])
+
+
+@pytest.mark.parametrize("setting", ["run.early_stop.patience=2", "run.keep=best", "data.tests.more={}"])
+def test_where_nothing_is_held_out_nothing_is_judged(tmp_path, setting):
+    none = ["data.validation_fraction=0.0", "data.validation=none", setting]
+    with pytest.raises(ConfigError, match="hold some out, or leave"):
+        load_config(file_with(tmp_path, MINIMAL), none)
 
 
 @pytest.mark.parametrize(("setting", "message"), RULES, ids=[rule[0] for rule in RULES])

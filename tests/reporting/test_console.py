@@ -189,6 +189,20 @@ def test_scores_are_printed_as_caffe_prints_them():
     ]
 
 
+def test_an_output_of_several_numbers_has_a_line_for_each():
+    each = {f"each.{place}": place / 10 for place in range(11)}
+    lines = caffe_scores({"loss": 0.5, **each}, {"loss": 1.0}, {"loss": 1, "each": 11})
+    assert lines[1:4] == ["each = 0", "each = 0.1", "each = 0.2"]
+    assert lines[11:] == ["each = 1", "loss = 0.5 (* 1 = 0.5 loss)"]
+
+
+def test_a_thousand_measures_do_not_flood_the_screen():
+    outputs = {f"each.{place}": 0.5 for place in range(1000)}
+    lines = plain_lines(*[{**record, "outputs": outputs} for record in whole_run()])
+    assert any("each.8 0.5000, " in line and " more on " in line for line in lines)
+    assert all(line.count("each") < 13 for line in lines if " more on " in line)
+
+
 def test_plain_round_lines_come_every_tenth_of_the_run():
     lines = plain_lines(*whole_run())
     told = [int(found[1]) for line in lines if (found := re.search(r"round +(\d+)/40: loss", line))]

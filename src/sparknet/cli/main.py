@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -131,8 +132,12 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caffe.add_argument("--model", type=Path, metavar="FILE", help="net prototxt")
     caffe.add_argument("--weights", metavar="FILES", help="caffemodel files, with commas")
     caffe.add_argument(
-        "--iterations", type=_positive, metavar="N", help="test N batches of the net's batch size (all rows)"
+        "--iterations",
+        type=_positive,
+        metavar="N",
+        help="test N batches of the net's batch size, from the first row again behind the last (all rows once)",
     )
+    _add_net_state(caffe.add_argument)
     _add_overrides(test)
 
 
@@ -200,14 +205,12 @@ def _add_caffe(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add_state(export)
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _add_state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--phase", choices=("TRAIN", "TEST"), default="TEST", help="which of the net's phases (TEST)"
-    )
-    parser.add_argument("--level", type=int, default=0, metavar="N", help="level that the layers' rules see (0)")
-    parser.add_argument(
-        "--stage", action="append", default=[], metavar="NAME", help="stage that the rules see; may be repeated"
-    )
+    _add_net_state(parser.add_argument)
     parser.add_argument(
         "--shape",
         type=_shape,
@@ -215,6 +218,19 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="BLOB=N,C,H,W",
         help="shape of an input, batch first, where the file tells none or another; may be repeated",
+    )
+
+
+def _add_net_state(add: Callable[..., object]) -> None:
+    add("--phase", choices=("TRAIN", "TEST"), default="TEST", help="which of the net's phases (TEST)")
+    add("--level", type=int, default=0, metavar="N", help="level that the layers' rules see (0)")
+    add(
+        "--stage",
+        action="extend",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="stages that the rules see, with commas; may be repeated",
     )
 
 

@@ -12,17 +12,20 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from sparknet.caffe.schema import TEST, TRAIN, NetState
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.train import find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
 from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
-from sparknet.errors import ConfigError, DataError, UsageError
+from sparknet.errors import ConfigError, UsageError
 from sparknet.reporting.console import PlainConsole
+from sparknet.reporting.story import wrapped
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
 from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
+from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import Model, load_model
 
@@ -36,7 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
-    given = {"--model": arguments.model, "--weights": arguments.weights, "--iterations": arguments.iterations}
+    given = {
+        "--model": arguments.model,
+        "--weights": arguments.weights,
+        "--iterations": arguments.iterations,
+        "--phase": arguments.phase if arguments.phase != "TEST" else None,
+        "--level": arguments.level or None,
+        "--stage": arguments.stage or None,
+    }
     caffe = [option for option, value in given.items() if value is not None]
     if arguments.run_dir is not None and caffe:
         raise UsageError(
@@ -57,6 +67,13 @@ def _test_run(arguments: argparse.Namespace) -> int:
     find_modules_here()
     # Before Spark, which takes seconds: a run that is not finished has none.
     model = load_model(run_dir / "model")
+    if arguments.data is None and config.data.validation == "none":
+        raise UsageError(
+            f'{run_dir} has held out no rows (data.validation is "none"), so there are none to test: name some '
+            "with --data"
+        )
+    kept = Preprocessing.load(run_dir)
+    model = replace(model, tests=kept.tests if kept else {})
     if arguments.data is not None:
         config = replace(config, data=data_at(config.data, arguments.data))
         opened = open_source(config.data, validation=True)
@@ -84,12 +101,12 @@ def _other_rows(path: str | None) -> list[str]:
     """
     if path is None:
         return []
-    others = ("validation_column", "validation_fraction", "validation_labels")
+    others = ("validation", "validation_column", "validation_fraction", "validation_labels")
     return [f"data.validation_path={json.dumps(path)}", *(f"data.{key}=" for key in others)]
 
 
 def _test_files(arguments: argparse.Namespace) -> int:
-    start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
+    start = scored_run(arguments.model, arguments.data, overrides_from(arguments), state=_state_of(arguments))
     config = start.config
     # Of a net's Data layer of phase TEST the rows come as validation rows.
     opened = (
@@ -105,19 +122,29 @@ def _test_files(arguments: argparse.Namespace) -> int:
 
     def measure(spark: SparkSession) -> Measurement:
         if isinstance(opened, OpenedSource):
-            return measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
-        # Rows of several sources go together by their numbers, which only shards have.
+            found = measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
+            if most_rows is None or found.rows >= most_rows:
+                return found
+        # Rows of several sources go together by their numbers, and rows are begun anew behind the last one: which
+        # rows are where only shards know.
         part = replace(config, run=replace(config.run, eval_batches=batches))
         with _store_for(part) as store:
-            return measure_validation(spark, model, part, store=store, sources=opened, test_net_only=True)
+            sources = opened if isinstance(opened, OpenedSources) else open_sources(config.data)
+            return measure_validation(spark, model, part, store=store, sources=sources, test_net_only=True)
 
     with log_of_failures("test") as log:
         measured = _measured(config, measure, log=log)
-    if batches is not None:
-        _check_iterations(batches, tested.batch, rows=measured.rows)
-    for line in caffe_scores(measured.measures, tested.loss_weights):
+    for line in caffe_scores(measured.measures, tested.loss_weights, tested.counts):
         print(line)
     return 0
+
+
+def _state_of(arguments: argparse.Namespace) -> NetState | None:
+    """The state of the net that is asked for; None where nothing is said."""
+    if arguments.phase == "TEST" and not arguments.level and not arguments.stage:
+        return None
+    phase = TRAIN if arguments.phase == "TRAIN" else TEST
+    return NetState(phase=phase, level=arguments.level, stage=arguments.stage)
 
 
 @contextmanager
@@ -128,20 +155,11 @@ def _store_for(config: RunConfig) -> Generator[Path]:
         return
     if config.cluster.master and not config.cluster.master.startswith("local"):
         raise ConfigError(
-            f"cluster.master is {config.cluster.master!r} and the net reads several sources, which are prepared to "
-            "go together: set data.store to a directory that the driver and every worker reach"
+            f"cluster.master is {config.cluster.master!r} and these rows are prepared, to go together or to "
+            "be read more than once: set data.store to a directory that the driver and every worker reach"
         )
     with tempfile.TemporaryDirectory(prefix="sparknet-test-") as store:
         yield Path(store)
-
-
-def _check_iterations(batches: int, batch: int, *, rows: int) -> None:
-    """Refuse fewer rows than were asked for: the scores would be those of other batches than Caffe's."""
-    if rows < batches * batch:
-        fitting = rows // batch
-        remedy = f"give at most {fitting}" if fitting else "leave it out to test every row"
-        wanted = f"--iterations {batches} of batch {batch} are {batches * batch} rows"
-        raise DataError(f"{wanted} and the source has {rows}: {remedy}")
 
 
 def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement], *, log: Path) -> Measurement:
@@ -160,5 +178,5 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
     ) as spark:
         note("testing")
         measured = measure(spark)
-    note(f"tested {measured.rows:,} rows")
+    note(f"tested {measured.rows:,} rows" + wrapped(encode(measured)))
     return measured

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Built here if the rows tell their shape, so that a net that does not fit them costs no Spark start.
     start = check_caffe(start, rows)
     if rows is not None and not config.net.prototxt:
-        check_preprocessing(config, {}, rows)
+        check_preprocessing(config, None, rows)
     # Only now: what is wrong at first sight leaves no directory behind.
     path: Path = arguments.run_dir or _new_run_dir(config.run.name)
     with RunDir.create(path, config) as run_dir:

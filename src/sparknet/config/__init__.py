@@ -5,7 +5,7 @@ from sparknet.config.files import load_config, override, write_config
 from sparknet.config.schema import RunConfig
 from sparknet.config.sections.cluster import Cluster
 from sparknet.config.sections.data import Data
-from sparknet.config.sections.data_column import Beside, DataColumn
+from sparknet.config.sections.data_column import Beside, DataColumn, TestRows
 from sparknet.config.sections.net import Net
 from sparknet.config.sections.objective import Measure, Objective
 from sparknet.config.sections.run import EarlyStop, Run
@@ -27,6 +27,7 @@ __all__ = [
     "RunConfig",
     "Solver",
     "Sync",
+    "TestRows",
     "decode",
     "encode",
     "load_config",

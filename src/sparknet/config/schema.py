@@ -36,3 +36,11 @@ class RunConfig:
             (self.net.weights, self.solver.snapshot),
             "a snapshot brings its own weights: give one of the two",
         )
+        if self.data.validation == "none":
+            for key, judged in (("early_stop", self.run.early_stop is not None), ("keep", self.run.keep == "best")):
+                require(
+                    not judged,
+                    f"run.{key} and data.validation",
+                    (getattr(self.run, key), "none"),
+                    f"no rows are held out to judge by: hold some out, or leave run.{key} out",
+                )

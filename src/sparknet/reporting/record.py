@@ -70,12 +70,18 @@ def numbers(record: Record, key: str) -> list[int]:
 
 
 def measures(record: Record) -> dict[str, float]:
-    """What was measured, by name: accuracy, top5 and loss where they are known, then the net's other outputs."""
+    """What was measured, by name: accuracy, top5 and loss where they are known, then the net's other outputs.
+
+    A result without any, of a run that holds out no rows, has its training loss.
+    """
     found = {name: number(record, name) for name in ("accuracy", "top5", "loss") if name in record}
     others = record.get("outputs")
     if isinstance(others, Mapping):
         outputs = cast("Record", others)
         found |= {_printable(str(name)): number(outputs, name) for name in outputs}
+    if not found and isinstance(record.get("training_loss"), float):
+        # Where no rows are held out there is nothing else to tell.
+        return {"training loss": number(record, "training_loss")}
     return found
 
 

@@ -63,14 +63,17 @@ def _of(round_number: int, progress: Progress) -> str:
     return f"{round_number:>{width}}/{progress.rounds}"
 
 
+_MOST_MEASURES = 12
+
 Told = Iterator[tuple[Tone, str]]
 
 
 def _started(record: Record, progress: Progress) -> Told:
+    held = whole(record, "validation_rows")
     yield (
         "plain",
         f"{text(record, 'name')}: {text(record, 'net')}, {whole(record, 'parameters'):,} parameters, "
-        f"{whole(record, 'training_rows'):,} training rows, {whole(record, 'validation_rows'):,} held out"
+        f"{whole(record, 'training_rows'):,} training rows, {f'{held:,}' if held else 'none'} held out"
         + (f" ({', '.join(texts(record, 'columns'))})" if texts(record, "columns") else ""),
     )
     yield (
@@ -113,11 +116,21 @@ def _aborted(record: Record, progress: Progress) -> Told:
 
 
 def _evaluation(record: Record, progress: Progress) -> Told:
-    found = ", ".join(f"{name} {value}" for name, value in shown_measures(record))
+    every = [f"{name} {value}" for name, value in shown_measures(record)]
+    # A net may measure each of a thousand classes: events and results have all.
+    more = f", {len(every) - _MOST_MEASURES} more" if len(every) > _MOST_MEASURES else ""
+    found = ", ".join(every[:_MOST_MEASURES]) + more
     yield (
         "good",
-        f"round {_of(whole(record, 'round'), progress)}: {found} on {whole(record, 'rows'):,} held-out rows",
+        f"round {_of(whole(record, 'round'), progress)}: {found} on {whole(record, 'rows'):,} held-out rows"
+        + wrapped(record),
     )
+
+
+def wrapped(record: Record) -> str:
+    """What to say where rows were begun anew behind the last one."""
+    rows, looked_at = whole(record, "rows"), whole(record, "looked_at")
+    return f", gone through {looked_at / rows:.4g} times ({looked_at:,} looks)" if looked_at > rows > 0 else ""
 
 
 def _stops_early(record: Record, progress: Progress) -> Told:

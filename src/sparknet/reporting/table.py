@@ -40,19 +40,24 @@ def measured_facts(record: Record) -> list[tuple[str, str]]:
     ]
 
 
-def caffe_scores(measured: Mapping[str, float], loss_weights: Mapping[str, float]) -> list[str]:
+def caffe_scores(
+    measured: Mapping[str, float], loss_weights: Mapping[str, float], counts: Mapping[str, int] | None = None
+) -> list[str]:
     """The lines with which `caffe test` ends: the whole loss, then each output in the order of its name.
 
     Args:
-        measured: mean of each output.
+        measured: mean of each output; of one with several numbers `NAME.0`, `NAME.1` and so on.
         loss_weights: of the outputs that are in the net's loss.
+        counts: of the outputs, how many numbers they have; not given: one each.
     """
     loss = sum(weight * measured[name] for name, weight in loss_weights.items() if name in measured)
     lines = [f"Loss: {loss:g}"]
     # By name, as Caffe's set of outputs is ordered: scripts read these lines.
-    for name, value in sorted(measured.items()):
+    for name, count in sorted((counts or dict.fromkeys(measured, 1)).items()):
         weight = loss_weights.get(name)
-        lines.append(f"{name} = {value:g}" + (f" (* {weight:g} = {weight * value:g} loss)" if weight else ""))
+        for key in [name] if count == 1 else [f"{name}.{place}" for place in range(count)]:
+            value = measured[key]
+            lines.append(f"{name} = {value:g}" + (f" (* {weight:g} = {weight * value:g} loss)" if weight else ""))
     return lines
 
 

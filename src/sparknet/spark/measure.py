@@ -8,7 +8,7 @@ they go from the source straight through the net.
 import functools
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,14 @@ from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, numbered
 from sparknet.spark.preparing.prepare import prepare_run
 from sparknet.training.coordination.messages import ChoreReport
-from sparknet.training.coordination.post_commit import add_up, as_fields
+from sparknet.training.coordination.post_commit import Conclude, add_up, as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, Model
 from sparknet.training.run_files.state_bytes import load_weights, weights_file
-from sparknet.training.worker.evaluate import Cuts, evaluate_part
+from sparknet.training.worker.evaluate import Cuts, Evaluation, evaluate_part
 
 __all__ = ["Measurement", "data_at", "measure_source", "measure_validation"]
 
@@ -55,6 +55,10 @@ class Measurement:
     """What a model is worth on some rows."""
 
     rows: int
+    """Of which each was looked at at least once."""
+    looked_at: int = 0
+    """How often one was: more often than there are rows where the batches that were asked for go beyond the last;
+    0: as often as there are rows."""
     accuracy: float | None = None
     """Top-1, 0..1."""
     top5: float | None = None
@@ -71,7 +75,7 @@ class Measurement:
     @property
     def rows_per_second(self) -> float:
         """Over `seconds`."""
-        return self.rows / self.seconds
+        return max(self.rows, self.looked_at) / self.seconds
 
     @property
     def measures(self) -> dict[str, float]:
@@ -92,6 +96,8 @@ class MeasurePlan:
     """By column what its values go through."""
     data: PreparedData | None = None
     """The rows, in directories that are the same on every worker; None where rows come by Spark."""
+    tests: Mapping[str, Chain] = field(default_factory=dict[str, Chain])
+    """By name what further rows go through."""
     test_net_only: bool = False
     """The weights are those of a Caffe file's TEST net, which is all that is built."""
     rows: ReadPlan | None = None
@@ -117,7 +123,9 @@ def data_at(data: Data, path: str) -> Data:
     """
     if not find_format(data).has_path:
         raise DataError(f"--data is {path!r}; source {data.source} comes without files: leave --data out")
-    return replace(data, validation_path=path, validation_column="", validation_fraction=0.0)
+    return replace(
+        data, validation_path=path, validation_column="", validation_fraction=0.0, validation=None, tests={}
+    )
 
 
 def measure_validation(
@@ -148,13 +156,14 @@ def measure_validation(
     """
     data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
     _check_fit(model.description, data.rows, data.table, test_net_only=test_net_only)
-    workers = config.run.workers
-    cuts = _cuts(model.objective, data, config)
+    evaluation = Evaluation.of(model.objective, data, config)
     # Parts are the run's own, whoever measures them: tasks only share them out.
-    frame = numbered(spark, cuts.count_parts(workers), tasks=workers)
+    frame = numbered(spark, evaluation.parts, tasks=config.run.workers)
     with _plan(spark, model, config) as plan:
-        task = functools.partial(measure_shards, replace(plan, data=data, test_net_only=test_net_only))
-        return _measured(frame, task, objective=model.objective, where=data.parts[0].directory)
+        plan = replace(plan, data=data, test_net_only=test_net_only)
+        task = functools.partial(measure_shards, plan)
+        measured = _measured(frame, task, conclude=evaluation.conclude, where=data.parts[0].directory)
+    return replace(measured, rows=min(measured.rows, data.validation_rows), looked_at=measured.rows)
 
 
 def measure_source(
@@ -199,20 +208,22 @@ def measure_source(
     )
     with _plan(spark, model, config) as plan:
         task = functools.partial(measure_rows, replace(plan, test_net_only=test_net_only, rows=reading))
-        return _measured(tasks, task, objective=model.objective, where=where, corrupt_share=share)
+        return _measured(tasks, task, conclude=model.objective.conclude, where=where, corrupt_share=share)
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
     """The task on prepared rows: `batches` hold the numbers of the parts to measure."""
     assert plan.data is not None, "the rows are prepared"
-    table = plan.data.validation_table(threads=plan.config.data.threads)
-    objective = plan.objective()
-    cuts = _cuts(objective, plan.data, plan.config)
-    parts = cuts.count_parts(plan.config.run.workers)
-    began = time.perf_counter()
-    with table:
+    threads = plan.config.data.threads
+    evaluation = Evaluation.of(plan.objective(), plan.data, plan.config)
+    chains = {"": plan.chain, **plan.tests}
+    with ExitStack() as held:
+        tables = {"": held.enter_context(plan.data.validation_table(threads=threads))}
+        for name, rows in plan.data.tests.items():
+            tables[name] = held.enter_context(rows.table(threads=threads))
+        began = time.perf_counter()
         for number in (number for batch in batches for number in batch.column(0).to_pylist()):
-            found = evaluate_part(objective, table, plan.chain, cuts=cuts, part=(number, parts))
+            found = evaluation.measure(number, tables, chains)
             yield {**encode(found), "until_seconds": time.perf_counter() - began}
 
 
@@ -263,18 +274,16 @@ def _build(description: Description, *, test_net_only: bool) -> Objective:
     return build_objective(recipe, rows, batch_size=1, seed=0, data=data)
 
 
-def _cuts(objective: Objective, data: PreparedData, config: RunConfig) -> Cuts:
-    return Cuts.of(objective, data.validation_rows, batches=config.run.eval_batches)
-
-
 @contextmanager
 def _plan(spark: SparkSession, model: Model, config: RunConfig) -> Generator[MeasurePlan]:
     with spark_errors(_DOING), broadcast_bytes(spark, weights_file(model.module)) as weights:
-        yield MeasurePlan(config=config, description=model.description, weights=weights, chain=model.chain)
+        yield MeasurePlan(
+            config=config, description=model.description, weights=weights, chain=model.chain, tests=model.tests
+        )
 
 
 def _measured(
-    frame: DataFrame, task: Any, *, objective: Objective, where: str, corrupt_share: float = 0.0
+    frame: DataFrame, task: Any, *, conclude: Conclude, where: str, corrupt_share: float = 0.0
 ) -> Measurement:
     reports = collect_reports(frame, task, doing=_DOING)
     # summed in the order of the parts: floats would tell the difference
@@ -285,7 +294,7 @@ def _measured(
     if not rows:
         raise DataError(f"{where}: no rows; testing needs at least one: name another file or directory")
     # Sums and one division: means of unequal parts cannot be averaged.
-    found = objective.conclude(add_up(report.values["sums"] for report in reports), int(rows))
+    found = conclude(add_up(report.values["sums"] for report in reports), int(rows))
     # Of the slowest task, since all are waited for.
     seconds = max(report.values["until_seconds"] for report in reports)
     return Measurement(rows=int(rows), seconds=seconds, skipped=damage.rows, **as_fields(found))

@@ -8,7 +8,7 @@ from caffe_example import SOLVER, TRAIN_TEST, Example, write_example
 from sparknet.caffe import NetSpec
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import SavedState, write_state
-from sparknet.config import Beside, Data, Net, Run, RunConfig, Solver, load_config, override, write_config
+from sparknet.config import Beside, Data, Net, Run, RunConfig, Solver, TestRows, load_config, override, write_config
 from sparknet.errors import ConfigError, NetError
 from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.caffe_runs.run_config import CaffeFiles, scored_run, solver_run
@@ -177,6 +177,43 @@ def test_nets_of_two_files_and_states_become_one(example: Example) -> None:
     assert (train[0].data_param.batch_size, test[0].data_param.batch_size) == (20, 5)
 
 
+def test_each_test_of_a_solver_has_its_layers_and_its_batches(example: Example) -> None:
+    net = example.net.read_text()
+    rule = 'top: "accuracy"\n  include {\n    phase: TEST\n'
+    example.net.write_text(net.replace(rule, rule + '    stage: "b"\n'))
+    (example.directory / "other.prototxt").write_text(net.replace("batch_size: 10", "batch_size: 5"))
+    solver = SOLVER.replace("test_iter: 4", "test_iter: 4 test_iter: 5 test_iter: 0") + (
+        'test_net: "other.prototxt"\ntest_state { stage: "x" }\ntest_state { stage: "b" }\ntest_state { }\n'
+    )
+    config = run_of(example, solver)
+    assert config.run.eval_batches == 4
+    assert config.data.tests == {"b": TestRows(batches=5), "test-net-2": TestRows()}
+    spec = NetSpec.from_prototxt(config.net.prototxt)
+
+    def tested(*stages: str) -> list[str]:
+        return [layer.name for layer in spec.select("TEST", stages=stages).parameters.layer]
+
+    assert tested()[-2:] == ["accuracy", "loss"]
+    assert (tested("b")[-2:], tested("test-net-2")[-2:]) == (["accuracy", "loss"], ["ip2", "loss"])
+    batch = spec.select("TEST").parameters.layer[0].data_param.batch_size
+    other = spec.select("TEST", stages=["b"]).parameters.layer[0].data_param.batch_size
+    assert (batch, other) == (5, 10)
+    assert "accuracy" not in [layer.name for layer in spec.select("TRAIN").parameters.layer]
+
+
+def test_a_net_that_is_only_trained_needs_no_rows_for_tests(example: Example) -> None:
+    solver = SOLVER.replace("test_iter: 4", "").replace("test_interval: 8", "")
+    table = run_of(example, solver).data
+    assert (table.validation, bool(table.validation_path)) == (None, True), "rows that are there are tested"
+    lmdb = f"lmdb:{example.directory}"
+    example.solver.write_text(solver)
+    config = solver_run(CaffeFiles(solver=example.solver), lmdb, []).config
+    assert (config.data.validation, config.data.path) == ("none", str(example.directory))
+    example.solver.write_text(SOLVER)
+    with pytest.raises(ConfigError, match=r"say which rows are held out.*data\.validation=none holds out none"):
+        solver_run(CaffeFiles(solver=example.solver), lmdb, [])
+
+
 def test_weights_of_the_solver_and_of_the_command(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +261,7 @@ def test_the_solver_file_alone_says_how(example: Example, setting: str, key: str
     [
         (("max_iter: 24", ""), r"cifar10_quick_solver\.prototxt: max_iter is missing; .*set max_iter"),
         (("base_lr: 0.001", ""), r"base_lr is missing"),
-        (("test_iter: 4", "test_iter: 4\ntest_iter: 5"), r"test_iter is given 2 times; one net is tested here"),
+        (("test_iter: 4", "test_iter: 4\ntest_state { }\ntest_state { }"), r"test_state is given 2 times"),
         (("net:", "# net:"), r"solver\.prototxt: it names no net; set net to the net's prototxt, or give --net"),
         (("max_iter: 24", "max_iter: 0"), r"max_iter is 0; the run .*: set max_iter to at least 1"),
         (("cifar10_quick_train_test", "none"), r"none\.prototxt: no such file"),

@@ -374,6 +374,25 @@ def test_the_last_round_is_evaluated_and_saved_before_the_end():
     assert play.pulse(0).end
 
 
+def test_without_rows_to_measure_the_last_round_is_only_saved():
+    play = Play(rounds=1, evaluation_parts=0)
+    play.begin(0, 1)
+    play.commit(0, 1)
+    assert {type(chore) for chore in play.do_chores(0, 1)} == {Checkpoint}
+    assert play.coordinator.status == "finished"
+    assert play.coordinator.evaluation is None
+    assert play.coordinator.loss == play.events("round")[-1]["loss"]
+
+
+def test_rows_that_are_looked_at_again_are_not_more_rows():
+    play = Play(rounds=1, evaluation_parts=1, validation_rows=5)
+    play.begin(0, 1)
+    play.commit(0, 1)
+    play.do_chores(0, 1)
+    (event,) = play.events("evaluation")
+    assert (event["rows"], event["looked_at"]) == (5, 50)
+
+
 def test_a_finished_run_never_starts_again():
     play = finished_play()
     assert play.register(0, 9) == Done()

@@ -16,7 +16,7 @@ from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import StoredColumn, save_mean_image
 from sparknet.errors import ConfigError, RunDirError
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
-from sparknet.training.objectives.objective import InputTransforms
+from sparknet.training.objectives.objective import InputTransforms, Objective
 from sparknet.training.objectives.preprocessing import (
     Preprocessing,
     check_preprocessing,
@@ -51,11 +51,11 @@ def config_with(place: Path, train: str = TRAIN, test: str = TEST, **data) -> Ru
     )
 
 
-def transforms_of(config: RunConfig, rows: RowSchema) -> InputTransforms:
+def objective_of(config: RunConfig, rows: RowSchema) -> Objective:
     # A file's net is built for rows as they are: what it says twice is found later here.
     data = config.data if config.net.name else None
     recipe = Recipe.read(config.net)
-    return build_objective(recipe, rows, batch_size=2, seed=0, data=data).transforms
+    return build_objective(recipe, rows, batch_size=2, seed=0, data=data)
 
 
 class Made:
@@ -68,7 +68,7 @@ class Made:
 def made(config: RunConfig, place: Path, *, stored: StoredColumn = STORED, run_dir: Path | None = None) -> Made:
     rows = ROWS.with_input(stored.column) if stored is STORED else replace(ROWS, inputs=(stored.column,))
     counted = {stored.column.name: (stored, place)}
-    both = make_preprocessing(config, transforms_of(config, rows), counted, rows=rows, run_dir=run_dir or place)
+    both = make_preprocessing(config, objective_of(config, rows), counted, rows=rows, run_dir=run_dir or place)
     return Made(both)
 
 
@@ -77,7 +77,7 @@ def in_file(config: RunConfig, transforms: InputTransforms) -> Normalise:
 
 
 def checked(config: RunConfig) -> None:
-    check_preprocessing(config, transforms_of(config, ROWS), ROWS)
+    check_preprocessing(config, objective_of(config, ROWS), ROWS)
 
 
 def plain_config(*, net: str = "digits_cnn", **data) -> RunConfig:
@@ -249,9 +249,9 @@ def test_a_mean_file_that_is_none_or_does_not_fit(place: Path) -> None:
 def test_what_does_not_fit_the_rows(place: Path, data: dict, message: str) -> None:
     config = plain_config(**data)
     with pytest.raises(ConfigError, match=message):
-        make_preprocessing(config, {}, {"image": (STORED, place)}, rows=ROWS, run_dir=place)
+        make_preprocessing(config, None, {"image": (STORED, place)}, rows=ROWS, run_dir=place)
     with pytest.raises(ConfigError, match=message):
-        check_preprocessing(config, {}, ROWS)
+        check_preprocessing(config, None, ROWS)
     assert not (place / "preprocess.safetensors").exists()
 
 
@@ -312,6 +312,16 @@ def test_that_nothing_is_done_is_kept_too(tmp_path: Path) -> None:
     kept = Preprocessing.load(tmp_path)
     assert kept is not None
     assert (kept.train, kept.test, kept.mean_files) == ({}, {}, {})
+
+
+def test_further_rows_have_their_own(tmp_path: Path) -> None:
+    """Under names of any letters."""
+    one, other = (Normalise(mean=None, scale=scale) for scale in (2.0, 3.0))
+    made = Preprocessing(train={"x": one}, test={"x": one}, tests={"a.b": {"x": other}, "a": {"x": one}})
+    made.save(tmp_path)
+    kept = Preprocessing.load(tmp_path)
+    assert kept is not None
+    assert {name: chain["x"].scale for name, chain in kept.evaluated.items()} == {"": 2.0, "a.b": 3.0, "a": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -399,4 +409,4 @@ def test_settings_that_a_column_cannot_follow_are_refused(columns: dict, message
         run=Run(rounds=1), data=data, net=Net(name="net"), solver=Solver(batch_size=1, learning_rate=1.0)
     )
     with pytest.raises(ConfigError, match=message):
-        check_preprocessing(config, {}, OTHER_ROWS)
+        check_preprocessing(config, None, OTHER_ROWS)

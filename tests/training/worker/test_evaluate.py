@@ -12,8 +12,9 @@ from formats import make_table
 from image_rows import image_rows
 from sparknet.data.loading.row_random import row_draws
 from sparknet.data.loading.transform import Normalise
+from sparknet.training.coordination.post_commit import add_up
 from sparknet.training.objectives.module_objective import ModuleObjective
-from sparknet.training.worker.evaluate import EVALUATION_BATCH, Cuts, evaluate_part
+from sparknet.training.worker.evaluate import EVALUATION_BATCH, Cuts, Evaluation, Judged, evaluate_part
 
 PLAIN = Normalise(mean=None, scale=1 / 255)
 
@@ -164,3 +165,34 @@ def test_channels_last_gives_the_same(tmp_path):
     other = evaluate(module, table, channels_last=True)
     assert other.sums["accuracy"] == plain.sums["accuracy"]
     assert other.sums["loss"] == pytest.approx(plain.sums["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 40])
+def test_further_rows_are_measured_by_themselves(tmp_path, workers):
+    """Each set's measures are those of its rows alone, whoever measures which part."""
+    tables = {}
+    for name, rows in (("", 30), ("b", 17)):
+        directory = tmp_path / f"rows{name}"
+        directory.mkdir()
+        tables[name] = make_table(directory, [rows])[0]
+    torch.manual_seed(0)
+    modules = {name: nn.Sequential(nn.Flatten(), nn.Linear(6, 10)) for name in tables}
+    chains = {name: {"image": PLAIN} for name in tables}
+    batches = {"": 40, "b": 17}
+    judged = [
+        Judged(name=name, objective=objective(modules[name]), cuts=Cuts(rows=batches[name], batch=8))
+        for name in tables
+    ]
+    evaluation = Evaluation(judged, workers)
+    reports = [evaluation.measure(part, tables, chains) for part in range(evaluation.parts)]
+    assert [report.part for report in reports] == list(range(evaluation.parts))
+    rows = sum(report.rows for report in reports)
+    assert rows == 40, "of the held-out rows alone"
+    concluded = evaluation.conclude(add_up(report.sums for report in reports), rows)
+    expected = {}
+    for one in judged:
+        whole = evaluate_part(one.objective, tables[one.name], {"image": PLAIN}, cuts=one.cuts, part=(0, 1))
+        found = one.objective.conclude(whole.sums, whole.rows)
+        expected |= {f"b/{name}" if one.name else name: value for name, value in found.items()}
+    assert concluded == pytest.approx(expected, rel=1e-6)
+    assert list(concluded)[:3] == ["accuracy", "top5", "loss"]

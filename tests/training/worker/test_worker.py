@@ -79,9 +79,9 @@ class Attempt:
                 preprocess={"image": NORMALISE},
             )
 
-        def evaluate(part, parts):
+        def evaluate(part):
             cuts = Cuts.of(objective, len(crew.table))
-            return evaluate_part(objective, crew.table, {"image": NORMALISE}, cuts=cuts, part=(part, parts))
+            return evaluate_part(objective, crew.table, {"image": NORMALISE}, cuts=cuts, part=(part, 3))
 
         around = Surroundings(
             driver=crew.driver,

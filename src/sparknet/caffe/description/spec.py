@@ -83,6 +83,13 @@ class NetSpec:
         lines = tuple(self.lines[index] for index in kept) if self.lines else ()
         return NetSpec(chosen, self.source, lines)
 
+    def in_stage(self, stage: str) -> "NetSpec":
+        """The same net, of which every state is in this stage too."""
+        staged = NetParameter()
+        staged.CopyFrom(self.parameters)
+        staged.state.stage.append(stage)
+        return NetSpec(staged, self.source, self.lines)
+
     def to_prototxt(self) -> str:
         """The description as text that Caffe reads."""
         return format_text(self.parameters)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sparknet.config.rules import all_finite, at_least, require
-from sparknet.config.sections.data_column import Beside, DataColumn
+from sparknet.config.sections.data_column import Beside, DataColumn, TestRows
 from sparknet.errors import ConfigError
 
 __all__ = ["Data"]
@@ -28,7 +28,9 @@ class Data:
     validation_column: str = ""
     """A boolean column that marks validation rows."""
     validation_fraction: float = 0.0
-    """Share of the rows held out, drawn with `run.seed`; 0 for one of the other two ways."""
+    """Share of the rows held out, drawn with `run.seed`; 0 for one of the other ways."""
+    validation: Literal["none"] | None = None
+    """`"none"`: no rows are held out, so that all are trained on, and nothing is measured but the training loss."""
     labels: str = ""
     """Source image_tar: the file of lines `NAME LABEL`; not given: `train.txt` beside the tar files or above."""
     validation_labels: str = ""
@@ -60,6 +62,8 @@ class Data:
     section from `shape` to `mirror` say it where the net has one input."""
     beside: dict[str, Beside] = field(default_factory=dict[str, Beside])
     """Further sources that are read in step with this one, each giving one more column."""
+    tests: dict[str, TestRows] = field(default_factory=dict[str, TestRows])
+    """Further rows that are measured beside the held-out ones, each by itself."""
     shape: tuple[int, ...] = ()
     """Shape of one input row, (channels, height, width) for images; () takes what the source says."""
     classes: int | None = None
@@ -111,13 +115,19 @@ class Data:
 
     def __post_init__(self) -> None:
         all_finite("data", self)
-        # Exactly one: of two it would not be plain which rows a result is of, and without any there is no result.
-        ways = [bool(self.validation_path), bool(self.validation_column), self.validation_fraction != 0]
+        # Exactly one: of two it would not be plain which rows a result is of, and a run without any result must
+        # be meant.
+        ways = [
+            bool(self.validation_path),
+            bool(self.validation_column),
+            self.validation_fraction != 0,
+            self.validation is not None,
+        ]
         require(
             sum(ways) == 1,
-            "data.validation_path, data.validation_column, data.validation_fraction",
-            (self.validation_path, self.validation_column, self.validation_fraction),
-            "exactly one must be given: set one of them",
+            "data.validation_path, data.validation_column, data.validation_fraction, data.validation",
+            (self.validation_path, self.validation_column, self.validation_fraction, self.validation),
+            'exactly one must be given: set one of them; data.validation = "none" holds out nothing',
         )
         require(
             0 <= self.validation_fraction < 1,
@@ -138,6 +148,14 @@ class Data:
         )
         _check_names(self)
         _check_short_form(self)
+        require(
+            not self.tests or self.validation is None,
+            "data.tests and data.validation",
+            (sorted(self.tests), self.validation),
+            "they are measured beside held-out rows: hold some out, or leave data.tests out",
+        )
+        for name, rows in self.tests.items():
+            rows.check(f"data.tests.{name}", self.beside)
         for name in self.columns:
             self.columns[name].check(f"data.columns.{name}")
 

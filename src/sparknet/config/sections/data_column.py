@@ -1,11 +1,12 @@
 """What a column is, as it is stored and as the net or the loss gets it; and further sources of columns."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sparknet.config.rules import all_finite, at_least, require
 
-__all__ = ["Beside", "DataColumn"]
+__all__ = ["Beside", "DataColumn", "TestRows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,3 +216,40 @@ class Beside:
     """As `data.validation_labels`."""
     root: str = ""
     """As `data.root`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestRows:
+    """Further rows that are measured whenever the held-out ones are: `[data.tests.NAME]`.
+
+    Their measures are called `NAME/measure`. A Caffe net judges them by the layers of its phase TEST in stage NAME.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    path: str = ""
+    """Of the rows, in the format of `data.source`; not given: the held-out rows once more."""
+    beside: dict[str, str] = field(default_factory=dict[str, str])
+    """By name in `data.beside` the path of the rows that go with them."""
+    batches: int | None = None
+    """As `run.eval_batches`, of these."""
+
+    def check(self, key: str, beside: Collection[str]) -> None:
+        """Hold the values against those of section `data`.
+
+        Args:
+            key: where they stand, `data.tests.NAME`.
+            beside: the sources that the rows of `data.source` go with.
+
+        Raises:
+            ConfigError: naming key, value and rule.
+        """
+        if self.batches is not None:
+            at_least(f"{key}.batches", self.batches, 1)
+        wanted = sorted(beside) if self.path else []
+        require(
+            sorted(self.beside) == wanted,
+            f"{key}.beside",
+            sorted(self.beside),
+            f"rows that are read in step have a path of each source ({', '.join(wanted) or 'none'}): set these",
+        )

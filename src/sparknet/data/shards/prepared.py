@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from sparknet.data.shards.manifest import Manifest, StoredColumn
 from sparknet.data.shards.shard_table import ShardTable
 from sparknet.errors import DataError
 
-__all__ = ["JoinedTable", "Part", "PreparedData", "RowTable"]
+__all__ = ["JoinedTable", "Part", "PreparedData", "PreparedTest", "RowTable"]
 
 
 class RowTable(Protocol):
@@ -67,6 +67,8 @@ class PreparedData:
     """Columns that the loss is given."""
     weight: str = ""
     """The column of the rows' weights."""
+    tests: dict[str, "PreparedTest"] = field(default_factory=dict[str, "PreparedTest"])
+    """Further rows that are measured, by name."""
 
     @classmethod
     def of(cls, directory: Path, manifest: Manifest) -> "PreparedData":
@@ -175,6 +177,26 @@ class PreparedData:
     def _joined(self, tables: list[ShardTable]) -> RowTable:
         # What a single table gives is what is wanted, but for a run of several.
         return tables[0] if len(tables) == 1 else JoinedTable(tables, [part.names for part in self.parts])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedTest:
+    """Rows that are measured beside the held-out ones."""
+
+    data: PreparedData
+    """The data set that has them, with the columns of the run."""
+    split: Literal["train", "validation"]
+    """Which of its rows they are."""
+
+    def __len__(self) -> int:
+        return self.data.train_rows if self.split == "train" else self.data.validation_rows
+
+    def table(self, *, threads: int = 1) -> RowTable:
+        """The rows; `threads` decode encoded images."""
+        data = self.data
+        return (
+            data.train_table(threads=threads) if self.split == "train" else data.validation_table(threads=threads)
+        )
 
 
 class JoinedTable:

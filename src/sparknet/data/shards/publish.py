@@ -54,7 +54,7 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     columns = _common_columns(reports)
     parts = {split: _shards(reports, split) for split in ("train", "validation")}
     for split, part in parts.items():
-        if not part:
+        if not part and (split == "train" or data.validation is None):
             raise DataError(f"the {split} set is empty; {_empty_remedy(data, split)}")
     # Before the renames: a shard that the driver does not see shows that the store is not shared.
     train = _train_statistics(hidden, reports, columns=columns)

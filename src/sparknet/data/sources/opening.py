@@ -238,6 +238,7 @@ def data_of_parts(data: Data) -> list[tuple[Data, dict[str, str]]]:
         targets=tuple(targets or inputs),
         columns={name: rule for name, rule in data.columns.items() if name in own},
         beside={},
+        tests={},
         image="image",
         label="label",
     )
@@ -249,6 +250,7 @@ def data_of_parts(data: Data) -> list[tuple[Data, dict[str, str]]]:
             source=beside.source,
             path=beside.path,
             validation_path=beside.validation_path,
+            validation=data.validation,
             labels=beside.labels,
             validation_labels=beside.validation_labels,
             root=beside.root,

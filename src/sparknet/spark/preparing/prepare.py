@@ -14,16 +14,17 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
-from sparknet.config import Data, decode, encode
+from sparknet.config import Data, TestRows, decode, encode
 from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
-from sparknet.data.shards.prepared import Part, PreparedData
+from sparknet.data.shards.prepared import Part, PreparedData, PreparedTest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish
 from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport, write_partition
 from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, data_of_parts, open_sources
+from sparknet.data.sources.registry import find_format
 from sparknet.data.storage.fingerprint import describe_files, fingerprint
 from sparknet.errors import ConfigError, DataError
 from sparknet.spark.frames.input_partitions import PartitionReader, numbers_in, partition_numbers
@@ -155,9 +156,64 @@ def prepare_run(
         ConfigError: rows that go together are drawn or marked for validation in one of them only.
         ClusterError: a Spark job failed.
     """
+    made = _prepare_sources(spark, data, store=store, seed=seed, workers=workers, sources=sources)
+    tests = {
+        name: _prepare_test(spark, data, rows, name=name, made=made, store=store)
+        for name, rows in data.tests.items()
+    }
+    return replace(made, tests=tests)
+
+
+def _prepare_test(
+    spark: SparkSession, data: Data, rows: TestRows, *, name: str, made: PreparedData, store: Path
+) -> PreparedTest:
+    """Prepare further rows to measure; `made` is what is prepared already, and may have them."""
+    paths = {"": rows.path, **rows.beside}
+    if not rows.path or paths == {
+        "": data.validation_path,
+        **{n: b.validation_path for n, b in data.beside.items()},
+    }:
+        return PreparedTest(data=made, split="validation")
+    # What is trained on is measured as a whole only if nothing of it was held out.
+    whole = bool(data.validation_path)
+    if whole and paths == {"": data.path, **{n: b.path for n, b in data.beside.items()}}:
+        return PreparedTest(data=made, split="train")
+    form = find_format(data)
+    if form.reader is None or form.names_classes or form.has_label_file:
+        raise ConfigError(
+            f"data.tests.{name}.path is {rows.path!r}; rows of source {data.source} have classes that the training "
+            "rows number, and so cannot be prepared by themselves: leave the path out, or give such rows as "
+            "data.validation_path"
+        )
+    alone = replace(
+        data,
+        path=rows.path,
+        validation_path="",
+        validation_labels="",
+        validation_column="",
+        validation_fraction=0.0,
+        validation="none",
+        tests={},
+        beside={n: replace(one, path=rows.beside[n], validation_path="") for n, one in data.beside.items()},
+    )
+    found = _prepare_sources(spark, alone, store=store, seed=0, workers=1, sources=None)
+    here, there = (one.rows.columns for one in (found, made))
+    for column, wanted in zip(here, there, strict=True):
+        if (column.dtype, column.shape) != (wanted.dtype, wanted.shape):
+            raise DataError(
+                f"data.tests.{name}: column {column.name} is {column.dtype} of shape {column.shape}, and "
+                f"{wanted.dtype} of shape {wanted.shape} in training; both must be alike: give rows of one kind"
+            )
+    return PreparedTest(data=found, split="train")
+
+
+def _prepare_sources(
+    spark: SparkSession, data: Data, *, store: Path, seed: int, workers: int, sources: OpenedSources | None
+) -> PreparedData:
+    """What is trained on, and what is held out."""
     if not data.beside:
         return PreparedData.of(*prepare(spark, data, store=store, seed=seed, workers=workers, sources=sources))
-    if not data.validation_path:
+    if not data.validation_path and data.validation is None:
         raise ConfigError(
             f"data.beside has {', '.join(data.beside)}; validation rows of several sources are given by path: set "
             "data.validation_path, and that of each source beside"

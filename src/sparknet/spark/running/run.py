@@ -39,7 +39,7 @@ from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import describe, save_model
-from sparknet.training.worker.evaluate import Cuts
+from sparknet.training.worker.evaluate import Evaluation
 
 __all__ = ["Observer", "RunResult", "count_rounds", "train"]
 
@@ -57,6 +57,8 @@ class RunResult:
     loss: float | None = None
     outputs: dict[str, float] = field(default_factory=dict[str, float])
     """What else the net measures, by name."""
+    training_loss: float | None = None
+    """Mean loss of the local steps of the last round that this start trained."""
     model_round: int
     """The round whose weights are the model: the last one, or the best with `run.keep = "best"`."""
     best_round: int | None = None
@@ -180,7 +182,7 @@ class _Run:
             objective = self._start.objective(data.rows)
             check_solver(self._start.recipe, objective)
             preprocessing = make_preprocessing(
-                config, objective.transforms, data.stored, rows=data.rows, run_dir=self._run_dir.path
+                config, objective, data.stored, rows=data.rows, run_dir=self._run_dir.path
             )
             # A checkpoint of this run is newer than whatever it once began from.
             saved = self._resume_point() or self._beginning(objective)
@@ -246,7 +248,7 @@ class _Run:
         self, data: PreparedData, objective: Objective, rounds: int, saved: Saved | None
     ) -> Coordinator:
         run, sync, cluster = self._config.run, self._config.sync, self._config.cluster
-        cuts = Cuts.of(objective, data.validation_rows, batches=run.eval_batches)
+        evaluation = Evaluation.of(objective, data, self._config)
         rules = Rules(
             slots=run.workers,
             rounds=rounds,
@@ -255,8 +257,9 @@ class _Run:
             balanced=sync.pace == "balanced",
             eval_every=run.eval_every,
             checkpoint_every=run.checkpoint_every,
-            evaluation_parts=cuts.count_parts(run.workers),
-            evaluate_first=run.eval_first,
+            evaluation_parts=evaluation.parts,
+            validation_rows=data.validation_rows,
+            evaluate_first=run.eval_first and evaluation.parts > 0,
             replicas_agree=sync.strategy != "none",
             heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds,
             hang_seconds=cluster.hang_seconds,
@@ -269,7 +272,7 @@ class _Run:
         start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
         return Coordinator(
-            rules, now=time.monotonic(), start=start, checkpoint=checkpoint, conclude=objective.conclude
+            rules, now=time.monotonic(), start=start, checkpoint=checkpoint, conclude=evaluation.conclude
         )
 
     def _announce(
@@ -320,7 +323,7 @@ class _Run:
 
     def _finish(self, coordinator: Coordinator, data: PreparedData, chain: Chain, saved: Saved | None) -> RunResult:
         config, evaluation, best = self._config, coordinator.evaluation, coordinator.judge.best
-        if evaluation is None:
+        if evaluation is None and config.data.validation is None:
             raise ClusterError("the run finished without a validation result; this is a defect, please report it")
         chosen = best.round if best is not None and config.run.keep == "best" else coordinator.round
         weights = self._checkpoints.path(chosen) / WEIGHTS
@@ -331,7 +334,8 @@ class _Run:
         # Of this start alone, as the seconds are.
         samples = coordinator.samples - (saved.samples if saved else 0)
         result = RunResult(
-            **as_fields(evaluation.outputs),
+            **as_fields(evaluation.outputs if evaluation else {}),
+            training_loss=coordinator.loss,
             model_round=chosen,
             best_round=best.round if best else None,
             best_measure=best.measure if best else None,

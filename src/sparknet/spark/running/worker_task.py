@@ -24,7 +24,7 @@ from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.sync.gloo_groups import Groups
 from sparknet.training.worker.device_feed import DeviceFeed
-from sparknet.training.worker.evaluate import Cuts, evaluate_part
+from sparknet.training.worker.evaluate import Evaluation
 from sparknet.training.worker.heartbeat import Heartbeats
 from sparknet.training.worker.replica import Replica
 from sparknet.training.worker.worker import Surroundings, Worker
@@ -162,7 +162,6 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     keep_freed_memory()
     threads = config.data.threads
     train = means.held.enter_context(plan.data.train_table(threads=threads))
-    validation = means.held.enter_context(plan.data.validation_table(threads=threads))
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     recipe = Recipe.read(config.net, config.solver, objective=config.objective)
@@ -172,7 +171,10 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     )
     # Before the optimiser is built: it keeps the tensors that it finds.
     objective.to(means.device)
-    cuts = Cuts.of(objective, len(validation), batches=config.run.eval_batches)
+    evaluation = Evaluation.of(objective, plan.data, config)
+    tables = {"": means.held.enter_context(plan.data.validation_table(threads=threads))}
+    for name, rows in plan.data.tests.items():
+        tables[name] = means.held.enter_context(rows.table(threads=threads))
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
     # The whole run's iterations, also when it resumes: a learning rate that falls to its end must know that end.
     solver = build_inner_solver(recipe, objective, total_iterations=plan.rounds * config.sync.local_steps)
@@ -195,9 +197,8 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
         )
         return again.module.state_dict()
 
-    def evaluate(part: int, parts: int) -> ChoreReport:
-        chain = plan.preprocessing.test
-        return evaluate_part(objective, validation, chain, cuts=cuts, part=(part, parts))
+    def evaluate(part: int) -> ChoreReport:
+        return evaluation.measure(part, tables, plan.preprocessing.evaluated)
 
     if config.net.compile:
         with open_loader(Cursor()) as loader:

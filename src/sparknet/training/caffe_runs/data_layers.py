@@ -1,14 +1,14 @@
 """Where a Caffe user's rows come from: what `--data` says, and where it says nothing, the net's own data layers."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.layers.inputs import INPUT_LAYERS
-from sparknet.caffe.schema import LayerParameter
+from sparknet.caffe.schema import TEST, TRAIN, LayerParameter
 from sparknet.caffe.solver.named_files import find_file
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Storage
@@ -16,7 +16,7 @@ from sparknet.errors import ConfigError
 
 __all__ = ["NetSources", "data_source"]
 
-_HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_fraction")
+_HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_fraction", "data.validation")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,10 @@ class NetSources:
     spec: NetSpec
     directory: Path
     """A file is looked for from the current directory, as in Caffe, and else from here."""
+    tests: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
+    """By name, a stage of phase TEST, the further tests of the net, and how many batches each looks at."""
+    tested: bool = True
+    """Tests are asked for; if not, phase TEST may lack rows, or may not be there at all."""
 
     def path(self, phase: PhaseName, source: str) -> str:
         """Path of the rows of this format that a phase reads; empty where it reads none that are on this machine.
@@ -70,12 +74,13 @@ class NetSources:
             ConfigError: a phase names no rows, or such as are not here, or the phases do not go together.
         """
         fed: dict[PhaseName, list[_Fed]] = {phase: self._fed(phase) for phase in _PHASES}
+        untested = not (testing or held_out or self.tested) and not _all_here(fed["TEST"])
         several = any(len(layers) > 1 for layers in fed.values())
         needed: tuple[PhaseName, ...] = (
-            ("TEST",) if testing else ("TRAIN",) if held_out and not several else _PHASES
+            ("TEST",) if testing else ("TRAIN",) if untested or (held_out and not several) else _PHASES
         )
         for phase in needed:
-            if not fed[phase] or not all(one.path for one in fed[phase]):
+            if not _all_here(fed[phase]):
                 raise ConfigError(
                     f"--data is not given, and {self._missing(phase)}: give --data KIND:PATH, as in --data "
                     "lmdb:PATH"
@@ -91,9 +96,37 @@ class NetSources:
         table: dict[str, Any] = {"source": first.source, "path": first.path}
         table |= {"root": first.root} if first.root else {}
         table |= {"validation_path": held.path} if held is not None else {}
+        table |= {"validation": "none"} if untested else {}
+        table |= {"tests": self._tests_table(first)} if self.tests and not testing else {}
         if not several:
             return table | self._columns_of(first) | first.rule
-        return table | self._in_step(first, fed["TEST" if testing else "TRAIN"][1:], fed["TEST"])
+        others = fed["TEST" if testing else "TRAIN"][1:]
+        return table | self._in_step(first, others, [] if untested else fed["TEST"], untested=untested)
+
+    def _tests_table(self, first: _Fed) -> dict[str, Any]:
+        """The rows of the further tests."""
+        tables: dict[str, Any] = {}
+        for name, batches in self.tests.items():
+            layers = self._fed("TEST", stage=name)
+            if not _all_here(layers):
+                raise ConfigError(
+                    f"--data is not given, and {self._missing('TEST', stage=name)}: give --data KIND:PATH, as in "
+                    "--data lmdb:PATH"
+                )
+            if layers[0].source != first.source:
+                raise ConfigError(
+                    f"{self.spec.source}: layer {first.layer.name!r} reads {first.source} and "
+                    f"{layers[0].layer.name!r} reads {layers[0].source}; all rows of a net must be of one format: "
+                    "make the layers alike, or give --data"
+                )
+            beside = {top: one.path for one in layers[1:] for top in one.layer.top}
+            tables[name] = {"path": layers[0].path} | ({"beside": beside} if beside else {})
+            tables[name] |= {"batches": batches} if batches else {}
+        return tables
+
+    def tests_of_held_out(self) -> dict[str, Any]:
+        """The further tests where all judge the held-out rows, whatever their layers name."""
+        return {name: {"batches": batches} if batches else {} for name, batches in self.tests.items()}
 
     def _columns_of(self, first: _Fed) -> dict[str, Any]:
         """Names of the columns of a single source that has its own."""
@@ -105,14 +138,14 @@ class NetSources:
         # A column may be both: a net that is measured by what it is given.
         return {"inputs": inputs or targets, "targets": targets or inputs}
 
-    def _in_step(self, first: _Fed, others: list[_Fed], tests: list[_Fed]) -> dict[str, Any]:
+    def _in_step(self, first: _Fed, others: list[_Fed], tests: list[_Fed], *, untested: bool) -> dict[str, Any]:
         """What is said of several sources beside the first one's own."""
         beside: dict[str, dict[str, str]] = {}
         rules: dict[str, dict[str, Any]] = {}
         for one in others:
             for top in one.layer.top:
                 held = next((test for test in tests if top in test.layer.top), None)
-                if held is None or held.source != one.source:
+                if not untested and (held is None or held.source != one.source):
                     raise ConfigError(
                         f"{self.spec.source}: blob {top!r} comes from rows of its own ({one.source}), and in phase "
                         f"TEST {'from ' + held.source if held else 'no data layer gives it'}; all sources of a net "
@@ -121,9 +154,9 @@ class NetSources:
                 beside[top] = {
                     "source": one.source,
                     "path": one.path,
-                    "validation_path": held.path,
                     "column": one.column(top),
                 }
+                beside[top] |= {"validation_path": held.path} if held is not None else {}
                 beside[top] |= {"root": one.root} if one.root else {}
                 if one.rule and one.column(top) == "image":
                     rules[top] = one.rule
@@ -142,15 +175,18 @@ class NetSources:
             **({"columns": rules} if rules else {}),
         }
 
-    def _fed(self, phase: PhaseName) -> list[_Fed]:
+    def _fed(self, phase: PhaseName, *, stage: str = "") -> list[_Fed]:
         """Data layers that name rows, first the one with the images."""
         judged = self._judged_blobs()
         layers = [
             layer
-            for layer in self.spec.select(phase).parameters.layer
+            for layer in self._layers(phase, stage)
             if layer.type in _NAMING and getattr(layer, _NAMING[layer.type][0]).source
         ]
         return [self._fed_by(layer) for layer in sorted(layers, key=lambda layer: layer.top[0] in judged)]
+
+    def _layers(self, phase: PhaseName, stage: str = "") -> Sequence[LayerParameter]:
+        return self.spec.select(phase, stages=[stage] if stage else []).parameters.layer
 
     def _fed_by(self, layer: LayerParameter) -> _Fed:
         key, source = _NAMING[layer.type]
@@ -183,27 +219,41 @@ class NetSources:
     def resize(self) -> list[int]:
         """Height and width that an ImageData layer brings its images to; empty where there is none."""
         for phase in _PHASES:
-            for layer in self.spec.select(phase).parameters.layer:
+            for layer in self._layers(phase):
                 if layer.type == "ImageData" and (size := _size_of_images(layer)):
                     return size
         return []
 
-    def _missing(self, phase: PhaseName) -> str:
+    def _missing(self, phase: PhaseName, *, stage: str = "") -> str:
         """Why a phase names no rows."""
-        for one in self._fed(phase):
+        for one in self._fed(phase, stage=stage):
             if not one.path:
                 named = getattr(one.layer, _NAMING[one.layer.type][0]).source
                 return f"layer {one.layer.name!r} of {self.spec.source} names {named!r}, which is not here"
-        for layer in self.spec.select(phase).parameters.layer:
+        for layer in self._layers(phase, stage):
             if layer.type in INPUT_LAYERS:
                 return (
                     f"phase {phase} of {self.spec.source} has no Data layer that names rows: layer {layer.name!r} "
                     f"({layer.type}) takes what it is given"
                 )
-        return f"phase {phase} of {self.spec.source} has no Data layer"
+        state = f"phase {phase}{f' in stage {stage}' if stage else ''} of {self.spec.source}"
+        for layer in self.spec.parameters.layer:
+            stages = [name for rule in layer.include if rule.phase == _OF_PHASE[phase] for name in rule.stage]
+            if layer.type in INPUT_LAYERS and stages:
+                named = ", ".join(dict.fromkeys(stages))
+                return (
+                    f"{state} has no Data layer without a stage (layer {layer.name!r} is there in stage {named}: "
+                    "name it in a solver's test_state, or by --stage)"
+                )
+        return f"{state} has no Data layer"
+
+
+def _all_here(layers: Sequence[_Fed]) -> bool:
+    return bool(layers) and all(one.path for one in layers)
 
 
 _PHASES: tuple[PhaseName, ...] = ("TRAIN", "TEST")
+_OF_PHASE = {"TRAIN": TRAIN, "TEST": TEST}
 _NAMING = {
     "Data": ("data_param", "lmdb"),
     "ImageData": ("image_data_param", "image_list"),
@@ -248,6 +298,8 @@ def data_source(
     # Of formats that hold files of images, or may: pixels are taken as they are.
     if net is not None and net.resize() and (FORMATS[kind].names_rows or kind == "parquet"):
         table["resize"] = net.resize()
+    if net is not None and net.tests and not testing:
+        table["tests"] = net.tests_of_held_out()
     if held_out:
         return table
     if FORMATS[kind].held_out:
@@ -258,9 +310,11 @@ def data_source(
     tests = net.path("TEST", kind) if net is not None else ""
     if tests:
         return {**table, "validation_path": tests}
+    if net is not None and not net.tested:
+        return {**table, "validation": "none"}
     raise ConfigError(
         f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
-        "others, --set data.validation_fraction=0.1 draws a share"
+        "others, --set data.validation_fraction=0.1 draws a share, --set data.validation=none holds out none"
     )
 
 

@@ -40,7 +40,7 @@ def check_caffe(start: RunStart, rows: RowSchema | None) -> RunStart:
     objective = start.objective(rows)
     if not isinstance(objective, CaffeObjective):
         raise ConfigError(f"net.prototxt gave a {type(objective).__name__}; this is a defect, please report it")
-    check_preprocessing(config, objective.transforms, rows)
+    check_preprocessing(config, objective, rows)
     load_listed(objective.train, config.net.weights)
     if recipe.settings is not None and config.solver.snapshot:
         restored(config.solver.snapshot, recipe.settings, objective.train)

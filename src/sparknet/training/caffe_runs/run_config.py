@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec
-from sparknet.caffe.schema import TEST, TRAIN, NetParameter, SolverParameter
+from sparknet.caffe.schema import TEST, TRAIN, LayerParameter, NetParameter, NetState, NetStateRule, SolverParameter
 from sparknet.caffe.solver.named_files import listed_files
 from sparknet.caffe.solver.nets import NamedNets, NetPlan
 from sparknet.caffe.solver.settings import SolverSettings
@@ -64,17 +64,20 @@ def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) 
         raise ConfigError(
             f"{name}: max_iter is 0; the run ends there and must have an iteration: set max_iter to at least 1"
         )
-    if len(settings.test_iter) > 1:
-        raise ConfigError(
-            f"{name}: test_iter is given {len(settings.test_iter)} times; one net is tested here: keep one of them"
-        )
-    net = _net_of(message, name, files.solver.parent)
+    net, further = _net_of(message, name, files.solver.parent)
     spec = net.spec
+    sources = NetSources(
+        spec=spec,
+        directory=files.solver.parent,
+        tests={test: batches or None for test, batches in zip(further, settings.test_iter[1:], strict=True)},
+        # Caffe builds no test net where the solver asks for no test.
+        tested=bool(settings.test_iter),
+    )
     weights = files.weights or ",".join(listed_files(settings.weights, files.solver.parent))
     tables: dict[str, Any] = {
         # Caffe's -1 asks for a seed from the clock; a run here always has one, so that it can be repeated.
         "run": {"name": _run_name(spec), "seed": max(0, settings.random_seed)},
-        "data": data_source(source, overrides, net=NetSources(spec=spec, directory=files.solver.parent)),
+        "data": data_source(source, overrides, net=sources),
         # A snapshot brings weights of its own.
         "net": {"prototxt": net.text, "weights": "" if files.snapshot else weights},
         "solver": {
@@ -96,15 +99,28 @@ def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) 
     )
 
 
-def scored_run(model: Path, source: str | None, overrides: Sequence[str]) -> RunStart:
+def scored_run(
+    model: Path, source: str | None, overrides: Sequence[str], *, state: NetState | None = None
+) -> RunStart:
     """What testing a net file on a source comes to: of the configuration only net, data and cluster matter.
+
+    Args:
+        model: the net's file.
+        source: `KIND:PATH`, or `digits`; None takes the databases that the net's data layers name.
+        overrides: `section.key=value` settings, which win.
+        state: which of the net's states is tested; None: phase TEST, without a level or stages.
 
     Raises:
         ConfigError: the source or an override is at fault.
         NetError: the file is missing or no net.
     """
     net = read_net(str(model))
-    data = data_source(source, overrides, net=NetSources(spec=net.spec, directory=model.parent), testing=True)
+    named = net.spec
+    if state is not None:
+        plan = NetPlan(spec=net.spec, state=state)
+        # Sources are asked for what phase TEST names, whichever phase it is that is tested.
+        net, named = _one_state(plan, state.phase), _one_state(plan, TEST).spec
+    data = data_source(source, overrides, net=NetSources(spec=named, directory=model.parent), testing=True)
     tables = {"run": {"rounds": 1}, "net": {"prototxt": net.text}, "data": data}
     config = config_from(tables, overrides)
     return open_run(config, net=net if config.net.prototxt == net.text else None)
@@ -141,31 +157,63 @@ def _with_net(message: SolverParameter, net: Path) -> SolverParameter:
     return changed
 
 
-def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
-    """The net with the phases TRAIN and TEST that the solver asks for: its file, or one made of several."""
+def _net_of(message: SolverParameter, source: str, directory: Path) -> tuple[NetFile, list[str]]:
+    """The net with the phases TRAIN and TEST that the solver asks for: its file, or one made of several.
+
+    Returns:
+        The net, and the names of its tests but the first: of each the layers are those of phase TEST in the stage
+        of that name.
+    """
     nets = NamedNets(message, source, directory)
     train, tests = nets.plan_training(), nets.plan_tests()
-    test = tests[0] if tests else replace(train, state=_phase_alone(train))
-    plain = not any(plan.state.level or plan.state.stage for plan in (train, test))
+    tests = tests or [replace(train, state=_phase_alone(train))]
+    plain = len(tests) == 1 and not any(plan.state.level or plan.state.stage for plan in (train, *tests))
     # The file as it was written, with its comments and rules, wherever that says all.
-    if plain and train.spec is test.spec and Path(train.spec.source).is_file():
-        return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec)
+    if plain and train.spec is tests[0].spec and Path(train.spec.source).is_file():
+        return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec), []
     # Whatever the file says beside its layers, force_backward say, is of the net that is made too.
     merged = NetParameter()
     merged.CopyFrom(train.spec.parameters)
     del merged.layer[:]
-    for plan, phase in ((train, TRAIN), (test, TEST)):
-        state = plan.state
-        chosen = plan.spec.select(
-            "TRAIN" if phase == TRAIN else "TEST", level=state.level, stages=tuple(state.stage)
-        )
-        for layer in chosen.parameters.layer:
-            # Its rules have been applied. Whoever reads the file later knows a phase, and no levels and stages.
-            del layer.include[:], layer.exclude[:]
-            layer.include.add(phase=phase)
-            merged.layer.append(layer)
+    # Whoever reads the file later knows a phase, and no levels and stages but those of the further tests.
+    names = _names_of(tests[1:])
+    merged.layer.extend(_layers_of(train, NetStateRule(phase=TRAIN)))
+    merged.layer.extend(_layers_of(tests[0], NetStateRule(phase=TEST, not_stage=names)))
+    for name, plan in zip(names, tests[1:], strict=True):
+        merged.layer.extend(_layers_of(plan, NetStateRule(phase=TEST, stage=[name])))
     spec = NetSpec.from_message(merged, source)
+    return NetFile(text=spec.to_prototxt(), spec=spec), names
+
+
+def _one_state(plan: NetPlan, phase: int) -> NetFile:
+    """The net of a single state, whose layers are those of a phase."""
+    chosen = NetParameter()
+    chosen.CopyFrom(plan.spec.parameters)
+    del chosen.layer[:]
+    chosen.layer.extend(_layers_of(plan, NetStateRule(phase=TRAIN if phase == TRAIN else TEST)))
+    spec = NetSpec.from_message(chosen, plan.spec.source)
     return NetFile(text=spec.to_prototxt(), spec=spec)
+
+
+def _layers_of(plan: NetPlan, rule: NetStateRule) -> list[LayerParameter]:
+    """The layers of a state, whose own rules have been applied, under another rule."""
+    state = plan.state
+    phase = "TRAIN" if state.phase == TRAIN else "TEST"
+    chosen = plan.spec.select(phase, level=state.level, stages=tuple(state.stage))
+    for layer in chosen.parameters.layer:
+        del layer.include[:], layer.exclude[:]
+        layer.include.append(rule)
+    return list(chosen.parameters.layer)
+
+
+def _names_of(tests: Sequence[NetPlan]) -> list[str]:
+    """A name for each further test: that of its stages where it has its own, else its number as in Caffe's log."""
+    # Stages that the net's file itself is in are those of every state.
+    staged = ["-".join(sorted({*plan.state.stage} - {*plan.spec.parameters.state.stage})) for plan in tests]
+    return [
+        stage if stage and staged.count(stage) == 1 else f"test-net-{number}"
+        for number, stage in enumerate(staged, start=1)
+    ]
 
 
 def _phase_alone(plan: NetPlan) -> Any:

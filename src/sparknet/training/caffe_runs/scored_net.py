@@ -23,6 +23,8 @@ class TestedNet:
     """The TEST net with its preprocessing."""
     loss_weights: dict[str, float]
     """By output, its weight in the net's loss, where it has one."""
+    counts: dict[str, int]
+    """By output that is measured, how many numbers it has."""
 
     @property
     def batch(self) -> int:
@@ -58,6 +60,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
     return TestedNet(
         model=Model(description=description, objective=objective, chain=chain),
         loss_weights=objective.loss_weights,
+        counts=objective.measured,
     )
 
 

@@ -68,6 +68,7 @@ class Coordinator:
         sync_seconds: seconds that the mean worker spent waiting and exchanging.
         anchor_hash: hash of the newest weights that all replicas confirmed.
         evaluation: the newest validation result.
+        loss: mean training loss of the last round that was committed; None before.
         judge: knows the best one, and whether the run is to end.
         began_training: when the first round began.
     """
@@ -95,6 +96,7 @@ class Coordinator:
         self.last_error: Failed | None = None
         self.began_training = now
         self.evaluation: Evaluation | None = None
+        self.loss: float | None = None
         self.judge = Judge(rules.aim, start.best)
         self._conclude = conclude
         self._fallback = start
@@ -513,6 +515,7 @@ class Coordinator:
             member.phase = "working"
             member.answer = self._committed(member, self.round)
         record = quorum.record(now - self._round_began)
+        self.loss = quorum.loss()
         self._emit("round", round=self.round, **record, started_from=self.anchor_hash)
         self._round_began = now
 
@@ -564,7 +567,7 @@ class Coordinator:
             self.fail(str(error))
             return
         self.evaluation = evaluation
-        self._emit("evaluation", **evaluation.as_record(), **judged)
+        self._emit("evaluation", **evaluation.as_record(self.rules.validation_rows), **judged)
         if self.judge.ended and self.round < self.rules.rounds and (best := self.judge.best):
             self._emit("early_stop", round=self.round, measure=best.measure, best_round=best.round, best=best.value)
         if (self.judge.keeps(self.round) or self._is_last) and self._checkpoint != self.round:

@@ -44,13 +44,16 @@ class Evaluation:
 
     round: int
     rows: int
+    """Held-out rows that were looked at; those of a second look, where all had had their first, count again."""
     outputs: dict[str, float]
     """Mean of each measure over these rows."""
     seconds: float
 
-    def as_record(self) -> dict[str, object]:
-        """The fields of an `evaluation` event."""
-        return {"round": self.round, **as_fields(self.outputs), "rows": self.rows, "seconds": self.seconds}
+    def as_record(self, held_out: int = 0) -> dict[str, object]:
+        """The fields of an `evaluation` event; `held_out` rows there are, 0: as many as were looked at."""
+        again = {"looked_at": self.rows} if 0 < held_out < self.rows else {}
+        rows = held_out if again else self.rows
+        return {"round": self.round, **as_fields(self.outputs), "rows": rows, **again, "seconds": self.seconds}
 
 
 def as_fields(outputs: Mapping[str, float]) -> Measures:

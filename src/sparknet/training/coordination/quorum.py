@@ -120,6 +120,12 @@ class Quorum:
         """The slowest participant's time for the exchange."""
         return max(vote.exchange_seconds for vote in self.votes.values())
 
+    def loss(self) -> float:
+        """Mean training loss over the samples of the round."""
+        readies = self.readies()
+        samples = sum(ready.samples for ready in readies)
+        return sum(ready.loss * ready.samples for ready in readies) / max(1, samples)
+
     def record(self, seconds: float) -> dict[str, object]:
         """The fields of a `round` event, for a round that took so many seconds."""
         readies = self.readies()
@@ -133,7 +139,7 @@ class Quorum:
             "slots": [ready.slot for ready in readies],
             "steps": sum(ready.steps for ready in readies),
             "samples": samples,
-            "loss": sum(ready.loss * ready.samples for ready in readies) / max(1, samples),
+            "loss": self.loss(),
             "learning_rate": max((ready.learning_rate for ready in worked), default=0.0),
             "images_per_second": samples / max(1e-9, seconds),
             "step_seconds": step_seconds,

@@ -21,7 +21,9 @@ class Rules:
     eval_every: int = 0
     checkpoint_every: int = 0
     evaluation_parts: int = 0
-    """Parts that the validation rows are handed out in."""
+    """Parts that the rows which are measured are handed out in."""
+    validation_rows: int = 0
+    """Held-out rows that there are; 0: as many as are looked at."""
     evaluate_first: bool = False
     """Evaluate the initial weights before the first round."""
     replicas_agree: bool = True

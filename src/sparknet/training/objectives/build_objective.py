@@ -89,23 +89,37 @@ def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None =
         raise ConfigError(
             f"net.name is {recipe.net.name!r}; only a Caffe file has a TEST net of its own: set net.prototxt"
         )
-    batch = _test_batch(recipe.spec)
+    # A net that was cut down to a state of phase TRAIN has nothing else, and is tested as it trains.
+    phase = "TEST" if recipe.spec.select("TEST").parameters.layer else "TRAIN"
+    batch = batch_in_file(recipe.spec.select(phase)) or EVALUATION_BATCH
     binding = _Binding(rows if data is None else seen_rows(rows, data), data)
-    test, intake = binding.state(recipe.spec, phase="TEST", batch=batch, seed=0)
+    test, intake = binding.state(recipe.spec, phase=phase, batch=batch, seed=0)
     # One net in both roles: a file that is only tested need not have a net of phase TRAIN.
     objective = CaffeObjective(
-        test, test, intakes=(intake, intake), test_batch=batch, channels_last=recipe.net.channels_last
+        test,
+        test,
+        intakes=(intake, intake),
+        test_batch=batch,
+        channels_last=recipe.net.channels_last,
+        judged_as_trained=phase == "TRAIN",
     )
     objective.check_measures()
     return objective
 
 
 class _Binding:
-    """Builds the states of a Caffe net for the same rows."""
+    """Builds the states of a Caffe net for the same rows.
+
+    Attributes:
+        tested: rows are held out, so that there is something to test.
+        tests: names of further rows, each judged by the phase TEST of a stage of that name.
+    """
 
     def __init__(self, fed: RowSchema, data: Data | None) -> None:
         self._fed = fed
         self._data = data
+        self.tested = data is None or data.validation is None
+        self.tests = tuple(data.tests) if data is not None else ()
 
     def intake(self, state: NetSpec, *, phase: PhaseName, batch: int) -> Intake:
         """How one state takes the rows."""
@@ -123,8 +137,15 @@ class _Binding:
 
 def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_last: bool) -> CaffeObjective:
     """The objective of a TRAIN net, with its TEST net."""
-    batch = _test_batch(train.description)
     _stop_frozen(train)
+    if not binding.tested:
+        # A file that is only trained need not have a net of phase TEST: the one net plays both roles.
+        untested = CaffeObjective(
+            train, train, intakes=(intake, intake), test_batch=EVALUATION_BATCH, channels_last=channels_last
+        )
+        untested.check_training()
+        return untested
+    batch = _test_batch(train.description)
     # The seed is of no account: the TEST net takes the tensors of the TRAIN net's layers, and only layers that it
     # alone has keep what their fillers draw.
     test, test_intake = binding.state(train.description, phase="TEST", batch=batch, seed=0)
@@ -132,6 +153,15 @@ def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_las
         train, test, intakes=(intake, test_intake), test_batch=batch, channels_last=channels_last
     )
     objective.check()
+    for name in binding.tests:
+        state = train.description.in_stage(name)
+        batch = _test_batch(state)
+        other, other_intake = binding.state(state, phase="TEST", batch=batch, seed=0)
+        judge = CaffeObjective(
+            train, other, intakes=(intake, other_intake), test_batch=batch, channels_last=channels_last
+        )
+        judge.check_measures()
+        objective.judges[name] = judge
     return objective
 
 

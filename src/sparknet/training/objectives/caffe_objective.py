@@ -38,13 +38,16 @@ class CaffeObjective:
         intakes: which input of the two nets is given which column.
         test_batch: rows of a forward pass of the TEST net.
         channels_last: keep images and filters in channels-last memory order.
+        judged_as_trained: measure in training mode: what is tested is a net of phase TRAIN.
 
     Attributes:
         train: the TRAIN net.
         test: the TEST net.
         intakes: of the two.
         transforms: what the data layers of the two do to an image.
+        measured: by output of the TEST net that is a measure, how many numbers it has: one, or one for each class.
         loss_weights: by output of the TEST net, its weight in that net's loss, where it has one.
+        judges: by name of further rows the same TRAIN net with another TEST net.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class CaffeObjective:
         intakes: tuple[Intake, Intake],
         test_batch: int,
         channels_last: bool = False,
+        judged_as_trained: bool = False,
     ) -> None:
         self.train = train
         self.test = test
@@ -68,8 +72,11 @@ class CaffeObjective:
         self.evaluation_batch = self.unit = test_batch
         self.intakes = intakes
         self.transforms: InputTransforms = _transforms(*intakes)
+        self.judges: dict[str, CaffeObjective] = {}
         self._channels_last = channels_last
-        self._measures = [name for name in test.outputs if math.prod(test.shapes[name]) == 1]
+        self._judged_as_trained = judged_as_trained
+        self.measured = _measured(test)
+        self._measures = list(self.measured)
         self.loss_weights = _loss_weights(test, self._measures)
 
     @property
@@ -88,6 +95,15 @@ class CaffeObjective:
         Raises:
             NetError: the TRAIN net has no loss or no weights, or the TEST net has no scalar output.
         """
+        self.check_training()
+        self.check_measures()
+
+    def check_training(self) -> None:
+        """Refuse a net that cannot be trained.
+
+        Raises:
+            NetError: the TRAIN net has no loss or no weights.
+        """
         where = self.train.spec.source
         if not any(weight for step in self.train.steps for weight in step.weights):
             raise NetError(
@@ -96,7 +112,6 @@ class CaffeObjective:
             )
         if not any(blob.lr_mult for blob in self.train.learnable):
             raise NetError(f"{where}: phase TRAIN has no blob with a lr_mult above 0; it must have at least one")
-        self.check_measures()
 
     def check_measures(self) -> None:
         """Refuse a TEST net that measures nothing.
@@ -115,7 +130,7 @@ class CaffeObjective:
         """Move both nets; they go on sharing their tensors."""
         # A move replaces what lies in a parameter and leaves the object, which is the other net's too: the second
         # net finds it there. Buffers become new objects, which the TEST net takes over before its next pass.
-        for net in (self.train, self.test):
+        for net in (self.train, self.test, *(judge.test for judge in self.judges.values())):
             net.to(device)
         return self
 
@@ -138,20 +153,24 @@ class CaffeObjective:
 
     @torch.no_grad()
     def measure(self, batch: Mapping[str, Tensor]) -> Sums:
-        """The TEST net's scalar outputs, times the rows.
+        """The TEST net's measures, times the rows.
 
         Raises:
             NetError: the rows do not fit the net.
         """
-        self.test.eval()
+        self.test.train(self._judged_as_trained)
         outputs = self._run(self.test, self.intakes[1], batch)
         rows = len(next(iter(batch.values())))
         # Means of a batch become sums of its rows: the last batch may be shorter, and weighs less then.
-        return {name: (float(outputs[name].reshape(())) * rows,) for name in self._measures}
+        return {name: tuple(value * rows for value in outputs[name].flatten().tolist()) for name in self._measures}
 
     def conclude(self, sums: Sums, rows: int) -> dict[str, float]:
-        """The means over all rows."""
-        return {name: values[0] / rows for name, values in sums.items()}
+        """The means over all rows; of an output with a number for each class `NAME.CLASS`."""
+        return {
+            name if count == 1 else f"{name}.{place}": value / rows
+            for name, count in self.measured.items()
+            for place, value in enumerate(sums[name])
+        }
 
     @torch.no_grad()
     def scores(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -189,6 +208,13 @@ def _transforms(train: Intake, test: Intake) -> InputTransforms:
             if one.blob.place == 0 and (found := transform_of(one.blob, phase)) is not None:
                 said.setdefault(one.column, [None, None])[place] = found
     return {column: (train, test) for column, (train, test) in said.items()}
+
+
+def _measured(net: CaffeNet) -> dict[str, int]:
+    """By output that measures a batch as a whole its numbers: scalars, and the accuracy of each class."""
+    of_classes = [step.tops[1] for step in net.steps if step.description.type == "Accuracy" and len(step.tops) > 1]
+    counts = {name: math.prod(net.shapes[name]) for name in net.outputs}
+    return {name: count for name, count in counts.items() if count == 1 or name in of_classes}
 
 
 def _score_blob(net: CaffeNet) -> str:

@@ -1,7 +1,8 @@
 """Any module with a loss over its outputs, as an objective."""
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ class ModuleObjective:
     """
 
     evaluation_batch = EVALUATION_BATCH
+    judges: Mapping[str, Any] = MappingProxyType({})
+    """All rows are judged alike."""
 
     def __init__(
         self,

@@ -82,6 +82,11 @@ class Objective(Protocol):
         """What the net itself says is done to its inputs."""
         ...
 
+    @property
+    def judges(self) -> Mapping[str, "Objective"]:
+        """By name of further rows by what the net is judged on them, where that is not this objective itself."""
+        ...
+
     def train_mode(self) -> None:
         """Make the net ready for training steps."""
         ...

@@ -22,7 +22,7 @@ from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import StoredColumn
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.training.objectives.input_binding import check_augmentation, seen_rows
-from sparknet.training.objectives.objective import InputTransform, InputTransforms
+from sparknet.training.objectives.objective import InputTransform, InputTransforms, Objective
 from sparknet.whole_files import whole_file
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 _FILE = "preprocess.safetensors"
-_STATES = ("train", "test")
 _AS_IT_IS = DataColumn()
 _OF_NUMBERS = ("mean", "mean_values", "mean_file", "scale", "std", "std_values", "crop", "mirror")
 """What is done to numbers on their way to the net."""
@@ -57,6 +56,13 @@ class Preprocessing:
     test: Chain
     mean_files: dict[str, str] = field(default_factory=dict[str, str])
     """By state and column (`train.image`) the file that the mean comes from; "" for none."""
+    tests: dict[str, Chain] = field(default_factory=dict[str, Chain])
+    """By name what further rows go through that are measured."""
+
+    @property
+    def evaluated(self) -> dict[str, Chain]:
+        """By name what rows that are measured go through; the held-out ones have none."""
+        return {"": self.test, **self.tests}
 
     def save(self, run_dir: Path) -> None:
         """Keep it, so that a resumed run needs none of the files that it was made from.
@@ -65,6 +71,9 @@ class Preprocessing:
             RunDirError: it cannot be written.
         """
         arrays = chain_arrays(self.train, "train.") | chain_arrays(self.test, "test.")
+        for name, chain in self.tests.items():
+            # A tab, since names may have dots.
+            arrays |= chain_arrays(chain, f"tests.{name}\t")
         try:
             with whole_file(run_dir / _FILE) as draft:
                 # safetensors writes an unreadable header where there is metadata and no tensor.
@@ -89,9 +98,12 @@ class Preprocessing:
             with safe_open(path, framework="np") as file:
                 told: dict[str, str] = file.metadata() or {}
             train, test = (chain_from(_under(arrays, state)) for state in ("train.", "test."))
+            further = _under(arrays, "tests.")
+            names = dict.fromkeys(key.partition("\t")[0] for key in further)
+            tests = {name: chain_from(_under(further, f"{name}\t")) for name in names}
         except (OSError, SafetensorError, DataError) as error:
             raise RunDirError(f"{path} is damaged: {error}; delete it, then resume the run") from error
-        return cls(train=train, test=test, mean_files=told)
+        return cls(train=train, test=test, mean_files=told, tests=tests)
 
 
 def chain_arrays(chain: Chain, prefix: str = "") -> dict[str, np.ndarray]:
@@ -117,7 +129,7 @@ def chain_from(arrays: Mapping[str, np.ndarray]) -> Chain:
 
 def make_preprocessing(
     config: RunConfig,
-    transforms: InputTransforms,
+    objective: Objective | None,
     stored: Mapping[str, tuple[StoredColumn, Path]],
     *,
     rows: RowSchema,
@@ -127,7 +139,7 @@ def make_preprocessing(
 
     Args:
         config: section `data`, and whether the net is Caffe's.
-        transforms: what the net itself says.
+        objective: what the net itself says; None: one that says nothing.
         stored: by column what was counted of it, and the directory of its manifest.
         rows: what is stored.
         run_dir: where mean images of files are kept: a run that is resumed needs the files no more.
@@ -141,42 +153,62 @@ def make_preprocessing(
     _check_rows(rows, config.data)
     # A resumed run may find the mean files gone or changed; what it began with is what it goes on with.
     kept = Preprocessing.load(run_dir)
-    chains: tuple[Chain, Chain] = ({}, {})
     files: dict[str, str] = {}
-    for column in _preprocessed(rows, config.data, transforms):
-        for place, (chain, state) in enumerate(zip(chains, _STATES, strict=True)):
-            said, settings = _said(transforms, column.name, place), _Settings.of(config, column)
+
+    def chain_of(state: str, said_by: InputTransforms, *, before: Chain | None) -> Chain:
+        chain: Chain = {}
+        place = 0 if state == "train" else 1
+        for column in _preprocessed(rows, config.data, said_by):
+            said, settings = _said(said_by, column.name, place), _Settings.of(config, column)
             key = f"{state}.{column.name}"
             files[key] = "" if settings.rows_say_mean else settings.mean_file(said)
-            mean = None if settings.rows_say_mean else _kept_mean(kept, key, files[key], column)
+            known = kept is not None and kept.mean_files.get(key) == files[key] != ""
+            mean = _kept_mean(before, column) if known else None
             if mean is None and not settings.rows_say_mean:
                 mean = settings.named_mean(said, remedy=_ROWS_OWN)
             chain[column.name] = settings.normalise(said, training=place == 0, rows=stored[column.name], mean=mean)
-    made = Preprocessing(train=chains[0], test=chains[1], mean_files=files)
+        return chain
+
+    own: InputTransforms = objective.transforms if objective else {}
+    judges = objective.judges if objective else {}
+    tests: dict[str, Chain] = {}
+    for name in config.data.tests:
+        said_by = judges[name].transforms if name in judges else own
+        tests[name] = chain_of(f"tests.{name}", said_by, before=kept.tests.get(name) if kept else None)
+    made = Preprocessing(
+        train=chain_of("train", own, before=kept and kept.train),
+        test=chain_of("test", own, before=kept and kept.test),
+        tests=tests,
+        mean_files=files,
+    )
     made.save(run_dir)
     return made
 
 
-def check_preprocessing(config: RunConfig, transforms: InputTransforms, rows: RowSchema) -> None:
+def check_preprocessing(config: RunConfig, objective: Objective | None, rows: RowSchema) -> None:
     """Find what `make_preprocessing` would refuse, as far as it can be known before the rows are prepared.
 
     Args:
         config: of a new run.
-        transforms: what the net itself says.
+        objective: what the net itself says; None: one that says nothing.
         rows: what the source's rows are.
 
     Raises:
         ConfigError: a mean file is missing, something does not fit the rows, or is said twice.
     """
     _check_rows(rows, config.data)
-    for column in _preprocessed(rows, config.data, transforms):
-        settings = _Settings.of(config, column)
-        settings.named_std()
-        for place in (0, 1):
-            said = _said(transforms, column.name, place)
-            settings.plain(said, training=place == 0)
-            if not settings.rows_say_mean:
-                settings.named_mean(said, remedy=_ROWS_OWN)
+    said_by: list[InputTransforms] = [{}]
+    if objective is not None:
+        said_by = [objective.transforms, *(judge.transforms for judge in objective.judges.values())]
+    for transforms in said_by:
+        for column in _preprocessed(rows, config.data, transforms):
+            settings = _Settings.of(config, column)
+            settings.named_std()
+            for place in (0, 1):
+                said = _said(transforms, column.name, place)
+                settings.plain(said, training=place == 0)
+                if not settings.rows_say_mean:
+                    settings.named_mean(said, remedy=_ROWS_OWN)
 
 
 def file_preprocessing(config: RunConfig, transforms: InputTransforms, rows: RowSchema) -> Chain:
@@ -365,13 +397,9 @@ def mean_in_file(said: InputTransform, shape: tuple[int, ...], *, remedy: str = 
     return channel_values(said.mean_values, shape)
 
 
-def _kept_mean(kept: Preprocessing | None, key: str, file: str, column: Column) -> np.ndarray | None:
-    """What the run has kept of a mean file; None if that was another one, or of other rows."""
-    if kept is None or not file or kept.mean_files.get(key) != file:
-        return None
-    state, _, name = key.partition(".")
-    chain = kept.train if state == _STATES[0] else kept.test
-    mean = chain[name].mean if name in chain else None
+def _kept_mean(chain: Chain | None, column: Column) -> np.ndarray | None:
+    """What a run has kept of a mean file; None if it is of other rows."""
+    mean = chain[column.name].mean if chain and column.name in chain else None
     return mean if mean is not None and mean.shape == column.shape else None
 
 

@@ -7,6 +7,7 @@ rows: inputs, targets and classes. All of it loads without this library.
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +56,8 @@ class Model:
     """With the trained weights."""
     chain: Chain
     """By column what its values go through."""
+    tests: Mapping[str, Chain] = field(default_factory=dict[str, Chain])
+    """By name the same for further rows that the run measures; the run directory has them, not the model."""
 
     @property
     def module(self) -> nn.Module:

@@ -1,20 +1,22 @@
 """Validation: every row exactly once, or a number of batches, over whichever workers are there."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from sparknet.config import RunConfig
 from sparknet.data.loading.row_random import row_draws
 from sparknet.data.loading.transform import Normalise
+from sparknet.data.shards.prepared import PreparedData
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import add_up
 from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective, Sums
 from sparknet.training.worker.device_feed import DeviceFeed
 
-__all__ = ["EVALUATION_BATCH", "Cuts", "Table", "evaluate_part"]
+__all__ = ["EVALUATION_BATCH", "Cuts", "Evaluation", "Judged", "Table", "evaluate_part"]
 
 # Few, so that a worker that dies costs little and a slow one does not hold up the others; more than one, since
 # each part takes a request to the driver.
@@ -61,6 +63,91 @@ class Cuts:
         start, stop = (min(self.rows, at * units // parts * self.unit) for at in (part, part + 1))
         for at in range(start, stop, self.batch):
             yield at, min(at + self.batch, stop)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Judged:
+    """Some rows and by what a net is judged on them."""
+
+    name: str
+    """Empty for the held-out rows; else what stands before the names of the measures."""
+    objective: Objective
+    cuts: Cuts
+
+
+class Evaluation:
+    """What is measured after a round: the held-out rows and further ones, each by its own part of the net.
+
+    Parts are numbered through all of them.
+
+    Args:
+        judged: the held-out rows first.
+        workers: who share the parts out.
+    """
+
+    def __init__(self, judged: Sequence[Judged], workers: int) -> None:
+        self._judged = tuple(judged)
+        self._counts = [one.cuts.count_parts(workers) for one in self._judged]
+
+    @classmethod
+    def of(cls, objective: Objective, data: PreparedData, config: RunConfig) -> "Evaluation":
+        """The evaluation of a run; without parts where no rows are held out."""
+        if not data.validation_rows:
+            return cls([], config.run.workers)
+        held_out = Cuts.of(objective, data.validation_rows, batches=config.run.eval_batches)
+        judged = [Judged(name="", objective=objective, cuts=held_out)]
+        for name, rows in data.tests.items():
+            judge = objective.judges.get(name, objective)
+            cuts = Cuts.of(judge, len(rows), batches=config.data.tests[name].batches)
+            judged.append(Judged(name=name, objective=judge, cuts=cuts))
+        return cls(judged, config.run.workers)
+
+    @property
+    def parts(self) -> int:
+        """Parts to hand out."""
+        return sum(self._counts)
+
+    def measure(
+        self, part: int, tables: Mapping[str, Table], chains: Mapping[str, Mapping[str, Normalise]]
+    ) -> ChoreReport:
+        """Measure one part.
+
+        Args:
+            part: its number.
+            tables: by name the rows.
+            chains: by name what these go through.
+        """
+        within, place = part, 0
+        while within >= self._counts[place]:
+            within, place = within - self._counts[place], place + 1
+        one = self._judged[place]
+        found = evaluate_part(
+            one.objective,
+            tables[one.name],
+            chains[one.name],
+            cuts=one.cuts,
+            part=(within, self._counts[place]),
+        )
+        sums = {_key(one.name, name): values for name, values in found.sums.items()}
+        # The rows that are told are the held-out ones; each set's own number is one of its sums.
+        rows = 0 if one.name else found.rows
+        return ChoreReport(part=part, rows=rows, sums={**sums, _key(one.name, ""): (float(found.rows),)})
+
+    def conclude(self, sums: Sums, _rows: int) -> dict[str, float]:
+        """All measures by name, from the sums of all parts: those of further rows as `NAME/measure`."""
+        concluded: dict[str, float] = {}
+        for one in self._judged:
+            prefix = _key(one.name, "")
+            own = {key.removeprefix(prefix): values for key, values in sums.items() if key.startswith(prefix)}
+            (rows,) = own.pop("")
+            found = one.objective.conclude(own, int(rows))
+            concluded |= {f"{one.name}/{name}" if one.name else name: value for name, value in found.items()}
+        return concluded
+
+
+def _key(owner: str, name: str) -> str:
+    # A tab, since measures have names of any letters that are seen.
+    return f"{owner}\t{name}"
 
 
 def evaluate_part(

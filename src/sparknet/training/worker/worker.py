@@ -55,8 +55,8 @@ class Surroundings:
     """Opens the training rows of this slot at a cursor."""
     initial_weights: Callable[[], Mapping[str, Tensor]]
     """Makes the state_dict as it was before the first round: a fall-back before any checkpoint needs it."""
-    evaluate: Callable[[int, int], ChoreReport]
-    """Evaluates the objective on one part of the validation rows: (part, parts)."""
+    evaluate: Callable[[int], ChoreReport]
+    """Evaluates the objective on one part of the rows that are measured, by its number."""
     ended: threading.Event
     """Set from outside when there is no use in going on."""
     broken: Callable[[], str] = lambda: ""
@@ -131,7 +131,7 @@ class Worker:
                 return self._say_ready()
             case Evaluate():
                 self.phase = f"evaluating after round {answer.round}"
-                return self._next_chore(self._around.evaluate(answer.part, answer.parts))
+                return self._next_chore(self._around.evaluate(answer.part))
             case Checkpoint():
                 return self._put_checkpoint(answer)
             case Proceed():
