@@ -176,6 +176,9 @@ class CaffeObjective:
         given = intake.blobs(batch)
         if self._channels_last:
             given = {name: in_channels_last(values) for name, values in given.items()}
+        # Caffe's recurrent layers go on where the batch before ended. Here the next batch is of other rows, and
+        # what is measured must not depend on who measured what before.
+        net.reset()
         return net(given, blobs)
 
 
