@@ -127,6 +127,15 @@ def test_without_memory_it_knows_its_shapes(kind: str, text: str):
     assert ghost.shape == real.shape
 
 
+@every_kind
+def test_it_is_built_where_nothing_has_memory(kind: str, text: str):
+    real = first(layer_of_type(kind, text, IMAGES)(torch.rand(IMAGES)))
+    with torch.device("meta"):
+        ghost = first(layer_of_type(kind, text, IMAGES)(torch.rand(IMAGES)))
+    assert ghost.is_meta
+    assert ghost.shape == real.shape
+
+
 @every_mode
 def test_goes_forward_without_autograd(kind: str, text: str, training: bool):
     made = layer_of_type(kind, text, IMAGES).train(training)

@@ -42,6 +42,8 @@ class Layer(nn.Module):
     """Whether the backward pass may need what `forward` returned, or that is a view of a bottom: then nothing may
     overwrite it."""
 
+    is_over_time: ClassVar[bool] = False
+    """Whether the first axis of its bottoms is time, and not the batch."""
     onnx_refusal: ClassVar[str] = ""
     """Why no ONNX file can hold the layer; empty where one can."""
 

@@ -26,6 +26,7 @@ class _Recurrent(Layer):
     """What both share: bottoms and tops, and what is carried from one pass to the next."""
 
     needs_output = False
+    is_over_time = True
     onnx_refusal = (
         "it is unrolled over its first axis, time, which an ONNX file leaves free, and goes on in each pass where "
         "the last one ended"

@@ -20,6 +20,7 @@ from sparknet.training.objectives.objective import (
     in_channels_last,
     in_memory_order,
 )
+from sparknet.training.objectives.time_axis import check_steps
 
 __all__ = ["CaffeObjective"]
 
@@ -86,7 +87,8 @@ class CaffeObjective:
         """Refuse a net that cannot be trained or judged.
 
         Raises:
-            NetError: the TRAIN net has no loss or no weights, or the TEST net has no scalar output.
+            NetError: the TRAIN net has no loss or no weights, or takes rows for steps in time, or the TEST net has
+                no scalar output.
         """
         where = self.train.spec.source
         if not any(weight for step in self.train.steps for weight in step.weights):
@@ -96,14 +98,16 @@ class CaffeObjective:
             )
         if not any(blob.lr_mult for blob in self.train.learnable):
             raise NetError(f"{where}: phase TRAIN has no blob with a lr_mult above 0; it must have at least one")
+        check_steps(self.train)
         self.check_measures()
 
     def check_measures(self) -> None:
         """Refuse a TEST net that measures nothing.
 
         Raises:
-            NetError: it has no scalar output.
+            NetError: it has no scalar output, or takes rows for steps in time.
         """
+        check_steps(self.test)
         if not self._measures:
             outputs = ", ".join(f"{name} {self.test.shapes[name]}" for name in self.test.outputs) or "none"
             raise NetError(
