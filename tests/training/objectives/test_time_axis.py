@@ -65,9 +65,7 @@ def test_steps_of_a_row_are_taken():
     ],
 )
 def test_rows_for_steps_are_refused(build: Callable[[str], object]):
-    with pytest.raises(
-        NetError, match=r"'lstm' \(LSTM\) takes the rows of a batch for steps in time, [46]"
-    ):
+    with pytest.raises(NetError, match=r"'lstm' \(LSTM\) takes the rows of a batch for steps in time, [46]"):
         build(INPUT + REST % ("data", "data") + ROWS_AS_TIME)
 
 

@@ -44,6 +44,8 @@ class Layer(nn.Module):
 
     is_over_time: ClassVar[bool] = False
     """Whether the first axis of its bottoms is time, and not the batch."""
+    writes_files: ClassVar[bool] = False
+    """Whether a pass writes a file."""
     onnx_refusal: ClassVar[str] = ""
     """Why no ONNX file can hold the layer; empty where one can."""
 
