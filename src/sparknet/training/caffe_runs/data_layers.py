@@ -263,13 +263,18 @@ def _windows_of(layer: LayerParameter) -> dict[str, Any]:
     said, size = layer.window_data_param, int(layer.transform_param.crop_size)
     return {
         "size": size,
-        "foreground_threshold": said.fg_threshold,
-        "background_threshold": said.bg_threshold,
-        "foreground_fraction": said.fg_fraction,
+        "foreground_threshold": _as_written(said.fg_threshold),
+        "background_threshold": _as_written(said.bg_threshold),
+        "foreground_fraction": _as_written(said.fg_fraction),
         "context_pad": int(said.context_pad),
         "crop_mode": said.crop_mode,
         "fill": _mean_of(layer.transform_param, size),
     }
+
+
+def _as_written(number: float) -> float:
+    """A float32 as people write it: 0.7, of which Python makes 0.699999988079071."""
+    return float(str(np.float32(number)))
 
 
 def _mean_of(transform: TransformationParameter, size: int) -> list[int]:

@@ -391,10 +391,11 @@ def _image_in(path: str, shape: tuple[int, ...], *, where: str, remedy: str, mid
         mean = _read_npy(path) if path.endswith(".npy") else read_mean(path)
     except NetError as error:
         raise ConfigError(f"{where}: {error}, or {remedy}") from error
-    if middle and len(mean.shape) == len(shape) == 3 and min(mean.shape[1:]) >= max(shape[1:]):
-        # One offset for both axes, that of the width.
+    if middle and len(mean.shape) == len(shape) == 3:
+        # window_data_layer.cpp: one offset for both axes, that of the width. What does not fit is refused below.
         offset = (mean.shape[2] - shape[2]) // 2
-        mean = np.ascontiguousarray(mean[:, offset : offset + shape[1], offset : offset + shape[2]])
+        cut = mean[:, offset : offset + shape[1], offset : offset + shape[2]]
+        mean = np.ascontiguousarray(cut) if offset >= 0 and cut.shape == shape else mean
     if mean.shape != shape:
         raise ConfigError(
             f"{where} {path} has shape {mean.shape} and the rows have {shape}; they must be equal: give the mean "
