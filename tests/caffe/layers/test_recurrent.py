@@ -291,3 +291,24 @@ def test_safetensors_hold_it_and_onnx_does_not(tmp_path):
 def test_a_net_reads_back_from_its_text():
     spec = NetSpec.from_prototxt(NET)
     assert NetSpec.from_prototxt(spec.to_prototxt()).parameters == spec.parameters
+
+
+def test_an_lstm_is_torchs_with_its_gates_in_another_order():
+    made = layer(text("LSTM"), (STEPS, STREAMS, 4), (STEPS, STREAMS))
+    theirs = torch.nn.LSTM(4, OUTPUTS).double()
+    # torch's order is i, f, g, o, and it has two biases
+    order = [0, 1, 3, 2]
+    with torch.no_grad():
+        made.bias.normal_()
+        for mine, name in (
+            (made.weight_x, "weight_ih_l0"),
+            (made.bias, "bias_ih_l0"),
+            (made.weight_h, "weight_hh_l0"),
+        ):
+            getattr(theirs, name).copy_(torch.cat([mine.chunk(4)[at] for at in order]))
+        theirs.bias_hh_l0.zero_()
+    x = torch.randn(STEPS, STREAMS, 4, dtype=torch.float64)
+    state = None
+    for _ in range(2):
+        expected, state = theirs(x, state)
+        torch.testing.assert_close(made(x, torch.ones(STEPS, STREAMS).double()), expected)
