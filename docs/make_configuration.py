@@ -73,6 +73,7 @@ def _formats() -> str:
             "" if form.has_path else "needs no `path`",
             "takes `labels`" if form.has_label_file else "",
             "takes `header`" if form.has_header else "",
+            "needs `windows`" if form.has_windows else "",
             "a directory may hold test rows too" if form.holds_tests else "",
             "damaged rows are counted and left out" if form.names_rows else "",
             "read by Spark" if form.reader is None else "",

@@ -29,6 +29,7 @@ TOPICS = {
     "music": ["song", "drum", "choir", "band", "tune", "note", "opera", "waltz"],
 }
 OTHERS = ["the", "a", "of", "to", "and", "it", "was", "with", "for", "on", "that", "this"]
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 WORDS = ["<pad>", *OTHERS, *(word for words in TOPICS.values() for word in words)]
 
 
@@ -39,6 +40,7 @@ def main() -> None:
     write_patients(data / "diabetes.parquet")
     write_sentences(data / "sentences.parquet")
     write_digits(data / "digits.parquet")
+    write_captions(data / "captions.parquet")
     write_backbone(data / "backbone.safetensors")
     for split, rows in (("train", slice(0, 1440)), ("test", slice(1440, None))):
         write_databases(data, split, rows)
@@ -84,6 +86,23 @@ def write_digits(path: Path) -> None:
             "digit": digits,
             "ink": (ink - ink.mean()) / ink.std(),
             "belief": soft.astype(np.float32).tolist(),
+        },
+    )
+
+
+def write_captions(path: Path) -> None:
+    """Images [1, 8, 8] of 0..1 and the names of their digits, as the letters to be told and those before each."""
+    images, digits = _digits()
+    # a is 1: 0 begins a name, and ends it
+    letters = [[ord(letter) - ord("a") + 1 for letter in name] for name in NAMES]
+    told = [(name + [0] * 6)[:6] for name in letters]
+    before = [([0, *name] + [0] * 6)[:6] for name in letters]
+    _write(
+        path,
+        {
+            "image": images.tolist(),
+            "before": [before[digit] for digit in digits],
+            "letters": [told[digit] for digit in digits],
         },
     )
 

@@ -31,6 +31,7 @@ SURFACE = {
         "RunConfig",
         "Solver",
         "Sync",
+        "Windows",
         "decode",
         "encode",
         "load_config",

@@ -113,6 +113,23 @@ def test_onnx_keeps_names_and_numbers_for_any_batch(make, tmp_path):
     close(run_onnx(path, fewer), values(net, fewer))
 
 
+def test_onnx_of_as_many_rows_as_a_blob_selects(tmp_path):
+    net = CaffeNet.from_prototxt("""
+    layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 4 dim: 2 dim: 5 dim: 6 } } }
+    layer { name: "in2" type: "Input" top: "chosen" input_param { shape { dim: 4 } } }
+    layer { name: "filter" type: "Filter" bottom: "data" bottom: "chosen" top: "some" }
+    layer { name: "windows" type: "Im2col" bottom: "some" top: "windows" convolution_param {
+      kernel_size: 3 pad: 1 stride: 2 dilation: 2 } }
+    """)
+    path = tmp_path / "net.onnx"
+    export.export(net, path)
+    for chosen in ([0.0, 1, 1, 0], [2.0, 0, 0, 0, 0, 3, 1], [0.0]):
+        inputs = {"data": torch.randn(len(chosen), 2, 5, 6), "chosen": torch.tensor(chosen)}
+        found, expected = run_onnx(path, inputs), values(net, inputs)
+        assert found["windows"].shape == (np.count_nonzero(chosen), 18, 2, 2)
+        np.testing.assert_allclose(found["windows"], expected["windows"])
+
+
 def test_onnx_of_a_net_that_fixes_its_batch_is_refused(tmp_path):
     net = CaffeNet.from_prototxt("""
     layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 } } }

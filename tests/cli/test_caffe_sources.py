@@ -9,8 +9,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from cli_process import Host, Outcome
+from sparknet.caffe.weights.mean_image import write_mean
+from sparknet.config import Windows
 from sparknet.data.export.lmdb_writer import DatabaseWriter
 from sparknet.data.sources.datum import write
+from sparknet.data.sources.windows import Box, cut_window
 
 pytestmark = pytest.mark.spark
 
@@ -198,3 +201,56 @@ def test_a_layer_whose_files_are_not_here_is_named(warm: Host, tmp_path: Path) -
       memory_data_param { batch_size: 5 channels: 4 height: 1 width: 1 } }"""
     write_net(tmp_path, memory + REGRESSION)
     train(warm, tmp_path).refused(2, "that names rows: layer 'm' .MemoryData. takes what it is given: give --data")
+
+
+WINDOWS = """layer {{ name: "rows" type: "WindowData" top: "data" top: "label" include {{ phase: {phase} }}
+  transform_param {{ crop_size: 8 mean_file: "mean.binaryproto" mirror: {mirror} }}
+  window_data_param {{ source: "{phase}-windows.txt" batch_size: 5 fg_threshold: 0.5 bg_threshold: 0.3
+    fg_fraction: 0.5 context_pad: 1 crop_mode: "square" scale: 0.00390625 }} }}
+"""
+
+
+def test_windows_of_images(warm: Host, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    images = [random.integers(0, 256, (20, 30, 3), np.uint8) for _ in range(6)]
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"w{number}.png"), image)
+    # Two windows of an object in each image, the second at its edge, one beside it and one that is neither.
+    listed = [
+        f"{1 + number % 2} 0.9 4 3 15 12\n1 0.5 20 10 29 19\n2 0.1 0 0 9 5\n1 0.4 1 1 5 5" for number in range(6)
+    ]
+    for phase, numbers in (("TRAIN", range(6)), ("TEST", range(3))):
+        entries = [
+            f"# {at}\n{tmp_path}/w{number}.png\n3 20 30 4\n{listed[number]}\n" for at, number in enumerate(numbers)
+        ]
+        (tmp_path / f"{phase}-windows.txt").write_text("".join(entries))
+    # Larger than the windows: its middle counts. Whole numbers, of which what lies outside is made.
+    mean = np.zeros((3, 12, 12), np.float32)
+    mean[:, 2:10, 2:10] = np.array([100, 110, 120])[:, None, None]
+    write_mean(tmp_path / "mean.binaryproto", mean)
+    write_net(
+        tmp_path,
+        "".join(
+            WINDOWS.format(phase=phase, mirror=mirror) for phase, mirror in (("TRAIN", "true"), ("TEST", "false"))
+        )
+        + CLASSES,
+    )
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    # As many of the background as of the objects, of which there are two in each image.
+    assert "24 training rows, 12 held out" in done.out
+    matrix, bias = weights_of(tmp_path)
+    total = 0.0
+    rule = Windows(size=8, context_pad=1, crop_mode="square", fill=(100, 110, 120))
+    for number in range(3):
+        rows = [
+            (Box(x1=4, y1=3, x2=15, y2=12, label=0), 1 + number % 2),
+            (Box(x1=20, y1=10, x2=29, y2=19, label=0), 1),
+        ]
+        # the only one of the background, twice
+        rows += [(Box(x1=0, y1=0, x2=9, y2=5, label=0), 0)] * 2
+        for box, label in rows:
+            window = (cut_window(images[number], box, rule).astype(np.float32) - mean[:, 2:10, 2:10]) * 0.00390625
+            scores = (matrix @ window.ravel() + bias).astype(np.float64)
+            total += np.log(np.exp(scores).sum()) - scores[label]
+    assert scores_of(warm, tmp_path)["loss"] == pytest.approx(total / 12, rel=1e-5)

@@ -5,6 +5,8 @@ import re
 import shutil
 import tarfile
 
+import cv2
+import lmdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from caffe_example import TRAIN_TEST, write_example
 from cli_process import CONFIGS, Host, result_of, table_of
 from encoded import jpeg
 from formats import cifar_directory, random_rows
+from sparknet.caffe.schema import Datum
 from sparknet.cli import convert as command
 from sparknet.cli.main import main
 
@@ -181,3 +184,29 @@ def test_other_rows_come_with_their_own_labels(warm, tmp_path):
         "speed": "",
     }
     warm.run("test", run_dir, "--data", tmp_path / "train").refused(1, "no label file .*val.txt.*data.labels")
+
+
+@spark
+@pytest.mark.parametrize("action", ["to-lmdb", "to-parquet"])
+def test_windows_have_the_channels_order_of_what_is_written(warm, tmp_path, action):
+    """Caffe's databases hold blue first, tables red: the source itself decodes the images."""
+    pixels = np.zeros((12, 12, 3), np.uint8)
+    pixels[..., 0] = 200  # blue, as OpenCV writes it
+    cv2.imwrite(str(tmp_path / "blue.png"), pixels)
+    (tmp_path / "list.txt").write_text("# 0 blue.png 3 12 12 2\n3 0.9 0 0 5 5\n1 0.1 2 2 9 9\n")
+    made = warm.run(
+        "data", action, "windows:list.txt", "--to", "made", "--set", "data.windows.size=4",
+        "--set", "data.windows.foreground_fraction=0.5", cwd=tmp_path,
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    if action == "to-lmdb":
+        with lmdb.open(str(tmp_path / "made"), readonly=True, lock=False) as database, database.begin() as rows:
+            found = [Datum.FromString(value) for _, value in rows.cursor()]
+        data, labels, blue = [list(one.data) for one in found], [one.label for one in found], 0
+    else:
+        rows = pq.read_table(tmp_path / "made").to_pylist()
+        data, labels, blue = [list(row["data"]) for row in rows], [row["label"] for row in rows], 2
+    assert sorted(labels) == [0, 3]
+    expected = np.zeros((3, 4, 4), np.uint8)
+    expected[blue] = 200
+    assert data == [expected.ravel().tolist()] * 2

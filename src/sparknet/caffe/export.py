@@ -68,6 +68,12 @@ def export_onnx(net: CaffeNet, path: str | os.PathLike[str]) -> None:
     """
     if any(find_spec(package) is None for package in ("onnx", "onnxscript")):
         raise MissingDependency("ONNX files need onnx and onnxscript: pip install 'sparknet[onnx]'")
+    for step in net.steps:
+        if step.layer.onnx_refusal:
+            raise NetError(
+                f"{net.spec.source}: layer {step.name!r} ({step.description.type}) cannot be written as ONNX: "
+                f"{step.layer.onnx_refusal}; use .safetensors or .caffemodel"
+            )
     # An ONNX file is a protobuf message, with its limit; pieces beside it would not be one file.
     size = sum(tensor.nbytes for tensor in net.state_dict().values())
     if size > LIMIT_BYTES:

@@ -67,6 +67,9 @@ def _config(arguments: argparse.Namespace) -> DataAndCluster:
         table["resize"] = list(arguments.resize)
     if arguments.s3_endpoint:
         table["s3_endpoint"] = arguments.s3_endpoint
+    if arguments.action == "to-lmdb":
+        # As `to_lmdb` has it, but before the source is opened: windows are cut out of images by the source itself.
+        table["channel_order"] = "bgr"
     config = job_config(DataAndCluster, arguments, {"data": table})
     data = config.data
     if data.keep == "encoded" and data.resize:

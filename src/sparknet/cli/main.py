@@ -25,8 +25,8 @@ _LMDB = (
 )
 # Of `data.sources.registry.FORMATS`, which would cost half a second to import; a test holds them together.
 _SOURCE_HELP = (
-    "KIND:PATH, with KIND lmdb, image_tar, image_folder, image_list, hdf5, cifar10, mnist, parquet or csv; "
-    "or digits"
+    "KIND:PATH, with KIND lmdb, image_tar, image_folder, image_list, windows, hdf5, cifar10, mnist, parquet or "
+    "csv; or digits"
 )
 
 

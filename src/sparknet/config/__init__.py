@@ -11,6 +11,7 @@ from sparknet.config.sections.objective import Measure, Objective
 from sparknet.config.sections.run import EarlyStop, Run
 from sparknet.config.sections.solver import ParameterGroup, Solver
 from sparknet.config.sections.sync import OuterOptimiser, Sync
+from sparknet.config.sections.windows import Windows
 
 __all__ = [
     "Beside",
@@ -28,6 +29,7 @@ __all__ = [
     "Solver",
     "Sync",
     "TestRows",
+    "Windows",
     "decode",
     "encode",
     "load_config",

@@ -188,3 +188,52 @@ def test_embed_names_an_index_out_of_range(index: float):
     embed = layer_of_type("Embed", "embed_param { num_output: 3 input_dim: 5 }", (2,))
     with pytest.raises(NetError, match=f"index {index:.0f} is out of range; it must be from 0 to 4"):
         embed(torch.tensor([0.0, index]))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_im2col_is_its_windows(data: st.DataObject):
+    axes, front = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 2))
+
+    def each(low: int, high: int) -> list[int]:
+        return [data.draw(st.integers(low, high)) for _ in range(axes)]
+
+    kernel, stride, pad, dilation = each(1, 2), each(1, 2), each(0, 2), each(1, 2)
+    least = [max(1, dilation[a] * (kernel[a] - 1) + 1 - 2 * pad[a]) for a in range(axes)]
+    sizes = [low + data.draw(st.integers(0, 2)) for low in least]
+    outer, channels = [2, 2][:front], data.draw(st.integers(1, 3))
+    shape = (*outer, channels, *sizes)
+    text = " ".join(
+        repeated(field, numbers)
+        for field, numbers in (("kernel_size", kernel), ("stride", stride), ("pad", pad), ("dilation", dilation))
+    )
+    named = data.draw(st.sampled_from([front, front - len(shape)]))
+    made = layer_of_type("Im2col", f"convolution_param {{ axis: {named} {text} }}", shape)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    top = made(x)
+    padded = np.pad(x.detach().numpy(), [(0, 0)] * (front + 1) + [(side, side) for side in pad])
+    counts = [
+        (padded.shape[front + 1 + a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in range(axes)
+    ]
+    expected, uses = np.zeros((*outer, channels, *kernel, *counts)), np.zeros(padded.shape)
+    for place in np.ndindex(*kernel, *counts):
+        within, window = place[:axes], place[axes:]
+        at = tuple(window[a] * stride[a] + within[a] * dilation[a] for a in range(axes))
+        expected[(..., *place)] = padded[(..., *at)]
+        uses[(..., *at)] += 1
+    np.testing.assert_array_equal(top.detach().numpy(), expected.reshape(*outer, -1, *counts))
+    # each number's gradient: in how many windows it is
+    top.sum().backward()
+    inner = tuple(slice(side, size - side) for side, size in zip(pad, padded.shape[front + 1 :], strict=True))
+    np.testing.assert_array_equal(x.grad.numpy(), uses[(..., *inner)])
+
+
+def test_a_convolution_is_its_filters_times_im2col():
+    window = "kernel_size: 3 stride: 2 pad: 1 dilation: 2"
+    filled = 'num_output: 4 bias_term: false weight_filler { type: "gaussian" }'
+    x = torch.randn(2, 3, 9, 7)
+    convolution = layer_of_type("Convolution", f"convolution_param {{ {window} {filled} }}", tuple(x.shape))
+    columns = layer_of_type("Im2col", f"convolution_param {{ {window} }}", tuple(x.shape))(x)
+    (expected,) = convolution(x)
+    found = torch.einsum("ok,nkhw->nohw", convolution.weight.flatten(1), columns)
+    torch.testing.assert_close(found, expected)

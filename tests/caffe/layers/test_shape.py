@@ -209,6 +209,47 @@ class TestBatchReindex:
             module(torch.zeros(3, 2), torch.tensor([3.0]))
 
 
+class TestFilter:
+    TEXT = 'type: "Filter" top: "a" top: "b"'
+
+    @pytest.mark.parametrize("selector", [(1, 0, 2, 0), (0, 0, 0, 0), (-1, 0.5, 3, 1), (0, 0, 0, 1)])
+    @pytest.mark.parametrize("axes", [(), (1,), (1, 1, 1)])
+    def test_numbers_and_gradient(self, selector, axes):
+        x, y, chosen = numbers((4, 2, 3)), numbers((4,)), np.array(selector, float)
+        module = layer(self.TEXT, (4, 2, 3), (4,), (4, *axes))
+        bottoms = [torch.tensor(one).requires_grad_() for one in (x, y, chosen.reshape(4, *axes))]
+        tops = module(*bottoms)
+        for top, array in zip(tops, (x, y), strict=True):
+            np.testing.assert_array_equal(top.detach().numpy(), array[chosen != 0])
+        (tops[0].sum() + 2 * tops[1].sum()).backward()
+        np.testing.assert_array_equal(bottoms[0].grad.numpy(), np.ones_like(x) * (chosen != 0)[:, None, None])
+        np.testing.assert_array_equal(bottoms[1].grad.numpy(), 2.0 * (chosen != 0))
+        assert bottoms[2].grad is None
+
+    def test_in_a_net_the_size_is_planned_as_if_all_were_chosen(self):
+        net = CaffeNet.from_prototxt(
+            'layer { name: "i" type: "Input" top: "x" top: "s" input_param { '
+            "shape { dim: 3 dim: 2 } shape { dim: 3 } } }\n"
+            'layer { name: "f" type: "Filter" bottom: "x" bottom: "s" top: "y" }\n'
+            'layer { name: "p" type: "Power" bottom: "y" top: "z" power_param { scale: 2 } }\n'
+        )
+        assert net.shapes["y"] == (3, 2)
+        found = net({"x": torch.ones(3, 2), "s": torch.tensor([0, 1, 0])})
+        assert found["z"].tolist() == [[2, 2]]
+
+    def test_faults(self):
+        assert "it has 2 tops and 1 bottoms before the one that selects" in fault(self.TEXT, (4, 2), (4,))
+        assert "has shape (4, 2); expected one number an item" in fault('type: "Filter"', (4, 2), (4, 2))
+        assert "has shape (); expected one number an item" in fault('type: "Filter"', (4, 2), ())
+        assert "first sizes must agree" in fault('type: "Filter"', (4, 2), (3,))
+        module = layer('type: "Filter"', (4, 2), (4,))
+        with pytest.raises((RuntimeError, IndexError)):
+            module(torch.zeros(3, 2), torch.ones(4))
+
+    def test_it_exports(self):
+        export('type: "Filter"', numbers((3, 2)), np.array([2.0, 0, 1]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

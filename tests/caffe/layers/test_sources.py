@@ -191,6 +191,11 @@ class TestInputs:
         assert shapes(text + "transform_param { crop_size: 5 }") == [(4, 3, 5, 5), (4,)]
         assert "no crop_size" in refusal(text)
 
+    def test_the_scale_of_windows_is_their_layers_own(self):
+        text = f'type: "WindowData" {TWO} window_data_param {{ batch_size: 4 scale: 0.5 }} '
+        (first, _) = blobs(text + "transform_param { crop_size: 5 scale: 2 mirror: true }")
+        assert (first.transform.scale, first.transform.mirror) == (0.5, True)
+
     def test_memory_data(self):
         text = f'type: "MemoryData" {TWO} memory_data_param {{ batch_size: 4 channels: 3 height: 6 %s }} '
         assert shapes(text % "width: 7") == [(4, 3, 6, 7), (4,)]

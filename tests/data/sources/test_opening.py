@@ -7,7 +7,7 @@ import pytest
 from formats import cifar_directory
 from image_files import jpeg, write_folder, write_tar
 from places import REFERENCE
-from sparknet.config import Data
+from sparknet.config import Data, Windows
 from sparknet.data.rows.columns import MOST_CLASSES
 from sparknet.data.sources.opening import open_source, open_sources
 from sparknet.data.sources.registry import FORMATS
@@ -23,8 +23,9 @@ def at(path, source="cifar10", **settings):
 
 @pytest.mark.parametrize("source", [name for name, form in FORMATS.items() if form.has_path])
 def test_a_path_that_is_not_there_is_found_at_once(source, tmp_path):
+    more = {"windows": Windows(size=8)} if FORMATS[source].has_windows else {}
     with pytest.raises(DataError, match="nothing"):
-        open_source(at(tmp_path / "nothing", source))
+        open_source(at(tmp_path / "nothing", source, **more))
 
 
 @pytest.mark.parametrize("path", ["s3a://bucket/x.csv", "hdfs://host/x.csv", "s3://bucket/*.csv", "/no/such/*.csv"])

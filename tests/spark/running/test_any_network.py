@@ -32,7 +32,7 @@ SAMPLE = ("two_heads", "two_lmdbs")
 """Those that every run of the tests trains; the others are slow together."""
 KINDS = [
     pytest.param(kind, marks=() if kind in SAMPLE else pytest.mark.slow)
-    for kind in ("regression", "tokens", "soft_labels", "two_heads", "frozen", "two_lmdbs")
+    for kind in ("regression", "tokens", "soft_labels", "two_heads", "frozen", "two_lmdbs", "captions")
 ]
 PLACES = [pytest.param("local"), pytest.param("local-cluster", marks=pytest.mark.slow)]
 EVERY = ("run.workers=2", "run.eval_every=0", "run.checkpoint_every=4", "sync.local_steps=1")

@@ -1,10 +1,12 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from places import REFERENCE
 from sparknet.caffe.description.spec import NetSpec
+from sparknet.caffe.weights.mean_image import write_mean
 from sparknet.config import Data
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.data_layers import NetSources, data_source
@@ -147,7 +149,12 @@ def test_an_image_layers_size_is_the_size_that_images_are_brought_to(tmp_path: P
 FED = """layer {{ name: "{name}" type: "{kind}" {tops} include {{ phase: {phase} }}
   {key} {{ source: "{source}" batch_size: 4 {more} }} }}
 """
-KEYS = {"Data": "data_param", "HDF5Data": "hdf5_data_param", "ImageData": "image_data_param"}
+KEYS = {
+    "WindowData": "window_data_param",
+    "Data": "data_param",
+    "HDF5Data": "hdf5_data_param",
+    "ImageData": "image_data_param",
+}
 LOSS = 'layer {{ name: "loss" type: "EuclideanLoss" bottom: "out" bottom: "{goal}" top: "loss" }}'
 
 
@@ -231,6 +238,62 @@ def test_a_list_of_images_has_their_size_and_where_they_are(here: Path) -> None:
 
 
 PHASES = ("TRAIN", "TEST")
+WINDOWS = {
+    "size": 227,
+    "foreground_threshold": 0.5,
+    "background_threshold": 0.5,
+    "foreground_fraction": 0.25,
+    "context_pad": 16,
+    "crop_mode": "warp",
+    "fill": [104, 117, 123],
+}
+
+
+def window_layer(phase: str, transform: str = "mean_value: 103.6 mean_value: 117 mean_value: 123.4", **more) -> str:
+    said = " ".join(f"{key}: {value}" for key, value in more.items())
+    text = layer(phase, f"{phase.lower()}_windows", "WindowData", f"{phase.lower()}.txt", "data", "label")
+    return text.replace("batch_size: 4", f"batch_size: 4 context_pad: 16 {said}").replace(
+        "include", f"transform_param {{ crop_size: 227 {transform} }} include"
+    )
+
+
+def test_windows_are_cut_out_as_the_layer_says(here: Path) -> None:
+    net = fed_net(here, *map(window_layer, PHASES))
+    expected = {"source": "windows", "path": "train.txt", "validation_path": "test.txt", "windows": WINDOWS}
+    assert data_source(None, net=net) == expected
+    # what the layer says holds for other rows too
+    other = data_source("windows:/x.txt", ["data.validation_fraction=0.5"], net=net)
+    assert other == {"source": "windows", "path": "/x.txt", "windows": WINDOWS}
+    assert data_source("windows:/x.txt", ["data.validation_fraction=0.5"]) == {
+        "source": "windows",
+        "path": "/x.txt",
+    }
+    settings = {**WINDOWS, "foreground_fraction": 0.5, "crop_mode": "square", "fill": [128, 128, 128]}
+    more = {"fg_fraction": 0.5, "crop_mode": '"square"'}
+    square = [window_layer(phase, "mean_value: 128", **more) for phase in PHASES]
+    assert data_source(None, net=fed_net(here, *square))["windows"] == settings
+
+
+def test_what_lies_outside_is_the_mean_of_the_middle_of_a_mean_image(here: Path) -> None:
+    mean = np.zeros((3, 229, 229), np.float32)
+    mean[:, 1:-1, 1:-1] = np.array([0.6, 300, 99.4])[:, None, None]
+    write_mean("mean.binaryproto", mean)
+    layers = [window_layer(phase, 'mean_file: "mean.binaryproto"') for phase in PHASES]
+    assert data_source(None, net=fed_net(here, *layers))["windows"]["fill"] == [1, 255, 99]
+    elsewhere = [window_layer(phase, 'mean_file: "nowhere.binaryproto"') for phase in PHASES]
+    assert data_source(None, net=fed_net(here, *elsewhere))["windows"]["fill"] == []
+
+
+def test_phases_must_cut_windows_out_alike_and_alone(here: Path) -> None:
+    net = fed_net(here, window_layer("TRAIN"), window_layer("TEST", fg_threshold=0.7))
+    message = r"'train_windows' and 'test_windows' cut windows out in different ways, .*0\.5.* and .*0\.7.*; both"
+    with pytest.raises(ConfigError, match=message):
+        data_source(None, net=net)
+    # where the rows that are held out are others, phase TEST's are not looked at
+    assert "windows" in data_source(None, ["data.validation_fraction=0.5"], net=net)
+    beside = [layer(phase, "goals", "Data", "goal_lmdb", "goal") for phase in PHASES]
+    with pytest.raises(ConfigError, match="reads windows, and another one reads rows beside it"):
+        data_source(None, net=fed_net(here, *map(window_layer, PHASES), *beside))
 
 
 def test_phases_that_do_not_go_together(here: Path) -> None:

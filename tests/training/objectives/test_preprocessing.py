@@ -410,3 +410,37 @@ def test_settings_that_a_column_cannot_follow_are_refused(columns: dict, message
     )
     with pytest.raises(ConfigError, match=message):
         check_preprocessing(config, None, OTHER_ROWS)
+
+
+WINDOWS = """
+layer { name: "w" type: "WindowData" top: "data" top: "label" transform_param { crop_size: 32 mean_file: "%s" }
+  window_data_param { batch_size: 4 } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 10 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.mark.parametrize("size", [(32, 32), (38, 40), (36, 40)])
+def test_the_middle_of_a_larger_mean_is_taken_off_windows(tmp_path: Path, size: tuple[int, int]) -> None:
+    mean, path = np.random.default_rng(1).random((3, *size), np.float32), tmp_path / "m.binaryproto"
+    write_mean(path, mean)
+    net = Net(prototxt=WINDOWS % path)
+    config = RunConfig(data=Data(source="digits", validation_fraction=0.2), net=net, run=Run(rounds=1))
+    objective = build_test_objective(Recipe.read(net), ROWS)
+    found = file_preprocessing(config, objective.transforms, ROWS)["image"].mean
+    # the offset of the width is that of the height too
+    offset = (size[1] - 32) // 2
+    np.testing.assert_array_equal(found, mean[:, offset : offset + 32, offset : offset + 32])
+
+
+@pytest.mark.parametrize("size", [(31, 32), (35, 40), (40, 31)])
+def test_a_mean_that_does_not_reach_under_windows_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "m.binaryproto"
+    write_mean(path, np.zeros((3, *size), np.float32))
+    net = Net(prototxt=WINDOWS % path)
+    config = RunConfig(data=Data(source="digits", validation_fraction=0.2), net=net, run=Run(rounds=1))
+    objective = build_test_objective(Recipe.read(net), ROWS)
+    with pytest.raises(
+        ConfigError, match=rf"has shape \(3, {size[0]}, {size[1]}\) and the rows have \(3, 32, 32\)"
+    ):
+        file_preprocessing(config, objective.transforms, ROWS)

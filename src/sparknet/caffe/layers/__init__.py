@@ -17,7 +17,7 @@ from sparknet.caffe.layers.activations import (
     Threshold,
 )
 from sparknet.caffe.layers.combine import Concat, Eltwise, Slice, Split
-from sparknet.caffe.layers.convolution import Convolution, Deconvolution
+from sparknet.caffe.layers.convolution import Convolution, Deconvolution, Im2col
 from sparknet.caffe.layers.inputs import INPUT_LAYERS, InputBlob, Transform, input_blobs
 from sparknet.caffe.layers.layer import Layer, Shape
 from sparknet.caffe.layers.linear import Embed, InnerProduct
@@ -30,8 +30,10 @@ from sparknet.caffe.layers.losses import (
 )
 from sparknet.caffe.layers.metrics import Accuracy, ArgMax
 from sparknet.caffe.layers.normalise import LRN, MVN, BatchNorm, Bias, Scale
+from sparknet.caffe.layers.outputs import HDF5Output
 from sparknet.caffe.layers.pooling import SPP, WindowPooling
-from sparknet.caffe.layers.shape import BatchReindex, Crop, Flatten, Reduction, Reshape, Silence, Tile
+from sparknet.caffe.layers.recurrent import LSTM, RNN
+from sparknet.caffe.layers.shape import BatchReindex, Crop, Filter, Flatten, Reduction, Reshape, Silence, Tile
 from sparknet.caffe.layers.softmax import InfogainLoss, Softmax, SoftmaxWithLoss
 from sparknet.caffe.layers.sources import DummyData, Parameter
 
@@ -61,6 +63,7 @@ LAYERS: dict[str, type[Layer]] = {
     # convolution
     "Convolution": Convolution,
     "Deconvolution": Deconvolution,
+    "Im2col": Im2col,
     # linear
     "InnerProduct": InnerProduct,
     "Embed": Embed,
@@ -79,9 +82,14 @@ LAYERS: dict[str, type[Layer]] = {
     "Scale": Scale,
     "Bias": Bias,
     "MVN": MVN,
+    # outputs
+    "HDF5Output": HDF5Output,
     # pooling
     "Pooling": WindowPooling,
     "SPP": SPP,
+    # recurrent
+    "LSTM": LSTM,
+    "RNN": RNN,
     # shape
     "Flatten": Flatten,
     "Reshape": Reshape,
@@ -90,6 +98,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Reduction": Reduction,
     "Silence": Silence,
     "BatchReindex": BatchReindex,
+    "Filter": Filter,
     # softmax
     "Softmax": Softmax,
     "SoftmaxWithLoss": SoftmaxWithLoss,

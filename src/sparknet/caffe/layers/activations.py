@@ -232,7 +232,8 @@ def _affine(x: Tensor, scale: float, shift: float) -> Tensor:
 
 def _power(base: float, power: float) -> float:
     """As C's pow, which does not raise."""
-    return float(torch.tensor(base, dtype=torch.float64).pow(power))
+    # on the CPU, also where torch's default device is one without numbers
+    return float(torch.tensor(base, dtype=torch.float64, device="cpu").pow(power))
 
 
 def _log_of_base(base: float) -> float:

@@ -1,4 +1,4 @@
-"""Convolution and Deconvolution, over any number of leading and up to three spatial axes (base_conv_layer.cpp)."""
+"""Convolution, Deconvolution and Im2col, over any number of leading axes (base_conv_layer, im2col_layer.cpp)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import ConvolutionParameter
 from sparknet.errors import NetError
 
-__all__ = ["Convolution", "Deconvolution"]
+__all__ = ["Convolution", "Deconvolution", "Im2col"]
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {
     1: functional.conv1d,
@@ -58,7 +58,9 @@ class _Filters(Layer):
         self.pad = _sizes(given, "pad", self.spatial, default=0, least=0)
         self.dilation = _sizes(given, "dilation", self.spatial, default=1, least=1)
         self.group = given.group
-        self._check_room(shape)
+        # A Deconvolution makes its bottom larger: any size has room.
+        if not self.deconvolves:
+            _check_room(shape[self.axis + 1 :], self.kernel, self.pad, self.dilation)
         self._make_blobs(given, shape[self.axis])
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
@@ -79,20 +81,6 @@ class _Filters(Layer):
         self.weight = nn.Parameter(new_blob((*inner, *self.kernel), given.weight_filler))
         self.bias = nn.Parameter(new_blob((outputs,), given.bias_filler)) if given.bias_term else None
         self.blob_names = ("weight", "bias") if given.bias_term else ("weight",)
-
-    def _check_room(self, shape: Shape) -> None:
-        if self.deconvolves:
-            return  # which makes its bottom larger: any size has room
-        for size, kernel, pad, dilation in zip(
-            shape[self.axis + 1 :], self.kernel, self.pad, self.dilation, strict=True
-        ):
-            extent = dilation * (kernel - 1) + 1
-            check_int(f"the bottom's size {size} with pad {pad} on both sides", size + 2 * pad)
-            if size + 2 * pad < extent:
-                raise NetError(
-                    f"a kernel that spans {extent} does not fit into {size} with pad {pad}; "
-                    "use a smaller kernel or a larger bottom"
-                )
 
     def _filter(self, x: Tensor) -> Tensor:
         # Caffe counts all axes before the channels as one batch: num_ = count(0, channel_axis_).
@@ -144,6 +132,53 @@ class Deconvolution(_Filters):
     """
 
     deconvolves = True
+
+
+class Im2col(Layer):
+    """Each window of the bottom as a column: what a Convolution multiplies its filters by.
+
+    Over any number of spatial axes; what lies in the padding is 0. Of a column, a channel's numbers are together.
+    """
+
+    needs_output = False
+
+    def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
+        super().__init__(parameters, bottoms)
+        given, (shape,) = parameters.convolution_param, bottoms
+        self.axis = canonical_axis(given.axis, shape)
+        self.spatial = len(shape) - self.axis - 1
+        if not self.spatial:
+            raise NetError(f"axis is {given.axis}; a bottom of shape {shape} has no axes behind it, and needs one")
+        self.kernel = _sizes(given, "kernel", self.spatial, default=None, least=1)
+        self.stride = _sizes(given, "stride", self.spatial, default=1, least=1)
+        self.pad = _sizes(given, "pad", self.spatial, default=0, least=0)
+        self.dilation = _sizes(given, "dilation", self.spatial, default=1, least=1)
+        _check_room(shape[self.axis + 1 :], self.kernel, self.pad, self.dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[*outer, channels, *sizes] to [*outer, channels * window, *places]."""
+        outer, channels = x.shape[: self.axis], x.shape[self.axis]
+        # functional.pad begins with the last axis.
+        windows = functional.pad(x, [pad for pad in reversed(self.pad) for _ in range(2)]) if any(self.pad) else x
+        for place, (kernel, stride, dilation) in enumerate(
+            zip(self.kernel, self.stride, self.dilation, strict=True), self.axis + 1
+        ):
+            # Each window becomes an axis at the end, as wide as the kernel spans.
+            windows = windows.unfold(place, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+        front, places = range(self.axis + 1), range(self.axis + 1, x.dim())
+        columns = windows.permute(*front, *range(x.dim(), windows.dim()), *places)
+        return columns.reshape(*outer, channels * math.prod(self.kernel), *columns.shape[-self.spatial :])
+
+
+def _check_room(sizes: Shape, kernels: Shape, pads: Shape, dilations: Shape) -> None:
+    for size, kernel, pad, dilation in zip(sizes, kernels, pads, dilations, strict=True):
+        extent = dilation * (kernel - 1) + 1
+        check_int(f"the bottom's size {size} with pad {pad} on both sides", size + 2 * pad)
+        if size + 2 * pad < extent:
+            raise NetError(
+                f"a kernel that spans {extent} does not fit into {size} with pad {pad}; "
+                "use a smaller kernel or a larger bottom"
+            )
 
 
 def _sizes(

@@ -253,7 +253,8 @@ def _transform(layer: LayerParameter, shape: Shape | None) -> Transform:
             "all or one for each"
         )
     return Transform(
-        scale=given.scale,
+        # window_data_layer.cpp alone does not look at the scale that all others take.
+        scale=layer.window_data_param.scale if layer.type == "WindowData" else given.scale,
         mirror=given.mirror,
         crop_size=given.crop_size,
         mean_file=given.mean_file,

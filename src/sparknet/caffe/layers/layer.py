@@ -42,6 +42,13 @@ class Layer(nn.Module):
     """Whether the backward pass may need what `forward` returned, or that is a view of a bottom: then nothing may
     overwrite it."""
 
+    is_over_time: ClassVar[bool] = False
+    """Whether the first axis of its bottoms is time, and not the batch."""
+    writes_files: ClassVar[bool] = False
+    """Whether a pass writes a file."""
+    onnx_refusal: ClassVar[str] = ""
+    """Why no ONNX file can hold the layer; empty where one can."""
+
     blob_names: tuple[str, ...] = ()
     """Attributes that hold this layer's blobs (parameters or buffers), in Caffe's order."""
     views: "dict[str, tuple[Layer, str, Shape]]"
@@ -82,6 +89,9 @@ class Layer(nn.Module):
     def blobs(self) -> list[Tensor]:
         """The layer's learned tensors in Caffe's order, live."""
         return [getattr(self, name) for name in self.blob_names]
+
+    def reset(self) -> None:
+        """Forget what the last pass left for the next; most layers leave nothing."""
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Multiplications with addition of one forward pass over these shapes; 0 where they are not what costs."""

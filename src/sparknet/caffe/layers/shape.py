@@ -12,7 +12,7 @@ from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import ReductionParameter
 from sparknet.errors import NetError
 
-__all__ = ["BatchReindex", "Crop", "Flatten", "Reduction", "Reshape", "Silence", "Tile"]
+__all__ = ["BatchReindex", "Crop", "Filter", "Flatten", "Reduction", "Reshape", "Silence", "Tile"]
 
 
 class Flatten(Layer):
@@ -205,3 +205,36 @@ class BatchReindex(Layer):
         places = indices.long()
         with in_range(places, x.shape[0], "index"):
             return x.index_select(0, places)
+
+
+class Filter(Layer):
+    """The items of all bottoms but the last for which the last is not 0: as many as it says, in each pass anew."""
+
+    bottom_count = (2, None)
+    top_count = (1, None)
+    needs_output = False
+
+    def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
+        super().__init__(parameters, bottoms)
+        *items, selector = bottoms
+        if len(parameters.top) != len(items):
+            raise NetError(
+                f"it has {len(parameters.top)} tops and {len(items)} bottoms before the one that selects; there "
+                "must be as many"
+            )
+        if not selector or math.prod(selector[1:]) != 1:
+            raise NetError(f"the last bottom, which selects, has shape {selector}; expected one number an item")
+        for shape in items:
+            if shape[:1] != selector[:1]:
+                raise NetError(
+                    f"a bottom has shape {shape}, and the one that selects {selector}; their first sizes must agree"
+                )
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """Each [batch, *item] to [chosen, *item]."""
+        *items, selector = bottoms
+        # filter_layer.cpp: how many there are is known with the numbers alone; before that it is all of them.
+        if selector.is_meta:
+            return tuple(items)
+        chosen = selector.flatten().nonzero().squeeze(1)
+        return tuple(item.index_select(0, chosen) for item in items)

@@ -136,6 +136,11 @@ class CaffeNet(nn.Module):
         """Run the whole net and return the named blobs, as they stand after the pass."""
         return self(inputs, blobs)
 
+    def reset(self) -> None:
+        """Have recurrent layers begin the next pass from zeros, and not where the last one ended."""
+        for step in self.steps:
+            step.layer.reset()
+
     def loss(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of the losses, a scalar, from what `forward` returned.
 

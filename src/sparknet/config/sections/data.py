@@ -6,6 +6,7 @@ from typing import Literal
 
 from sparknet.config.rules import all_finite, at_least, require
 from sparknet.config.sections.data_column import Beside, DataColumn, TestRows
+from sparknet.config.sections.windows import Windows
 from sparknet.errors import ConfigError
 
 __all__ = ["Data"]
@@ -36,8 +37,10 @@ class Data:
     validation_labels: str = ""
     """The same for `validation_path`; not given: `val.txt`."""
     root: str = ""
-    """Sources image_list and hdf5: where the relative paths of a list begin; not given: the current directory, or
-    the list's own."""
+    """Sources image_list, windows and hdf5: where the relative paths of a list begin; not given: the current
+    directory, or the list's own."""
+    windows: Windows | None = None
+    """Source windows: which windows are rows, and how they are cut out."""
     header: bool = True
     """Source csv: the first line names the columns; if not, they are `_c0`, `_c1` and so on."""
     s3_endpoint: str = ""

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from sparknet.config import Windows
 from sparknet.data.storage.local_files import is_file_uri, path_of
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
@@ -34,6 +35,10 @@ class Location:
     class_names: tuple[str, ...] = ()
     """Names of the classes by number, where other rows have settled them: validation rows are numbered as the
     training rows were."""
+    windows: Windows | None = None
+    """Which windows of images are rows, for the source that cuts them out."""
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Of the channels, for sources that decode images themselves."""
     storage: Storage = LOCAL
     """How the files are reached."""
 

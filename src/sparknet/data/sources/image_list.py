@@ -16,7 +16,7 @@ from sparknet.data.sources.source import Source
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["open_source", "read"]
+__all__ = ["facts_of", "open_source", "read"]
 
 _PARTITION_FILES = 512
 _LEAST, _MOST = -(2**31), 2**31 - 1
@@ -41,7 +41,7 @@ def open_source(where: Location) -> Source:
     names, files = list[str](), [listing]
     for number, (name, _) in enumerate(rows, start=1):
         file = where.storage.place(name) if name.startswith("/") else root / name
-        files.append(_facts_of(place, number, file))
+        files.append(facts_of(place, number, file))
         names.append(file.uri)
     return Source(
         schema=RowSchema(inputs=(ENCODED_IMAGE,), targets=(LABEL,)),
@@ -81,7 +81,12 @@ def _parsed(place: Place, number: int, line: str) -> tuple[str, int]:
     )
 
 
-def _facts_of(place: Place, number: int, file: Place) -> Facts:
+def facts_of(place: Place, number: int, file: Place) -> Facts:
+    """What is known of an image that a list names as its entry `number`, without a request for it.
+
+    Raises:
+        DataError: it would be on this machine, and is not there.
+    """
     if file.local is None:
         # A request for each of a million images would take hours; the list's own time of change must do.
         return Facts(uri=file.uri, name=file.name, bytes=0, modified_ns=None)

@@ -333,6 +333,8 @@ def _locate(data: Data, *, validation: bool) -> Location:
         labels=data.validation_labels if validation else data.labels,
         root=data.root,
         columns=data.column_names,
+        windows=data.windows,
+        order=data.channel_order or "rgb",
         storage=Storage(s3_endpoint=data.s3_endpoint),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparknet.config import Data
-from sparknet.data.sources import cifar10, digits, hdf5, image_folder, image_list, image_tar, lmdb, mnist
+from sparknet.data.sources import cifar10, digits, hdf5, image_folder, image_list, image_tar, lmdb, mnist, windows
 from sparknet.data.sources.source import Reader
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError
@@ -36,6 +36,8 @@ class Format:
     """Its rows have names and may be damaged: columns `name` and `error`."""
     has_root: bool = False
     """It reads a list, whose relative paths may begin at `data.root`."""
+    has_windows: bool = False
+    """Its rows are windows of images (`data.windows`)."""
     has_columns: bool = False
     """Its rows have columns of their own, as a table's, and no fixed image and label."""
     holds_tests: Callable[[Place], bool] | None = None
@@ -67,6 +69,13 @@ FORMATS: dict[str, Format] = {
     ),
     "image_list": Format(
         what="a list of image files, lines `PATH LABEL`", reader=image_list, has_root=True, names_rows=True
+    ),
+    "windows": Format(
+        what="a list of images with their windows, as R-CNN has them",
+        reader=windows,
+        has_root=True,
+        has_windows=True,
+        names_rows=True,
     ),
     "hdf5": Format(
         what="HDF5 files, or a list of them, whose data sets are columns",
@@ -101,6 +110,12 @@ def find_format(data: Data) -> Format:
         raise ConfigError(
             f"data.labels and data.validation_labels is {(data.labels, data.validation_labels)!r}; source "
             f"{data.source} has its labels with its rows: leave them out"
+        )
+    if found.has_windows and data.windows is None:
+        raise ConfigError("data.windows is not given; source windows needs it: set data.windows.size at least")
+    if data.windows is not None and not found.has_windows:
+        raise ConfigError(
+            f"data.windows is given; source {data.source} has images as they are, and no windows: leave it out"
         )
     if data.root and not found.has_root:
         raise ConfigError(f"data.root is {data.root!r}; source {data.source} reads no list of files: leave it out")

@@ -320,6 +320,8 @@ def _digest(asked: _Preparation) -> str:
             "fraction": data.validation_fraction,
             "seed": _split_seed(asked),
             "shard_megabytes": data.shard_megabytes,
+            # A key of this source alone: others keep the data that are prepared already.
+            **({"windows": [encode(data.windows), data.channel_order or "rgb"]} if data.windows else {}),
         }
     )
 

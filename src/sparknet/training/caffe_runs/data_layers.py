@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.layers.inputs import INPUT_LAYERS
 from sparknet.caffe.schema import TEST, TRAIN, LayerParameter
+from sparknet.caffe.schema.net_format_pb2 import TransformationParameter
 from sparknet.caffe.solver.named_files import find_file
+from sparknet.caffe.weights.mean_image import read_mean
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Storage
 from sparknet.errors import ConfigError
@@ -32,6 +36,8 @@ class _Fed:
     """Where a list's relative paths begin."""
     rule: dict[str, Any]
     """What is said of its images, as keys of their column."""
+    windows: dict[str, Any] | None = None
+    """Which windows of its images are rows, and how they are cut out, as keys of `data.windows`."""
 
     def column(self, top: str) -> str:
         """Which column of the rows a top is."""
@@ -93,7 +99,9 @@ class NetSources:
                 f"reads {held.source}; both phases must read rows of one format: make the layers alike, or give "
                 "--data"
             )
+        self._check_windows([*fed["TRAIN"], *fed["TEST"]] if held is not None else fed["TRAIN"], several=several)
         table: dict[str, Any] = {"source": first.source, "path": first.path}
+        table |= {"windows": first.windows} if first.windows else {}
         table |= {"root": first.root} if first.root else {}
         table |= {"validation_path": held.path} if held is not None else {}
         table |= {"validation": "none"} if untested else {}
@@ -201,11 +209,42 @@ class NetSources:
                 "an LMDB of it, set backend: LMDB, or name other rows: --data KIND:PATH"
             )
         root, rule = "", dict[str, Any]()
+        if layer.type == "WindowData":
+            folder = layer.window_data_param.root_folder
+            root = find_file(folder, self.directory) if folder else ""
+            return _Fed(layer=layer, source=source, path=path, root=root, rule=rule, windows=_windows_of(layer))
         if layer.type == "ImageData":
             images = layer.image_data_param
             root = find_file(images.root_folder, self.directory) if images.root_folder else ""
             rule = {"resize": size} if (size := _size_of_images(layer)) else {}
         return _Fed(layer=layer, source=source, path=path, root=root, rule=rule)
+
+    def _check_windows(self, layers: list[_Fed], *, several: bool) -> None:
+        """Hold layers that cut windows out of images against each other: all rows are prepared alike."""
+        cutting = [one for one in layers if one.windows is not None]
+        for one in cutting:
+            if one.windows != cutting[0].windows:
+                said = [
+                    {key: value for key, value in (two.windows or {}).items() if other.get(key) != value}
+                    for two, other in ((cutting[0], one.windows or {}), (one, cutting[0].windows or {}))
+                ]
+                raise ConfigError(
+                    f"{self.spec.source}: layers {cutting[0].layer.name!r} and {one.layer.name!r} cut windows out "
+                    f"in different ways, {said[0]} and {said[1]}; both phases must do it alike: make them equal"
+                )
+        if cutting and several:
+            raise ConfigError(
+                f"{self.spec.source}: layer {cutting[0].layer.name!r} reads windows, and another one reads rows "
+                "beside it; windows are drawn and go with no other rows: take one of the layers out"
+            )
+
+    def windows(self) -> dict[str, Any] | None:
+        """How a WindowData layer cuts windows out, as keys of `data.windows`; None where there is none."""
+        for phase in _PHASES:
+            for layer in self.spec.select(phase).parameters.layer:
+                if layer.type == "WindowData":
+                    return _windows_of(layer)
+        return None
 
     def _judged_blobs(self) -> set[str]:
         """Blobs against which a loss or a measure holds what the net has found: every bottom but the first."""
@@ -257,6 +296,7 @@ _OF_PHASE = {"TRAIN": TRAIN, "TEST": TEST}
 _NAMING = {
     "Data": ("data_param", "lmdb"),
     "ImageData": ("image_data_param", "image_list"),
+    "WindowData": ("window_data_param", "windows"),
     "HDF5Data": ("hdf5_data_param", "hdf5"),
 }
 """By type of layer the field that names its rows, and their format."""
@@ -266,6 +306,36 @@ def _size_of_images(layer: LayerParameter) -> list[int]:
     """Height and width that an ImageData layer brings its images to; empty where it leaves them."""
     images = layer.image_data_param
     return [int(images.new_height), int(images.new_width)] if images.new_height else []
+
+
+def _windows_of(layer: LayerParameter) -> dict[str, Any]:
+    """What a WindowData layer says, as keys of `data.windows`."""
+    said, size = layer.window_data_param, int(layer.transform_param.crop_size)
+    return {
+        "size": size,
+        "foreground_threshold": _as_written(said.fg_threshold),
+        "background_threshold": _as_written(said.bg_threshold),
+        "foreground_fraction": _as_written(said.fg_fraction),
+        "context_pad": int(said.context_pad),
+        "crop_mode": said.crop_mode,
+        "fill": _mean_of(layer.transform_param, size),
+    }
+
+
+def _as_written(number: float) -> float:
+    """A float32 as people write it: 0.7, of which Python makes 0.699999988079071."""
+    return float(str(np.float32(number)))
+
+
+def _mean_of(transform: TransformationParameter, size: int) -> list[int]:
+    """The mean of each channel in whole numbers; none where none is named, or its file is not here."""
+    means = list(transform.mean_value)
+    if transform.mean_file and Path(transform.mean_file).is_file():
+        mean = read_mean(transform.mean_file)
+        offset = max(0, (mean.shape[2] - size) // 2)
+        middle = mean[:, offset : offset + size, offset : offset + size]
+        means = [float(value) for value in middle.mean(axis=(1, 2), dtype=np.float64)]
+    return [min(255, max(0, round(value))) for value in (means * 3 if len(means) == 1 else means)]
 
 
 def data_source(
@@ -295,11 +365,8 @@ def data_source(
         return net.table(testing=testing, held_out=held_out)
     kind, path = _kind_and_path(source)
     table: dict[str, Any] = {"source": kind, "path": path}
-    # Of formats that hold files of images, or may: pixels are taken as they are.
-    if net is not None and net.resize() and (FORMATS[kind].names_rows or kind == "parquet"):
-        table["resize"] = net.resize()
-    if net is not None and net.tests and not testing:
-        table["tests"] = net.tests_of_held_out()
+    if net is not None:
+        table |= _said_by(net, kind, testing=testing)
     if held_out:
         return table
     if FORMATS[kind].held_out:
@@ -316,6 +383,19 @@ def data_source(
         f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
         "others, --set data.validation_fraction=0.1 draws a share, --set data.validation=none holds out none"
     )
+
+
+def _said_by(net: NetSources, kind: str, *, testing: bool) -> dict[str, Any]:
+    """What a net's layers say of rows that are named beside it."""
+    table: dict[str, Any] = {}
+    # Of formats that hold files of images, or may: pixels are taken as they are.
+    if net.resize() and (FORMATS[kind].names_rows or kind == "parquet"):
+        table["resize"] = net.resize()
+    if net.tests and not testing:
+        table["tests"] = net.tests_of_held_out()
+    if FORMATS[kind].has_windows and (windows := net.windows()) is not None:
+        table["windows"] = windows
+    return table
 
 
 def _kind_and_path(source: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from sparknet.training.objectives.objective import (
     in_channels_last,
     in_memory_order,
 )
+from sparknet.training.objectives.time_axis import check_steps
 
 __all__ = ["CaffeObjective"]
 
@@ -93,7 +94,8 @@ class CaffeObjective:
         """Refuse a net that cannot be trained or judged.
 
         Raises:
-            NetError: the TRAIN net has no loss or no weights, or the TEST net has no scalar output.
+            NetError: the TRAIN net has no loss or no weights, the TEST net has no scalar output, or one of them
+                writes files or takes rows for steps in time.
         """
         self.check_training()
         self.check_measures()
@@ -112,13 +114,17 @@ class CaffeObjective:
             )
         if not any(blob.lr_mult for blob in self.train.learnable):
             raise NetError(f"{where}: phase TRAIN has no blob with a lr_mult above 0; it must have at least one")
+        _check_files(self.train)
+        check_steps(self.train)
 
     def check_measures(self) -> None:
         """Refuse a TEST net that measures nothing.
 
         Raises:
-            NetError: it has no scalar output.
+            NetError: it has no scalar output, writes files, or takes rows for steps in time.
         """
+        _check_files(self.test)
+        check_steps(self.test)
         if not self._measures:
             outputs = ", ".join(f"{name} {self.test.shapes[name]}" for name in self.test.outputs) or "none"
             raise NetError(
@@ -195,7 +201,25 @@ class CaffeObjective:
         given = intake.blobs(batch)
         if self._channels_last:
             given = {name: in_channels_last(values) for name, values in given.items()}
+        # Caffe's recurrent layers go on where the batch before ended. Here the next batch is of other rows, and
+        # what is measured must not depend on who measured what before.
+        net.reset()
         return net(given, blobs)
+
+
+def _check_files(net: CaffeNet) -> None:
+    """Refuse layers that write files: each worker has its own rows and its own disk.
+
+    Raises:
+        NetError: it names the layer.
+    """
+    for step in net.steps:
+        if step.layer.writes_files:
+            raise NetError(
+                f"{net.spec.source}: layer {step.name!r} ({step.description.type}) writes a file, and workers "
+                "would write one each, with parts of the rows in no order: leave it out of this phase with exclude "
+                "and run the net in one process to have the file (CaffeNet)"
+            )
 
 
 def _transforms(train: Intake, test: Intake) -> InputTransforms:

@@ -83,6 +83,8 @@ def transform_of(blob: InputBlob, phase: PhaseName) -> InputTransform | None:
         normalise=_plain_normalise(blob, phase),
         mean_file=blob.transform.mean_file,
         mean_values=blob.transform.mean_values,
+        # window_data_layer.cpp: the mean of whole images, of which windows of another size are made.
+        takes_middle=blob.kind == "WindowData",
     )
 
 

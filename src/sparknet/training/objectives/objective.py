@@ -42,6 +42,8 @@ class InputTransform:
     """File of the mean image that is taken off."""
     mean_values: tuple[float, ...] = ()
     """Or the numbers that are: one, or one per channel."""
+    takes_middle: bool = False
+    """The mean image may be larger than the rows: then its middle is taken off."""
 
 
 InputTransforms = Mapping[str, tuple[InputTransform | None, InputTransform | None]]

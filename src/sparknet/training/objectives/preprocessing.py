@@ -386,7 +386,8 @@ def mean_in_file(said: InputTransform, shape: tuple[int, ...], *, remedy: str = 
         ConfigError: the file is missing or no mean image, or the mean does not fit the rows.
     """
     if said.mean_file:
-        return _image_in(said.mean_file, shape, where=f"{said.where}: mean_file", remedy=remedy)
+        middle = said.takes_middle
+        return _image_in(said.mean_file, shape, where=f"{said.where}: mean_file", remedy=remedy, middle=middle)
     if not said.mean_values:
         return None
     if len(said.mean_values) not in (1, shape[0]):
@@ -412,12 +413,17 @@ def _fitting(key: str, values: Sequence[float], shape: tuple[int, ...]) -> np.nd
     return channel_values(tuple(values), shape)
 
 
-def _image_in(path: str, shape: tuple[int, ...], *, where: str, remedy: str) -> np.ndarray:
-    """A mean image in a file, float32 of `shape`."""
+def _image_in(path: str, shape: tuple[int, ...], *, where: str, remedy: str, middle: bool = False) -> np.ndarray:
+    """A mean image in a file, float32 of `shape`; its middle, where it may be larger."""
     try:
         mean = _read_npy(path) if path.endswith(".npy") else read_mean(path)
     except NetError as error:
         raise ConfigError(f"{where}: {error}, or {remedy}") from error
+    if middle and len(mean.shape) == len(shape) == 3:
+        # window_data_layer.cpp: one offset for both axes, that of the width. What does not fit is refused below.
+        offset = (mean.shape[2] - shape[2]) // 2
+        cut = mean[:, offset : offset + shape[1], offset : offset + shape[2]]
+        mean = np.ascontiguousarray(cut) if offset >= 0 and cut.shape == shape else mean
     if mean.shape != shape:
         raise ConfigError(
             f"{where} {path} has shape {mean.shape} and the rows have {shape}; they must be equal: give the mean "
