@@ -5,6 +5,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from sparknet.caffe.prototxt.fork_layers import about_type
 from sparknet.caffe.schema import NetParameter, V1LayerParameter
 from sparknet.errors import NetError
 
@@ -158,6 +159,8 @@ def _from_v0(old: V1LayerParameter, where: str) -> V1LayerParameter:
     layer = V1LayerParameter(bottom=old.bottom, top=old.top)
     if settings.HasField("type"):
         if settings.type not in _V0_TYPES:
+            if about := about_type(settings.type):
+                raise NetError(f"{where} has the type {settings.type!r}, {about}")
             raise NetError(
                 f"{where} has the type {settings.type!r}; the oldest notation has {', '.join(_V0_TYPES)} and "
                 f"padding: correct it, or write the net in the new notation"

@@ -16,6 +16,7 @@ from sparknet.caffe.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blob
 from sparknet.caffe.layers.blob_limits import check_blob_shape
 from sparknet.caffe.module.fusion import take_shortcuts
 from sparknet.caffe.module.net_plan import BuildPlan, Learnable, Step
+from sparknet.caffe.prototxt.fork_layers import about_type
 from sparknet.caffe.schema import TRAIN, LayerParameter, ParamSpec
 from sparknet.errors import NetError
 
@@ -45,8 +46,10 @@ def _check_types(spec: NetSpec) -> None:
     faults: list[str] = []
     for index, layer in enumerate(spec.parameters.layer):
         if layer.type not in known:
+            about = about_type(layer.type)
             close = difflib.get_close_matches(layer.type, known, n=1)
-            faults.append(spec.place(index) + (f", did you mean {close[0]}?" if close else ""))
+            hint = f", {about}" if about else f", did you mean {close[0]}?" if close else ""
+            faults.append(spec.place(index) + hint)
     if faults:
         raise NetError(
             f"{len(faults)} layers are of types that are not supported: "
