@@ -336,11 +336,13 @@ def test_a_v0_layer_that_caffe_could_not_build_is_refused_with_its_line(text, me
     assert said.startswith(f"old.prototxt:{text.count(chr(10)) + 1}: layers number ")
 
 
-def test_a_name_that_is_no_utf8_is_refused():
+def test_names_that_are_no_utf8_stay_apart():
     """protobuf hands such a name out as bytes, and raises ValueError where it is copied."""
-    damaged = net("layers { name: 'abc' }").SerializeToString().replace(b"abc", b"a\xffc")
-    with pytest.raises(NetError, match=r"w\.caffemodel: V1LayerParameter\.name is b'a\\xffc', which is no UTF-8"):
-        upgrade_net(NetParameter.FromString(damaged), source="w.caffemodel")
+    raw = net("layers { name: 'abc' bottom: ['x', 'abc'] }").SerializeToString().replace(b"abc", b"a\xffc")
+    message = NetParameter.FromString(raw)
+    (layer,) = upgrade_net(message).net.layer
+    assert (layer.name, list(layer.bottom)) == (r"a\xffc", ["x", r"a\xffc"])
+    assert message == NetParameter.FromString(raw)
 
 
 def test_a_required_field_that_a_binary_file_lacks_is_named():

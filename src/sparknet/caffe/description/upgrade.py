@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from sparknet.caffe.description.upgrade_v0 import put, upgrade_v0
 from sparknet.caffe.schema import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
+from sparknet.caffe.schema.strings import readable_strings
 from sparknet.errors import NetError
 
 __all__ = ["Origin", "Upgrade", "upgrade_net", "upgrade_solver"]
@@ -53,9 +54,9 @@ def upgrade_net(
 
     Raises:
         NetError: the file mixes V0 and V1, a legacy layer has a type that Caffe did not know, or a binary file
-            holds a name that is no UTF-8 or lacks a required field.
+            lacks a required field.
     """
-    # First: protobuf raises ValueError, without a place, when a damaged string is copied.
+    net = readable_strings(net)
     _check_damage(net, f"{source}: " if source else "")
     modern = NetParameter()
     modern.CopyFrom(net)
@@ -102,20 +103,13 @@ def upgrade_solver(solver: SolverParameter) -> SolverParameter:
 
 
 def _check_damage(message: Message, file: str) -> None:
-    """Refuse what text cannot hold and protobuf lets pass in a binary file, to raise where it is copied or written.
-
-    A string that is no UTF-8 comes out as bytes, and a required field may be missing.
-    """
+    """Refuse what protobuf lets pass in a binary file, to raise where it is written: a missing required field."""
     name = message.DESCRIPTOR.name
     for field in message.DESCRIPTOR.fields if not message.IsInitialized() else ():
         if field.is_required and not message.HasField(field.name):
             raise NetError(f"{file}a {name} lacks {field.name}, which Caffe requires: the file is damaged")
     for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_STRING:
-            for text in value if field.is_repeated else (value,):
-                if isinstance(text, bytes):
-                    raise NetError(f"{file}{name}.{field.name} is {text!r}, which is no UTF-8: the file is damaged")
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
             for inner in value if field.is_repeated else (value,):
                 _check_damage(inner, file)
 

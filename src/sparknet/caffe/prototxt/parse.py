@@ -27,6 +27,7 @@ from sparknet.caffe.prototxt.forks import ENGINES, HARMLESS, REFUSED
 from sparknet.caffe.prototxt.tokens import Tokens, unescape
 from sparknet.caffe.schema import PACKED
 from sparknet.caffe.schema.net_format_pb2 import PoolingParameter
+from sparknet.caffe.schema.strings import readable
 from sparknet.errors import NetError
 
 __all__ = ["Parsed", "names_file", "parse_text", "read_content", "read_text"]
@@ -52,6 +53,8 @@ _RANGES = {
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
 }
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+"""Bytes that no text has."""
 _BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 
 
@@ -91,6 +94,7 @@ def parse_text(text: str, message: type[M], *, source: str = "<text>") -> Parsed
 
     The whole format is accepted except extensions, which Caffe's files have none of. A repeated assignment of a
     field that is not a list is an error, as it is for Caffe. Blob data, bytes in our schema, are numbers in text.
+    Strings that are no UTF-8 become readable (`schema.strings`).
     Fields of forks that change no number are passed over (`forks.HARMLESS`); `ceil_mode` of a fork's
     PoolingParameter becomes `round_mode`.
 
@@ -163,13 +167,13 @@ def _content(name: str) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise NetError(f"{name!r}: {reason}: give the path of a prototxt that can be read") from error
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
+    if (control := _CONTROL.search(content)) is not None:
         raise NetError(
-            f"{name}: byte {error.start} is 0x{content[error.start]:02x}, so this is no UTF-8 text: "
+            f"{name}: byte {control.start()} is 0x{control[0][0]:02x}, so this is no text in UTF-8: "
             f"a .caffemodel or .solverstate is binary and a prototxt is text: give the prototxt"
-        ) from error
+        )
+    # Of a comment no byte matters, and in a string the escape sequence of a byte is that byte.
+    return readable(content)
 
 
 class _Parser:
@@ -331,16 +335,7 @@ class _Parser:
         self.fill(inner, symbol, start)
 
     def _string(self, field: FieldDescriptor) -> str:
-        start = self.tokens.start
-        content = self._bytes(field)
-        try:
-            return content.decode()
-        except UnicodeDecodeError as error:
-            raise self.tokens.fault(
-                f"{_name(field)} holds the byte 0x{content[error.start]:02x}, which is no UTF-8 text: "
-                f"write the characters themselves",
-                start,
-            ) from error
+        return readable(self._bytes(field))
 
     def _bytes(self, field: FieldDescriptor) -> bytes:
         tokens = self.tokens
