@@ -386,14 +386,6 @@ class TestParameters:
         nets["test"](x)
         assert torch.equal(nets["train"].weights()["n"][0], nets["test"].weights()["n"][0])
 
-    def test_two_layers_of_one_name_may_not_both_have_blobs(self):
-        message = fault(INPUT + ip("p", "x", "a") + ip("p", "x", "b"))
-        assert "a layer before it has the same name, and both have blobs" in message
-        net = CaffeNet.from_prototxt(
-            INPUT + ip("p", "x", "a") + 'layer { name: "p" type: "ReLU" bottom: "a" top: "b" }'
-        )
-        assert list(net.weights()) == ["p"]
-
     def test_frozen_parameters_get_no_gradient(self):
         net = CaffeNet.from_prototxt(
             INPUT + ip("a", "x", "a", more="param { lr_mult: 0 } param { decay_mult: 0 }"), "TRAIN"

@@ -611,12 +611,6 @@ def test_names_with_dots_and_slashes_survive_hdf5(name, tmp_path):
     assert equal(net, other)
 
 
-def test_two_layers_of_one_name_that_both_have_blobs_are_refused():
-    """A weight file goes by names and could hold only one of them."""
-    with pytest.raises(NetError, match="'fc'"):
-        make(NET.replace('name: "score"', 'name: "fc"'))
-
-
 def test_the_file_has_the_rights_that_others_have(saved):
     plain = Path(saved[1].parent / "plain")
     plain.touch()

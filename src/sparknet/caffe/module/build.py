@@ -5,6 +5,7 @@ over tensors without memory, so that no layer's arithmetic is written down twice
 """
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,6 +22,8 @@ from sparknet.caffe.schema import TRAIN, LayerParameter, ParamSpec
 from sparknet.errors import NetError
 
 __all__ = ["build"]
+
+_log = logging.getLogger(__name__)
 
 
 def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> BuildPlan:
@@ -122,7 +125,8 @@ class _Builder:
         bottoms, tops = tuple(description.bottom), tuple(description.top)
         if kind.is_loss and not tops:
             # one each, as in Caffe, where these tops share this name but are never looked up by it
-            tops = (f"(automatic) of {description.name}" if "(automatic)" in self._plan.shapes else "(automatic)",)
+            free = ("(automatic)", f"(automatic) of {description.name}", f"(automatic) of layer {index}")
+            tops = (next(name for name in free if name not in self._plan.shapes),)
         _check_count("bottoms", len(bottoms), kind.bottom_count)
         _check_count("tops", len(tops), kind.top_count)
         for name in bottoms:
@@ -131,7 +135,7 @@ class _Builder:
         layer = _make_layer(kind, description, shapes, training=self._is_training(description))
         # Before blobs are shared: a view of another layer's blob is not among those that this pass replaces.
         top_shapes = _top_shapes(layer, shapes, len(tops))
-        self._share_blobs(description, layer)
+        self._share_blobs(description, layer, self._spec.place(index))
         self._unread.difference_update(bottoms)
         for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
             # net.cpp, AppendTop: a top may have the name of a blob that exists if the bottom at the same place is
@@ -187,16 +191,17 @@ class _Builder:
         if is_output:
             self._unread.add(name)
 
-    def _share_blobs(self, description: LayerParameter, layer: Layer) -> None:
+    def _share_blobs(self, description: LayerParameter, layer: Layer, where: str) -> None:
         """Enter the layer's blobs into `learnable`; those with a name that is known become the known tensor."""
         names = layer.blob_names
         if len(description.param) > len(names):
             raise NetError(f"it has {len(description.param)} param entries and {len(names)} blobs")
-        # Caffe lets it pass, and later loads the weights of both into the first (CopyTrainedLayersFrom looks for
-        # a name from the front).
+        # CopyTrainedLayersFrom and ShareTrainedLayersWith look for a name from the front, and so do we.
         if names and description.name in self._owners:
-            raise NetError(
-                "a layer before it has the same name, and both have blobs, which go by layer name: rename one"
+            _log.warning(
+                "%s: a layer before it has the same name, and both have blobs: of weight files and in test nets "
+                "only the first gets any, as in Caffe, and this one begins as it is filled: rename one",
+                where,
             )
         if names:
             self._owners.add(description.name)

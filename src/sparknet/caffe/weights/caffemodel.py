@@ -5,7 +5,7 @@ needs nothing of the description; all three generations of the format are read (
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -154,16 +154,14 @@ def _is_modern(blob: BlobProto) -> bool:
     return fields <= {"shape", "data"} and len(blob.data) == 1
 
 
-def write_binary(
-    description: NetParameter, blobs: Mapping[str, Sequence[Array]], path: str | os.PathLike[str]
-) -> None:
-    """Write a `.caffemodel`: the description with the blobs of the layers of these names, whole or not at all.
+def write_binary(description: NetParameter, blobs: Sequence[Sequence[Array]], path: str | os.PathLike[str]) -> None:
+    """Write a `.caffemodel`: the description with the blobs of each of its layers, whole or not at all.
 
     Raises:
         NetError: it cannot be written, or would be larger than protobuf allows.
     """
     # Before anything is written: protobuf would find out behind 2 GiB.
-    size = description.ByteSize() + sum(array.nbytes for arrays in blobs.values() for array in arrays)
+    size = description.ByteSize() + sum(array.nbytes for arrays in blobs for array in arrays)
     if size > LIMIT_BYTES:
         raise NetError(
             f"{os.fspath(path)} would have {size} bytes; a .caffemodel has at most {LIMIT_BYTES} (2 GiB): "
@@ -175,5 +173,5 @@ def write_binary(
     with written_whole(path) as draft, draft.open("wb") as file:
         # Messages one after the other are one message with all their fields; `layer` has the highest number.
         file.write(head.SerializeToString())
-        for layer in description.layer:
-            file.writelines(layer_bytes(layer, blobs.get(layer.name, ())))
+        for layer, arrays in zip(description.layer, blobs, strict=True):
+            file.writelines(layer_bytes(layer, arrays))
