@@ -12,7 +12,7 @@ import torch
 
 from sparknet.caffe import CaffeNet, dsl, zoo
 from sparknet.caffe.layers import LAYERS
-from sparknet.caffe.prototxt.fork_layers import FOREIGN_LAYERS, NOT_BUILT
+from sparknet.caffe.prototxt.fork_layers import FOREIGN_LAYERS
 from sparknet.caffe.prototxt.forks import HARMLESS, REFUSED
 
 PAGE = Path(__file__).with_name("nets.md")
@@ -87,7 +87,6 @@ def refused_table() -> str:
 def foreign_table() -> str:
     """Layer types that are errors, whose they are and what to write instead."""
     rows = [(f"`{kind}`", known.whose, known.instead) for kind, known in FOREIGN_LAYERS.items()]
-    rows += [(f"`{kind}`", "BVLC Caffe; not built here", why) for kind, why in NOT_BUILT.items()]
     return _table(("type", "whose", "what to write instead"), sorted(rows, key=lambda row: row[0].lower()))
 
 

@@ -210,7 +210,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "layer",
         [
-            'type: "Split" bottom: "x" top: "x" top: "x"',
+            'type: "Slice" bottom: "x" top: "x" top: "x" slice_param { slice_point: 1 }',
             'type: "Eltwise" bottom: "y" bottom: "x" top: "x"',
             'type: "Slice" bottom: "x" top: "z" top: "x" slice_param { slice_point: 1 }',
             'type: "Split" bottom: "x" top: "z" top: "z"',

@@ -137,6 +137,9 @@ class _Builder:
         top_shapes = _top_shapes(layer, shapes, len(tops))
         self._share_blobs(description, layer, self._spec.place(index))
         self._unread.difference_update(bottoms)
+        overwritten = [name for name, bottom in zip(tops, bottoms, strict=False) if name == bottom]
+        if overwritten:
+            _check_in_place(layer, overwritten[0], self._spec.place(index))
         for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
             # net.cpp, AppendTop: a top may have the name of a blob that exists if the bottom at the same place is
             # that blob. Anything else would be a blob of two makers.
@@ -266,6 +269,29 @@ def _make_layer(
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch has no memory for its blobs
         reason = " ".join(str(error).split())
         raise NetError(f"its blobs cannot be made: {reason}; it must be smaller to fit this machine") from error
+
+
+def _check_in_place(layer: Layer, blob: str, where: str) -> None:
+    """Refuse in place what Caffe refuses so, and tell where it computes something else."""
+    remedy = "give its top another name"
+    if layer.caffe_in_place == "refused":
+        raise NetError(f"its top is its bottom {blob!r}; Caffe computes no such layer in place: {remedy}")
+    if layer.caffe_in_place == "gradient" and layer.training:
+        _log.warning(
+            "%s: its top is its bottom %r; in place Caffe takes the gradient from what it has overwritten, and here "
+            "it is that of a top of its own: %s, and both are alike",
+            where,
+            blob,
+            remedy,
+        )
+    elif layer.caffe_in_place == "values":
+        _log.warning(
+            "%s: its top is its bottom %r; in place Caffe overwrites what it still reads, and here the top has the "
+            "values of one of its own: %s, and both are alike",
+            where,
+            blob,
+            remedy,
+        )
 
 
 def _check_count(what: str, found: int, allowed: tuple[int, int | None]) -> None:

@@ -1,4 +1,4 @@
-"""Layer types that BVLC Caffe 1.0 does not have, and whose they are; and those of its own that are not built here.
+"""Layer types that BVLC Caffe 1.0 does not have, and whose they are.
 
 A net that somebody published is often of a fork. Its first foreign word is mostly a field of such a layer
 (`permute_param`), and to say "unknown field" of it would send its reader looking for a misspelling.
@@ -6,7 +6,7 @@ A net that somebody published is often of a fork. Its first foreign word is most
 
 from typing import NamedTuple
 
-__all__ = ["BVLC_TYPES", "FIELDS", "FOREIGN_LAYERS", "NOT_BUILT", "about_type"]
+__all__ = ["BVLC_TYPES", "FIELDS", "FOREIGN_LAYERS", "about_type"]
 
 
 class ForeignLayer(NamedTuple):
@@ -178,39 +178,25 @@ FIELDS: dict[str, str] = {
 }
 """By field of LayerParameter whose it is, and what to write instead."""
 
-NOT_BUILT: dict[str, str] = {
-    "Python": "its author's Python code computes it, and is not in the file: write the net as a torch module",
-    "RNN": "recurrent layers are not built: write the net as a torch module",
-    "LSTM": "recurrent layers are not built: write the net as a torch module",
-    "LSTMUnit": "recurrent layers are not built: write the net as a torch module",
-    "Recurrent": "recurrent layers are not built: write the net as a torch module",
-    "Filter": "how many rows it leaves depends on their values: write the net as a torch module",
-    "HDF5Output": "it writes its bottoms to a file: take it out",
-    "Im2col": "it is a part of a convolution alone: write Convolution",
-}
-"""Types of BVLC Caffe that are not built, and why."""
-
-_BUILT = """
+_BVLC = """
     AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data
-    Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Flatten HDF5Data HingeLoss ImageData
-    InfogainLoss InnerProduct Input LRN Log MVN MemoryData MultinomialLogisticLoss PReLU Parameter Pooling Power
-    ReLU Reduction Reshape SPP Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split
-    Swish TanH Threshold Tile WindowData
+    Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output
+    HingeLoss Im2col ImageData InfogainLoss InnerProduct Input LRN LSTM Log MVN MemoryData
+    MultinomialLogisticLoss PReLU Parameter Pooling Power Python RNN ReLU Reduction Reshape SPP Scale Sigmoid
+    SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split Swish TanH Threshold Tile WindowData
 """
-BVLC_TYPES = frozenset((*NOT_BUILT, *_BUILT.split()))
+BVLC_TYPES = frozenset(_BVLC.split())
 """Every layer type of BVLC Caffe."""
 
 
 def about_type(name: str) -> str:
-    """Why a layer of this type is not built, and what to write instead; empty for one that nothing is known of.
+    """Whose a layer's type is, and what to write instead; empty for one that is BVLC Caffe's or nobody's.
 
     The older notations write types otherwise (`DENSE_IMAGE_DATA`), and are known as well.
     """
     kind = _BY_LETTERS.get(_letters(name))
     if kind is None:
         return ""
-    if kind in NOT_BUILT:
-        return f"a layer of BVLC Caffe that is not built here: {NOT_BUILT[kind]}"
     known = FOREIGN_LAYERS[kind]
     return f"no layer of BVLC Caffe but of {known.whose}: {known.instead or 'nothing here does the same'}"
 
@@ -219,4 +205,4 @@ def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-_BY_LETTERS = {_letters(kind): kind for kind in (*FOREIGN_LAYERS, *NOT_BUILT)}
+_BY_LETTERS = {_letters(kind): kind for kind in FOREIGN_LAYERS}
