@@ -12,8 +12,8 @@ __all__ = ["InPlace", "Layer", "Shape"]
 Shape = tuple[int, ...]
 """Of a blob, the batch axis first."""
 InPlace = Literal["right", "gradient", "values", "refused"]
-"""What Caffe computes in place, with a top that is its bottom: what it computes otherwise; another gradient, which it
-takes from what it has overwritten; other values too, for it still reads what it overwrites; or nothing."""
+"""What Caffe computes in place, with a top that is its bottom: the same as otherwise; another gradient, it takes it
+from what it has overwritten; other values too, for it still reads what it overwrites; or nothing."""
 
 
 class Layer(nn.Module):

@@ -278,7 +278,7 @@ def _check_in_place(layer: Layer, blob: str, where: str) -> None:
         raise NetError(f"its top is its bottom {blob!r}; Caffe computes no such layer in place: {remedy}")
     if layer.caffe_in_place == "gradient" and layer.training:
         _log.warning(
-            "%s: its top is its bottom %r; in place Caffe takes the gradient from what it has overwritten, and here "
+            "%s: its top is its bottom %r; in place Caffe takes the gradient from what it has overwritten, here "
             "it is that of a top of its own: %s, and both are alike",
             where,
             blob,
