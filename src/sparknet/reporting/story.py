@@ -70,7 +70,8 @@ def _started(record: Record, progress: Progress) -> Told:
     yield (
         "plain",
         f"{text(record, 'name')}: {text(record, 'net')}, {whole(record, 'parameters'):,} parameters, "
-        f"{whole(record, 'training_rows'):,} training rows, {whole(record, 'validation_rows'):,} held out",
+        f"{whole(record, 'training_rows'):,} training rows, {whole(record, 'validation_rows'):,} held out"
+        + (f" ({', '.join(texts(record, 'columns'))})" if texts(record, "columns") else ""),
     )
     yield (
         "plain",

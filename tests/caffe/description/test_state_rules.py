@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from places import REFERENCE
+from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.description.state_rules import select
 from sparknet.caffe.prototxt import parse_text, read_text
 from sparknet.caffe.schema import NetParameter
@@ -77,3 +78,23 @@ def test_the_order_of_the_net_is_kept():
     chosen = select(net, phase="TRAIN")
     assert chosen == sorted(chosen)
     assert [net.layer[index].name for index in chosen][:3] == ["in", "base", "squash"]
+
+
+def test_a_state_that_the_file_itself_names_holds_beside_the_one_that_is_asked_for():
+    rules = {
+        "own": 'stage: "own"',
+        "both": 'stage: "own" stage: "more"',
+        "high": "min_level: 2",
+        "low": "max_level: 1",
+    }
+    layers = "".join(
+        f'layer {{ name: "{name}" type: "Silence" include {{ {rule} }} }}' for name, rule in rules.items()
+    )
+    spec = NetSpec.from_text('state { stage: "own" level: 2 } ' + layers, "net")
+
+    def named(**state):
+        return [layer.name for layer in spec.select("TEST", **state).parameters.layer]
+
+    assert named() == ["own", "high"]
+    assert named(stages=["more"]) == ["own", "both", "high"]
+    assert named(level=1) == ["own", "low"]

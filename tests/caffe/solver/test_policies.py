@@ -75,6 +75,15 @@ def test_the_settled_step_of_policy_step(stepsize: int, iteration: int):
     assert settled_step(policy, iteration) == iteration // stepsize
 
 
+@given(step_values, st.integers(0, 50), st.integers(0, 8))
+def test_the_settled_step_goes_on_from_a_snapshot_of_another_policy(values: tuple[int, ...], begun: int, step: int):
+    policy, current = multistep(values), step
+    for iteration in range(begun, 60):
+        current = policy_step(policy, iteration, current)
+        assert settled_step(policy, iteration, since=(begun, step)) == current
+    assert settled_step(RatePolicy(base_lr=1), 60, since=(begun, step)) == step
+
+
 @given(step_values, st.integers(0, 60))
 def test_peeking_changes_nothing(values: tuple[int, ...], at: int):
     schedule = RateSchedule(multistep(values))

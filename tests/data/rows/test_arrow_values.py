@@ -300,6 +300,45 @@ def test_images_of_several_sizes_need_a_size():
     assert images_of([JPEGS[0], TALL[:-30]]).good.tolist() == [True, False]
 
 
+STORED = ImageForm(order="bgr", as_stored=True)
+
+
+def png(*shape: int, dtype: type = np.uint8) -> bytes:
+    return cv2.imencode(".png", np.full(shape, 7, dtype))[1].tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_as_stored_are_those_of_the_first_image(channels):
+    array = pa.array([png(5, 6, channels)], pa.binary())
+    assert column_of(array, form=STORED, channels=0).shape == (channels, 5, 6)
+    assert column_of(array, form=STORED, channels=0, resize=(2, 3)).shape == (channels, 2, 3)
+
+
+def test_images_of_other_channels_are_named():
+    column = Column(name="x", dtype="uint8", shape=(1, 5, 6), image=STORED)
+    mixed = [png(5, 6), png(5, 6, 3), CUT, png(5, 6, 4), png(5, 6, 3)[:-9], png(5, 6, 3), png(5, 6, 3)]
+    message = (
+        "column x: images have 1 channels like the first one, and row 101 of partition 3 has 3, row 103 of "
+        r"partition 3 has 4, row 105 of partition 3 has 3 and 1 more near by; as they are stored all must have as "
+        "many: make them alike, or .* force_gray or force_color"
+    )
+    with pytest.raises(DataError, match=message):
+        images_of(mixed, column)
+    found = images_of([png(5, 6), CUT, png(5, 6)], column)
+    assert found.good.tolist() == [True, False, True]
+    assert (found.pixels[0] == 7).all()
+
+
+def test_images_of_sixteen_bits_are_not_cut_to_eight_where_they_are_wanted_as_stored():
+    message = "column x: row 100 of partition 3 is an image of 16 bits; with channels as stored it must have 8"
+    deep = png(5, 6, dtype=np.uint16)
+    with pytest.raises(DataError, match=message):
+        column_of(pa.array([deep], pa.binary()), form=STORED, channels=0)
+    column = Column(name="x", dtype="uint8", shape=(1, 5, 6), image=STORED)
+    with pytest.raises(DataError, match=message):
+        images_of([deep], column)
+
+
 def test_threads_decode_at_the_same_time(monkeypatch):
     meeting = threading.Barrier(2, timeout=20)
     wrapped = image_cells.decode_into

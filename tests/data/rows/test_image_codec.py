@@ -16,7 +16,9 @@ from sparknet.data.rows.image_codec import (
     convert_space,
     decode,
     decode_into,
+    decode_stored,
     encode_jpeg,
+    header_of,
     is_encoded,
     resize,
     size_of,
@@ -109,6 +111,42 @@ def test_one_channel_is_that_of_opencv(name):
     got = decode(FILES[name], channels=1, order="rgb")
     # OpenCV's and libpng's weights of the colours are rounded at other places.
     assert furthest(got[..., 0], opencv(FILES[name], cv2.IMREAD_GRAYSCALE)) <= 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_stored_channels_are_those_of_opencv_unchanged(name):
+    content, expected = FILES[name], opencv(FILES[name], cv2.IMREAD_UNCHANGED)
+    header = header_of(content)
+    expected = expected.reshape(*expected.shape[:2], -1)
+    assert (header.size, header.channels, header.bits) == (
+        expected.shape[:2],
+        expected.shape[2],
+        8 * expected.itemsize,
+    )
+    if header.bits == 16:
+        with pytest.raises(
+            BadImage, match="has values of 16 bits; with channels as they are stored it must have 8"
+        ):
+            decode_stored(content, order="bgr")
+        return
+    got = decode_stored(content, order="bgr")
+    assert furthest(got, expected) == 0
+    colours = decode_stored(content, order="rgb")[..., :3]
+    assert (colours == (expected if expected.shape[2] == 1 else expected[..., 2::-1])).all()
+
+
+def test_a_header_tells_how_an_image_lies_and_how_it_stands():
+    header = header_of(FILES["jpeg turned 6"])
+    assert (header.size, header.upright) == ((HEIGHT, WIDTH), (WIDTH, HEIGHT))
+
+
+def test_planes_as_stored_must_be_as_many():
+    form = ImageForm(order="bgr", as_stored=True)
+    planes = np.zeros((4, HEIGHT, WIDTH), np.uint8)
+    decode_into(planes, FILES["png alpha"], form=form)
+    assert (planes == opencv(FILES["png alpha"], cv2.IMREAD_UNCHANGED).transpose(2, 0, 1)).all()
+    with pytest.raises(BadImage, match="has 1 channels and 4 are wanted"):
+        decode_into(planes, FILES["png grey"], form=form)
 
 
 def test_decoded_pixels_are_the_photograph():

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from sparknet.data.export.lmdb_writer import DatabaseWriter
 from sparknet.data.rows.columns import ImageForm
 from sparknet.data.rows.image_codec import decode_into
 from sparknet.data.sources import datum
+from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
 from sparknet.spark.preparing import prepare as preparation
 from sparknet.spark.preparing.prepare import prepare, prepare_frame
@@ -123,6 +125,49 @@ def test_pixels_and_encoded_images_are_not_mixed(spark, store, tmp_path):
             prepare(spark, data, store=store, seed=0)
 
 
+def pixel_png(pixels):
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize("keep", ["pixels", "encoded"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_keep_the_channels_of_their_files(spark, store, tmp_path, channels, keep):
+    images, labels = random_rows(30, (5, 4, channels))
+    files = [pixel_png(image) for image in images]
+    data = Data(
+        source="parquet",
+        path=photos(tmp_path / "p", files, labels),
+        validation_fraction=0.2,
+        channels="stored",
+        channel_order="bgr",
+        keep=keep,
+    )
+    directory, manifest = prepare(spark, data, store=store, seed=0)
+    assert manifest.rows.input.shape == (channels, 5, 4)
+    both = [rows_of(directory, manifest, split) for split in ("train", "validation")]
+    assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(images.transpose(0, 3, 1, 2), labels)
+
+
+def test_a_record_of_other_channels_is_named_whichever_task_meets_it(spark, store, tmp_path):
+    with DatabaseWriter(tmp_path / "mixed") as writer:
+        for row in range(40):
+            pixels = np.full((200, 200, 3)[: 3 if row == 30 else 2], row, np.uint8)
+            random = np.random.default_rng(row).integers(0, 256, (400, 400), dtype=np.uint8)
+            encoded = pixel_png(pixels if row == 30 else random)
+            writer.append(datum.write(data=encoded, label=0, encoded=True), "picture")
+    data = Data(
+        source="lmdb",
+        path=str(tmp_path / "mixed"),
+        validation_fraction=0.5,
+        channels="stored",
+        resize=(8, 8),
+    )
+    assert len(open_source(data).listed.partitions) > 1
+    message = r"images have 1 channels like the first one, and row \d+ of partition \d \(00000030_picture\) has 3"
+    with pytest.raises(DataError, match=message):
+        prepare(spark, data, store=store, seed=0)
+
+
 def test_partitions_of_images_of_different_sizes(spark, store, tmp_path):
     files = [png(random_rows(1, (3, 4, width))[0][0]) for width in (4, 4, 5, 5)]
     data = Data(source="parquet", path=photos(tmp_path / "p", files, [0, 1, 0, 1]), validation_fraction=0.5)
@@ -221,6 +266,8 @@ OTHER = {
     "resize": {"resize": (2, 2)},
     "mode": {"resize": (2, 2), "resize_mode": "shorter_side"},
     "order": {"channel_order": "bgr"},
+    "channels": {"channels": "grey"},
+    "channels as stored": {"channels": "stored"},
     "keep": {"keep": "encoded"},
     "features": {"features": ("a",)},
     "label": {"label": "other"},

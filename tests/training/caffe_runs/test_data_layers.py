@@ -228,8 +228,6 @@ def test_a_list_of_images_has_their_size_and_where_they_are(here: Path) -> None:
         "root": "/images/",
         "resize": [6, 4],
     }
-    grey = [one.replace("new_height", "is_color: false new_height") for one in layers]
-    assert data_source(None, net=fed_net(here, *grey))["shape"] == [1, 6, 4]
 
 
 PHASES = ("TRAIN", "TEST")
@@ -283,7 +281,7 @@ def test_each_list_of_images_in_step_has_its_own_size_and_root(here: Path) -> No
     assert (table["path"], table["root"], "resize" in table) == ("train.txt", "/images/", False)
     assert table["columns"] == {
         "image": {"resize": [6, 4]},
-        "goal": {"resize": [3, 2], "shape": [1, 3, 2]},
+        "goal": {"resize": [3, 2]},
     }
     assert table["beside"]["goal"] == {
         "source": "image_list",

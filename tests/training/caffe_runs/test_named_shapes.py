@@ -1,14 +1,19 @@
 """Shapes that a net's file does not tell, from the rows that its data layers name."""
 
+import shutil
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
 
 from sparknet.caffe import CaffeNet, NetSpec
+from sparknet.config import Data
 from sparknet.data.export.lmdb_writer import DatabaseWriter
 from sparknet.data.sources.datum import write
+from sparknet.data.sources.opening import open_sources
+from sparknet.errors import DataError
 from sparknet.training.caffe_runs.named_shapes import named_shapes
 
 NET = """
@@ -36,6 +41,33 @@ def test_they_are_those_of_the_rows_behind_the_layers_own_cut(spec: NetSpec, tmp
     shapes = named_shapes(spec, phase, tmp_path)
     assert shapes == {"data": (4, 1, 3, 3), "goal": (4, 2)}
     assert CaffeNet(spec, phase, input_shapes=shapes).shapes["ip"] == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said", "channels"),
+    [(1, "", 1), (3, "", 3), (4, "", 4), (1, "force_color: true", 3), (4, "force_gray: true", 1)],
+)
+def test_encoded_images_have_the_channels_of_their_files(
+    spec: NetSpec, tmp_path: Path, stored, said, channels
+) -> None:
+    image = cv2.imencode(".png", np.zeros((4, 5, stored), np.uint8))[1].tobytes()
+    shutil.rmtree(tmp_path / "images")
+    with DatabaseWriter(tmp_path / "images") as writer:
+        writer.append(write(data=image, label=0, encoded=True), "")
+    spec = NetSpec.from_text(NET.replace("crop_size: 3", said), str(tmp_path / "net.prototxt"))
+    assert named_shapes(spec, "TRAIN", tmp_path)["data"] == (4, channels, 4, 5)
+
+
+def test_deep_images_are_refused_as_caffe_refuses_them(spec: NetSpec, tmp_path: Path) -> None:
+    image = cv2.imencode(".png", np.zeros((4, 5), np.uint16))[1].tobytes()
+    shutil.rmtree(tmp_path / "images")
+    with DatabaseWriter(tmp_path / "images") as writer:
+        writer.append(write(data=image, label=0, encoded=True), "")
+    data = Data(source="lmdb", path=str(tmp_path / "images"), validation_fraction=0.5, channels="stored")
+    with pytest.raises(
+        DataError, match=r"images: the first image has 16 bits; .* it must have 8: convert the images"
+    ):
+        open_sources(data).schema(data)
 
 
 def test_a_net_of_somebody_elses_files_tells_none(spec: NetSpec, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One worker that synchronises after every step is Caffe's solver: the same losses, weights and histories."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 
 from image_rows import NAMES, as_batch, image_rows
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
+from sparknet.caffe.solver.policies import RateSchedule
+from sparknet.caffe.solver.solverstate import SavedState, write_state
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
 from sparknet.data.loading.loader import Batch
 from sparknet.data.loading.sampling_order import Cursor
+from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.recipe import Recipe
@@ -100,6 +104,34 @@ def test_one_worker_is_caffes_solver(name):
     tensors = [blob.tensor for blob in objective.learnable]
     for mine, theirs in zip(replica.optimizer.histories(tensors), solver.history(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("begun", [(0, 0), (4, 1), (4, 0), (5, 9)])
+def test_a_snapshot_says_how_many_steps_the_rate_has_passed(name: str, begun: tuple[int, int], tmp_path: Path):
+    """The rates are those of Caffe's solver that was given the same state, whichever policy wrote it."""
+    write_state(
+        SavedState(iteration=begun[0], current_step=begun[1], learned_net="", history=()),
+        tmp_path / "a.solverstate",
+    )
+    config = RunConfig(
+        data=Data(source="digits", validation_fraction=0.2),
+        net=Net(prototxt=NET),
+        run=Run(rounds=12),
+        solver=Solver(prototxt=SOLVERS[name], snapshot=str(tmp_path / "a.solverstate")),
+        sync=Sync(local_steps=1),
+    )
+    opened = open_run(config).config
+    (tmp_path / "a.solverstate").unlink()
+    again = open_run(opened).config
+    assert again.solver.snapshot_step == begun
+    recipe = Recipe.read(again.net, again.solver)
+    objective = build_objective(recipe, ROWS, batch_size=6, seed=3)
+    rate = build_inner_solver(recipe, objective, total_iterations=12).rate
+    assert recipe.settings is not None
+    schedule = RateSchedule(recipe.settings.policy, begun[1])
+    rest = range(begun[0], 12)
+    assert [rate(iteration) for iteration in rest] == [schedule.advance(iteration) for iteration in rest]
 
 
 def test_the_test_net_follows_the_trained_weights():

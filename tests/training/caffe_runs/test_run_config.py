@@ -7,6 +7,7 @@ import pytest
 from caffe_example import SOLVER, TRAIN_TEST, Example, write_example
 from sparknet.caffe import NetSpec
 from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.caffe.solver.solverstate import SavedState, write_state
 from sparknet.config import Beside, Data, Net, Run, RunConfig, Solver, load_config, override, write_config
 from sparknet.errors import ConfigError, NetError
 from sparknet.training.caffe_runs.open_run import open_run
@@ -192,20 +193,29 @@ def test_nets_of_two_files_and_states_become_one(example: Example) -> None:
     staged = net.replace('name: "loss"\n', 'name: "loss"\n  include { stage: "special" }\n')
     example.net.write_text(staged)
     solver = SOLVER.replace("net:", "train_net:") + 'test_net: "test.prototxt"\ntrain_state { stage: "special" }\n'
+    example.net.write_text('force_backward: true debug_info: true state { stage: "own" }\n' + staged)
     spec = NetSpec.from_prototxt(run_of(example, solver).net.prototxt)
+    said = spec.parameters
+    assert (said.name, said.force_backward, said.debug_info) == ("CIFAR10_quick", True, True)
+    assert list(said.state.stage) == ["own"]
     train, test = spec.select("TRAIN").parameters.layer, spec.select("TEST").parameters.layer
     assert [layer.name for layer in train][-1] == "loss"
     assert [layer.name for layer in test][-2:] == ["accuracy", "loss"]
     assert (train[0].data_param.batch_size, test[0].data_param.batch_size) == (20, 5)
 
 
-def test_weights_of_the_solver_and_of_the_command(example: Example) -> None:
+def test_weights_of_the_solver_and_of_the_command(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     solver = SOLVER + 'weights: "a.caffemodel,b.caffemodel"\n'
     here = Path.cwd()
     assert run_of(example, solver).net.weights == f"{here}/a.caffemodel,{here}/b.caffemodel"
     assert run_of(example, solver, weights="c.caffemodel").net.weights == f"{here}/c.caffemodel"
+    write_state(SavedState(iteration=8, current_step=0, learned_net="", history=()), "x_iter_8.solverstate")
     resumed = run_of(example, solver, snapshot="x_iter_8.solverstate")
     assert (resumed.net.weights, resumed.solver.snapshot) == ("", f"{here}/x_iter_8.solverstate")
+    assert resumed.solver.snapshot_step == (8, 0)
 
 
 def test_a_configuration_holds_the_files_text(example: Example, tmp_path: Path) -> None:

@@ -94,7 +94,6 @@ def test_labels_take_the_inputs_shape():
             r"expected labels of shape \(5,\) a row, got one number in column label",
         ),
         (DATA % "crop_size: 9", r"'d' \(Data\): crop_size is 9 and the images are 8x8"),
-        (DATA % "force_gray: true", r"force_gray is set and the images have 3 channels; .*not converted"),
     ],
 )
 def test_what_does_not_fit_is_named(text, message):

@@ -58,12 +58,20 @@ class NetSpec:
         """Take a message of any generation of the format; a copy is kept."""
         return cls(upgrade_net(message, source=source).net, source)
 
-    def select(self, phase: PhaseName, *, level: int = 0, stages: Sequence[str] = ()) -> "NetSpec":
+    def select(self, phase: PhaseName, *, level: int | None = None, stages: Sequence[str] = ()) -> "NetSpec":
         """The net of one state: only layers whose include and exclude rules admit it.
+
+        Args:
+            phase: in place of the one that the file's own `state` names.
+            level: in place of that `state`'s; None: that one.
+            stages: beside that `state`'s.
 
         Raises:
             NetError: a layer has both kinds of rules.
         """
+        own = self.parameters.state
+        level = own.level if level is None else level
+        stages = tuple(dict.fromkeys((*own.stage, *stages)))
         kept = select(self.parameters, phase=phase, level=level, stages=stages)
         chosen = NetParameter()
         chosen.CopyFrom(self.parameters)

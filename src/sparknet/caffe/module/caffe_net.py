@@ -66,10 +66,7 @@ class CaffeNet(nn.Module):
         if phase not in ("TRAIN", "TEST"):
             raise NetError(f"phase is {phase!r}; it must be TRAIN or TEST")
         self.description = spec
-        # as in Caffe, stages that the file itself is in stay
-        self.spec = spec.select(
-            phase, level=level, stages=[*dict.fromkeys([*spec.parameters.state.stage, *stages])]
-        )
+        self.spec = spec.select(phase, level=level, stages=stages)
         self.phase: PhaseName = phase
         plan = build(self.spec, input_shapes)
         self.inputs: dict[str, InputBlob] = plan.inputs

@@ -238,13 +238,12 @@ class CaffeSolver:
         the state.
 
         Raises:
-            CheckpointError: the state is missing or damaged, or is of another net, solver type or policy.
+            CheckpointError: the state is missing or damaged, or is of another net or solver type.
             NetError: the weights are damaged, or of another net.
         """
         state = read_state(path)
         # Checked before the weights are loaded: a solver that refuses a state goes on as it was.
         try:
-            self._schedule.check_step(state.current_step)
             self.optimizer.check_histories(self._tensors(), [blob.shape for blob in state.history])
         except CheckpointError as error:
             raise CheckpointError(f"{os.fspath(path)}: {error}") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from sparknet.caffe.solver.rules import Policy, require, require_finite
-from sparknet.errors import CheckpointError, ConfigError
+from sparknet.errors import ConfigError
 
 __all__ = ["RatePolicy", "RateSchedule", "policy_rate", "policy_step", "settled_step"]
 
@@ -78,15 +78,22 @@ def policy_step(policy: RatePolicy, iteration: int, current_step: int) -> int:
             return current_step
 
 
-def settled_step(policy: RatePolicy, iteration: int) -> int:
-    """The step count that a run from iteration 0 on has at this iteration: `policy_step` without a state.
+def settled_step(policy: RatePolicy, iteration: int, *, since: tuple[int, int] = (0, 0)) -> int:
+    """The step count that a run has at this iteration: `policy_step` without a state.
 
     The k-th step value v takes effect at t(k) = max(v, t(k-1) + 1), since one counts per iteration.
+
+    Args:
+        policy: of the run.
+        iteration: counted from 0.
+        since: the iteration that the run began with, and the step count that it was given: those of a snapshot,
+            which may be of another policy.
     """
+    begun, passed = since
     if policy.lr_policy != "multistep":
-        return policy_step(policy, iteration, 0)
-    passed, effective = 0, -1
-    for value in policy.stepvalue:
+        return policy_step(policy, iteration, passed)
+    effective = begun - 1
+    for value in policy.stepvalue[passed:]:
         effective = max(value, effective + 1)
         if effective > iteration:
             break
@@ -140,19 +147,6 @@ class RateSchedule:
     def __init__(self, policy: RatePolicy, current_step: int = 0) -> None:
         self.policy = policy
         self.current_step = current_step
-
-    def check_step(self, current_step: int) -> None:
-        """See that a snapshot's step count is one of this policy; only multistep looks at it.
-
-        Raises:
-            CheckpointError: there are not so many step values.
-        """
-        values = self.policy.stepvalue
-        if self.policy.lr_policy == "multistep" and current_step > len(values):
-            raise CheckpointError(
-                f"current_step is {current_step}; the solver has {len(values)} step values, so that no more can "
-                "have been passed: restore with the stepvalue entries that the snapshot was trained with"
-            )
 
     def peek(self, iteration: int) -> float:
         """The rate that `advance` would give."""

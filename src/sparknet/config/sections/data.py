@@ -70,6 +70,11 @@ class Data:
     """Stretch to that size, or keep the proportions: the image just covers it, and its middle is cut out."""
     channel_order: Literal["rgb", "bgr"] | None = None
     """Of encoded images when decoded; not given: rgb, and with `net.prototxt` bgr, as Caffe has it."""
+    channels: Literal["colour", "grey", "stored"] | None = None
+    """Of encoded images when decoded, where `shape` does not say it: three, one, or those of the file (one of grey
+    images, four of those with transparency), which must be as many in all. Not given: colour, and with
+    `net.prototxt` what its data layer says by force_color, force_gray, is_color, or of an LMDB without these,
+    stored."""
     keep: Literal["pixels", "encoded"] = "pixels"
     """What shards hold of encoded images: pixels, which are read fastest, or the files, which are several times
     smaller and decoded whenever they are read."""
@@ -156,12 +161,13 @@ class Data:
         """What is said of a column: by a table of its own, or in the short form, by the keys of this section."""
         if name in self.columns:
             own = self.columns[name]
-            return replace(own, channel_order=own.channel_order or self.channel_order)
+            said = {key: getattr(own, key) or getattr(self, key) for key in _OF_ALL}
+            return replace(own, **said)
         if self.input_names == (name,):
             return self.short_form
         if self.target_names == (name,):
             return DataColumn(kind=self._category, classes=self.classes)
-        return DataColumn(channel_order=self.channel_order)
+        return DataColumn(**{key: getattr(self, key) for key in _OF_ALL})
 
     @property
     def _category(self) -> Literal["category"] | None:
@@ -179,6 +185,7 @@ _SHARED = (
     "resize",
     "resize_mode",
     "channel_order",
+    "channels",
     "keep",
     "mean",
     "mean_values",
@@ -190,7 +197,7 @@ _SHARED = (
     "mirror",
 )
 """What both can say: this section of its only input, a column's table of that column."""
-_OF_ALL = ("channel_order",)
+_OF_ALL = ("channel_order", "channels")
 """Of these what the section says holds for every column that does not say otherwise."""
 
 

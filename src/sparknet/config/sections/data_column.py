@@ -33,6 +33,8 @@ class DataColumn:
     """As `data.resize_mode`."""
     channel_order: Literal["rgb", "bgr"] | None = None
     """As `data.channel_order`."""
+    channels: Literal["colour", "grey", "stored"] | None = None
+    """As `data.channels`."""
     keep: Literal["pixels", "encoded"] = "pixels"
     """As `data.keep`."""
     mean: Literal["none", "channel", "image"] | None = None
@@ -126,6 +128,7 @@ _TAKEN_BY = {
     "resize": ("image",),
     "resize_mode": ("image",),
     "channel_order": ("image",),
+    "channels": ("image",),
     "keep": ("image",),
     "mean": _NUMBERS,
     "mean_values": _NUMBERS,
@@ -157,6 +160,12 @@ def _check_images(column: DataColumn, key: str) -> None:
         f"{key}.shape and {key}.resize",
         (list(column.shape), list(column.resize)),
         f"both say how high and wide images are: make them equal, or leave {key}.shape out",
+    )
+    require(
+        column.channels is None or not column.shape,
+        f"{key}.shape and {key}.channels",
+        (list(column.shape), column.channels),
+        f"both say how many channels images have: leave {key}.channels out",
     )
     at_least(f"{key}.crop", column.crop, 0)
 

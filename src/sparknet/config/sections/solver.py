@@ -38,6 +38,9 @@ class Solver:
     `snapshot` and `precision`."""
     snapshot: str = ""
     """A .solverstate (or .solverstate.h5) of that solver to go on from, at its iteration."""
+    snapshot_step: tuple[int, ...] = ()
+    """Iteration of `snapshot`, and how many step values its rate had passed, from which a multistep rate counts on;
+    not given: what the snapshot says."""
     batch_size: int = 64
     """Rows per step and worker."""
     optimizer: str = "SGD"
@@ -87,6 +90,13 @@ class Solver:
             self.snapshot,
             "it belongs to a Caffe solver: set solver.prototxt",
         )
+        require(
+            not self.snapshot_step
+            or (bool(self.snapshot) and len(self.snapshot_step) == 2 and min(self.snapshot_step) >= 0),
+            "solver.snapshot_step",
+            list(self.snapshot_step),
+            "it is what solver.snapshot says, two numbers of at least 0: leave it out",
+        )
         at_least("solver.batch_size", self.batch_size, 1)
         require(self.learning_rate > 0, "solver.learning_rate", self.learning_rate, "it must exceed 0")
         if self.momentum is not None:
@@ -135,11 +145,14 @@ def _check_steps(solver: Solver) -> None:
     )
 
 
+_BESIDE_PROTOTXT = ("prototxt", "snapshot", "snapshot_step", "batch_size", "precision")
+
+
 def _leave_to_prototxt(solver: Solver) -> None:
     for setting in dataclasses.fields(solver):
         value = getattr(solver, setting.name)
         # Told by the default: a value that is set to just that does no harm, as the file's own still counts.
-        if setting.name not in ("prototxt", "snapshot", "batch_size", "precision") and value != _default(setting):
+        if setting.name not in _BESIDE_PROTOTXT and value != _default(setting):
             raise ConfigError(
                 f"solver.{setting.name} is {value!r}; solver.prototxt says how to optimise: set it in that file, "
                 "or leave solver.prototxt out"

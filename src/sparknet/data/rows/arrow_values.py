@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -24,6 +27,8 @@ __all__ = [
     "values_of",
 ]
 
+
+_NAMED = 3  # rows that a message names
 
 _WHOLE: dict[str, Any] = {"uint8": pa.uint8(), "int64": pa.int64()}
 
@@ -133,13 +138,16 @@ def image_values(
         Pixels, uint8 [n, *shape], 0 where a row is damaged, and by row what is wrong with it.
 
     Raises:
-        DataError: an image of another size than the column's, and not `resizes`.
+        DataError: an image of another size than the column's, and not `resizes`; or of another number of channels
+            where these are as stored.
     """
     cells = ImageCells(array)
     if not resizes:
         _check_sizes(cells, column=column, rows=rows)
     form = column.image
     assert form is not None, "the caller decodes images"
+    if form.as_stored:
+        _check_channels(cells, column=column, rows=rows)
     # Threads write into rows of one array: nothing is put together afterwards.
     pixels = np.empty((len(array), *column.shape), np.uint8)
     bad = _for_each(len(array), lambda at: cells.write(at, pixels[at], form=form), threads=threads)
@@ -148,17 +156,19 @@ def image_values(
     return pixels, _complaints(bad, name=column.name, rows=rows)
 
 
-def check_images(array: Any, *, name: str, rows: Rows, threads: int = 1) -> dict[int, str]:
+def check_images(array: Any, *, name: str, form: ImageForm, rows: Rows, threads: int = 1) -> dict[int, str]:
     """Decode an Arrow array of images to find which are not whole: by row what is wrong with it.
 
     Args:
         array: binary, or the struct of Spark's `image` source.
         name: the column's.
+        form: how they are decoded.
         rows: what the array holds.
         threads: as for `image_values`.
     """
     cells = ImageCells(array)
-    return _complaints(_for_each(len(array), cells.decode, threads=threads), name=name, rows=rows)
+    bad = _for_each(len(array), partial(cells.decode, form=form), threads=threads)
+    return _complaints(bad, name=name, rows=rows)
 
 
 def encoded_cells(array: Any, *, name: str) -> Any:
@@ -203,10 +213,11 @@ def _image_column(array: Any, *, plan: ColumnPlan, form: ImageForm, rows: Rows) 
         if shape and cells.count_bytes(index) == prod(shape) and not cells.begins(index):
             return Column(name=name, dtype="uint8", shape=shape)
         try:
-            size = cells.decode(index).shape[:2]
+            _refuse_deep(cells, index, form=form, name=name, rows=rows)
+            height, width, held = cells.decode(index, form=form).shape
         except BadImage:
             continue
-        channels, *wanted = _image_shape(shape, name=name) or (3, *size)
+        channels, *wanted = _image_shape(shape, name=name) or (plan.channels or held, height, width)
         return Column(name=name, dtype="uint8", shape=(channels, *(plan.resize or wanted)), image=form)
     # No image was whole. Damaged images leave the question open; what never began as one is an error of settings.
     strange = [index for index in range(len(array)) if cells.count_bytes(index)]
@@ -230,13 +241,44 @@ def _image_shape(shape: tuple[int, ...], *, name: str) -> tuple[int, ...]:
     return shape
 
 
+def _refuse_deep(cells: ImageCells, index: int, *, form: ImageForm, name: str, rows: Rows) -> None:
+    """Refuse an image of more than 8 bits where it is wanted as it is stored: cut to 8 it would be another."""
+    if form.as_stored and (bits := cells.header(index).bits) != 8:
+        raise DataError(
+            f"column {name}: {rows.name(index)} is an image of {bits} bits; with channels as stored it must "
+            'have 8: convert it, or bring all images to 8 bits with data.channels = "grey" or "colour"'
+        )
+
+
+def _check_channels(cells: ImageCells, *, column: Column, rows: Rows) -> None:
+    assert column.image is not None, "the caller decodes images"
+    others: dict[str, int] = {}
+    for index in range(len(cells)):
+        with suppress(BadImage):
+            _refuse_deep(cells, index, form=column.image, name=column.name, rows=rows)
+            held = cells.header(index).channels
+            if held != column.shape[0]:
+                cells.decode(index, form=column.image)  # the header of a damaged file proves nothing
+                others[rows.name(index)] = held
+    if others:
+        named = ", ".join(f"{row} has {held}" for row, held in islice(others.items(), _NAMED))
+        more = f" and {len(others) - _NAMED} more near by" if len(others) > _NAMED else ""
+        raise DataError(
+            f"column {column.name}: images have {column.shape[0]} channels like the first one, and {named}{more}; "
+            "as they are stored all must have as many: make them alike, or bring all to one or three with "
+            'data.channels = "grey" or "colour", in the data layer of a Caffe net force_gray or force_color'
+        )
+
+
 def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows) -> None:
+    form = column.image
+    assert form is not None, "the caller decodes images"
     for index in range(len(cells)):
         try:
             # The header is enough where it agrees: decoding would double the work.
-            size = cells.size(index)
+            size = cells.header(index).size if form.as_stored else cells.size(index)
             if size != column.shape[1:]:
-                cells.decode(index)  # the header of a damaged file proves nothing
+                cells.decode(index, form=form)  # the header of a damaged file proves nothing
         except BadImage:
             continue
         if size != column.shape[1:]:

@@ -32,6 +32,8 @@ class ColumnPlan:
     """The numbers are weights: at least 0."""
     form: ImageForm | None = None
     """How images become pixels; None: the source's bytes are pixels."""
+    channels: int = 3
+    """Of images where `shape` does not say; 0: as many as the first one has."""
     resize: tuple[int, ...] = ()
     """Height and width that images are brought to; (): all must be of one size."""
     keep: Literal["pixels", "encoded"] = "pixels"

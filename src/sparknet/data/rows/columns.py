@@ -25,6 +25,8 @@ class ImageForm:
 
     order: Literal["rgb", "bgr"] = "rgb"
     """Of the channels."""
+    as_stored: bool = False
+    """The channels are the file's, and so must their number be; if not, files are brought to one or three."""
     resize_mode: Literal["exact", "shorter_side"] = "exact"
     """Stretch to the column's size, or cover it with the proportions kept and cut out the middle."""
 
@@ -43,6 +45,11 @@ class Column:
     """The rows are encoded images that are decoded so, to uint8 of `shape`; None: they are stored as they are."""
     classes: int | None = None
     """The values are classes, from 0 to below this; 0: classes, how many only the rows tell; None: no classes."""
+
+    @property
+    def told(self) -> str:
+        """Name and shape as people read them, `image 3 x 32 x 32`."""
+        return " ".join([self.name, " x ".join(map(str, self.shape))]).rstrip()
 
     @property
     def width(self) -> int:

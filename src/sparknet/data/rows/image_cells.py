@@ -7,10 +7,14 @@ import pyarrow as pa
 
 from sparknet.data.rows.columns import ImageForm
 from sparknet.data.rows.image_codec import (
+    Header,
     StoredSpace,
     convert_space,
     decode,
     decode_into,
+    decode_stored,
+    header_of,
+    in_order,
     is_encoded,
     size_of,
     write_planes,
@@ -59,10 +63,20 @@ class ImageCells:
         cell = self._cell(index)
         return _pixels(cell).shape[:2] if self._holds_pixels else size_of(cell)
 
-    def decode(self, index: int) -> np.ndarray:
-        """All pixels, uint8 [height, width, 3]; tells whether the whole image is there."""
+    def header(self, index: int) -> Header:
+        """What the image says of itself."""
         cell = self._cell(index)
-        return _pixels(cell) if self._holds_pixels else decode(cell, channels=3, order="rgb")
+        if not self._holds_pixels:
+            return header_of(cell)
+        height, width, channels = _pixels(cell).shape
+        return Header(size=(height, width), upright=(height, width), channels=channels, bits=8)
+
+    def decode(self, index: int, *, form: ImageForm) -> np.ndarray:
+        """All pixels, uint8 [height, width, channels]; tells whether the whole image is there."""
+        cell = self._cell(index)
+        if self._holds_pixels:
+            return _pixels(cell)
+        return decode_stored(cell, order="bgr") if form.as_stored else decode(cell, channels=3, order="rgb")
 
     def write(self, index: int, out: np.ndarray, *, form: ImageForm) -> None:
         """Decode the image into `out`, uint8 [channels, height, width]; see `decode_into`."""
@@ -71,6 +85,9 @@ class ImageCells:
             decode_into(out, cell, form=form)
             return
         image = _pixels(cell)
+        if form.as_stored:
+            write_planes(out, in_order(image, form.order), form=form)
+            return
         # Spark's source gives OpenCV's order, blue first.
         space = "gray" if len(out) == 1 else form.order
         write_planes(out, convert_space(image, _SPACES[image.shape[2]], space), form=form)

@@ -7,11 +7,14 @@ IMREAD_COLOR gives, which is what Caffe trained on:
 * grey becomes three equal channels, alpha is dropped, 16 bits become 8, CMYK becomes RGB;
 * of an animation the first frame is taken;
 * a JPEG is turned as its EXIF orientation says; other formats are taken as they lie.
+
+`decode_stored` gives what it gives with IMREAD_UNCHANGED: the channels that the file has, and nothing is turned.
 """
 
 import io
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -27,10 +30,14 @@ from sparknet.errors import BadImage, DataError
 
 __all__ = [
     "MOST_PIXELS",
+    "Header",
     "convert_space",
     "decode",
     "decode_into",
+    "decode_stored",
     "encode_jpeg",
+    "header_of",
+    "in_order",
     "is_encoded",
     "resize",
     "size_of",
@@ -53,6 +60,7 @@ _LEAST_SCAN = 10  # bytes
 _PNG = b"\x89PNG\r\n\x1a\n"
 _RARE: dict[str, Any] = {"GIF": GifImageFile, "BMP": BmpImageFile, "WebP": WebPImageFile, "TIFF": TiffImageFile}
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15, without DHT, JPG and DAC
+_PNG_GREY, _PNG_GREY_ALPHA, _PNG_COLOUR_ALPHA = 0, 4, 6
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # they have no length
 _END_MARKERS = frozenset((0xD9, 0xDA))  # EOI and SOS: no size comes after them
 
@@ -69,6 +77,20 @@ _CONVERSIONS: dict[tuple[StoredSpace, Space], int] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What an image file says of itself."""
+
+    size: tuple[int, int]
+    """Height and width in pixels, as the file lies."""
+    upright: tuple[int, int]
+    """The same, turned as `decode` turns."""
+    channels: int
+    """1 of grey images, 3 of coloured ones, 4 of those with transparency, as `decode_stored` gives them."""
+    bits: int
+    """Of one value."""
+
+
 def is_encoded(data: bytes | memoryview) -> bool:
     """Tell whether `data` begins as a JPEG, PNG, GIF, BMP, WebP or TIFF."""
     return bool(_format(bytes(data[:16])))
@@ -83,12 +105,61 @@ def size_of(data: bytes | memoryview) -> tuple[int, int]:
     data = bytes(data)
     kind = _format(data)
     if kind == "JPEG":
-        height, width, turn = _jpeg_header(data)
+        height, width, turn, _ = _jpeg_header(data)
         # Orientations 5 to 8 stand the image on its side.
         return (width, height) if turn >= 5 else (height, width)
     if kind == "PNG":
         return _png_size(data)
     return _opened(data, kind).size[::-1]
+
+
+def header_of(data: bytes | memoryview) -> Header:
+    """What a file says of itself; of formats other than JPEG and PNG it is decoded for that.
+
+    Raises:
+        BadImage: as for `size_of`, and what `decode_stored` finds.
+    """
+    data = bytes(data)
+    kind, upright = _format(data), size_of(data)
+    if kind == "JPEG":
+        height, width, _, components = _jpeg_header(data)
+        return Header(size=(height, width), upright=upright, channels=1 if components == 1 else 3, bits=8)
+    if kind == "PNG":
+        return Header(size=upright, upright=upright, channels=_png_channels(data), bits=16 if data[24] == 16 else 8)
+    image = _unchanged(data, kind)
+    return Header(size=upright, upright=upright, channels=image.shape[2], bits=8 * image.itemsize)
+
+
+def decode_stored(data: bytes | memoryview, *, order: Literal["rgb", "bgr"]) -> np.ndarray:
+    """Decode an image to uint8 [height, width, channels] with the channels that it has, as it lies.
+
+    Args:
+        data: the file's content.
+        order: of colours; a fourth channel is alpha.
+
+    Raises:
+        BadImage: no image, cut short, damaged, more than `MOST_PIXELS`, or with values of more than 8 bits.
+    """
+    data = bytes(data)
+    kind = _format(data)
+    if kind == "JPEG":
+        *_, components = _jpeg_header(data)
+        return _decode_jpeg(data, "gray" if components == 1 else order, turned=False)
+    size_of(data)
+    image = _unchanged(data, kind)
+    if image.dtype != np.uint8:
+        raise BadImage(
+            f"the {kind} has values of {8 * image.itemsize} bits; with channels as they are stored it must have 8: "
+            "convert it first"
+        )
+    return in_order(image, order)
+
+
+def in_order(image: np.ndarray, order: Literal["rgb", "bgr"]) -> np.ndarray:
+    """Bring uint8 [height, width, 1, 3 or 4] from OpenCV's order, blue first, to another; alpha stays last."""
+    if order == "bgr" or image.shape[2] == 1:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 def decode(data: bytes | memoryview, *, channels: int, order: Literal["rgb", "bgr"]) -> np.ndarray:
@@ -161,7 +232,13 @@ def decode_into(out: np.ndarray, data: bytes | memoryview, *, form: ImageForm) -
         BadImage: as `decode` and `resize`.
         DataError: as `decode`.
     """
-    write_planes(out, decode(data, channels=len(out), order=form.order), form=form)
+    if not form.as_stored:
+        write_planes(out, decode(data, channels=len(out), order=form.order), form=form)
+        return
+    image = decode_stored(data, order=form.order)
+    if image.shape[2] != len(out):
+        raise BadImage(f"the image has {image.shape[2]} channels and {len(out)} are wanted: leave it out")
+    write_planes(out, image, form=form)
 
 
 def write_planes(out: np.ndarray, image: np.ndarray, *, form: ImageForm) -> None:
@@ -210,8 +287,8 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Height, width and EXIF orientation, 1 to 8, of a JPEG."""
+def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
+    """Height, width, EXIF orientation, 1 to 8, and number of components of a JPEG."""
     at, turn = 2, 1
     while at + 4 <= len(data):
         marker = data[at + 1]
@@ -222,10 +299,10 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
             at += 1 if marker == 0xFF else 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4])
-        if marker in _SIZE_MARKERS and at + 9 <= len(data):
+        if marker in _SIZE_MARKERS and at + 10 <= len(data):
             height, width = struct.unpack_from(">HH", data, at + 5)
             _check_size(height, width)
-            return height, width, turn
+            return height, width, turn, data[at + 9]
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             turn = _orientation(data[at + 10 : at + 2 + length])
         at += 2 + length
@@ -247,17 +324,17 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_jpeg(data: bytes, space: Space) -> np.ndarray:
+def _decode_jpeg(data: bytes, space: Space, *, turned: bool = True) -> np.ndarray:
     # Our own walk over the markers first: it finds the orientation, and refuses a size before memory is reserved
     # for it.
-    *_, turn = _jpeg_header(data)
+    *_, turn, _ = _jpeg_header(data)
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         _check_scans(data, height=int(height), width=int(width))
         image = simplejpeg.decode_jpeg(data, space)  # strict: raises on what libjpeg only warns of
     except ValueError as error:
         raise BadImage(f"the JPEG of {len(data)} bytes is damaged or cut short: {error}; fetch it again") from error
-    return _turned(image, turn) if turn > 1 else image
+    return _turned(image, turn) if turned and turn > 1 else image
 
 
 def _check_scans(data: bytes, *, height: int, width: int) -> None:
@@ -292,7 +369,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 def _decode_png(data: bytes, space: Space) -> np.ndarray:
     _png_size(data)
     # Only what makes the pixels: profiles, animations and texts make libpng slow and talkative.
-    data = _PNG + b"".join(_critical_chunks(data))
+    data = _PNG + b"".join(_chunks(data))
     flag = cv2.IMREAD_GRAYSCALE if space == "gray" else cv2.IMREAD_COLOR
     image: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
@@ -300,13 +377,34 @@ def _decode_png(data: bytes, space: Space) -> np.ndarray:
     return image[..., None] if space == "gray" else convert_space(image, "bgr", space)
 
 
-def _critical_chunks(data: bytes) -> list[bytes]:
-    """The chunks that a PNG cannot do without, to its end, with their checksums checked."""
+def _png_channels(data: bytes) -> int:
+    # Transparency is a channel of its own, or a chunk that makes one of a colour.
+    if data[25] in (_PNG_GREY_ALPHA, _PNG_COLOUR_ALPHA):
+        return 4
+    if data[25] == _PNG_GREY:
+        return 1
+    return 4 if any(chunk[4:8] == b"tRNS" for chunk in _chunks(data, b"tRNS")) else 3
+
+
+def _unchanged(data: bytes, kind: str) -> np.ndarray:
+    """[height, width, channels] as OpenCV gives it with IMREAD_UNCHANGED; the size has been looked at."""
+    if kind == "PNG":
+        data = _PNG + b"".join(_chunks(data, b"tRNS"))
+    image: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise BadImage(
+            f"the {kind} of {len(data)} bytes is damaged, or of a form that is not read; convert it first"
+        )
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _chunks(data: bytes, *others: bytes) -> list[bytes]:
+    """The chunks that a PNG cannot do without, and others by name, to its end, with their checksums checked."""
     at, chunks = len(_PNG), list[bytes]()
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
         kind = data[at + 4 : at + 8]
-        if kind[0] & 0x20 == 0:  # a capital letter
+        if kind[0] & 0x20 == 0 or kind in others:  # a capital letter: it cannot be done without
             chunk = data[at:end]
             if len(chunk) < end - at or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
                 break

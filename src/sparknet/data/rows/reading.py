@@ -17,7 +17,7 @@ from sparknet.data.rows.arrow_values import (
     values_of,
 )
 from sparknet.data.rows.column_plan import ColumnPlan
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.ragged import Cells
 from sparknet.errors import DataError
@@ -208,7 +208,8 @@ def _read_cells(plan: ColumnPlan, array: Any, *, column: Column | None, rows: Ro
     if column is None or (column.image and plan.check_only):
         # Every image is damaged: what they would be brought to is not known, only how they are damaged. Or each
         # keeps its own size.
-        complaints = check_images(array, name=plan.name, rows=rows, threads=plan.threads)
+        form = plan.form or ImageForm()
+        complaints = check_images(array, name=plan.name, form=form, rows=rows, threads=plan.threads)
         return _Cells(
             column=column and replace(column, shape=()), values=np.zeros(0, np.uint8), complaints=complaints
         )

@@ -9,7 +9,7 @@ from typing import Literal
 from sparknet.config import Data
 from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column, ImageForm
-from sparknet.data.rows.image_codec import size_of
+from sparknet.data.rows.image_codec import Header, header_of
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, local_path
@@ -21,8 +21,8 @@ from sparknet.errors import BadImage, DataError
 
 __all__ = ["DATA_FRAME", "OpenedSource", "OpenedSources", "data_of_parts", "open_source", "open_sources"]
 
-_COLOURS = 3
-"""Channels of encoded images when decoded, unless data.shape says otherwise."""
+_CHANNELS = {None: 3, "colour": 3, "grey": 1}
+"""Of encoded images when decoded, by `data.channels`; what else it says is the file's to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,12 @@ class OpenedSource:
         images = rule.kind == "image" or (is_input and rule.kind is None and name != "features")
         if found is not None and found.image is None:
             images = False
-        form = ImageForm(order=rule.channel_order or "rgb", resize_mode=rule.resize_mode)
+        stored = rule.channels == "stored" and not rule.shape
+        form = ImageForm(order=rule.channel_order or "rgb", as_stored=stored, resize_mode=rule.resize_mode)
+        channels = _CHANNELS.get(rule.channels, 0)
+        if images and stored and found is not None:
+            # What the driver has seen, so that all tasks hold their images against the same one.
+            channels = self._first.channels if self._first else 0
         return ColumnPlan(
             name=name,
             dtype=rule.dtype or ("int64" if rule.kind == "ids" else None),
@@ -82,6 +87,7 @@ class OpenedSource:
             classes=self._classes(data, name),
             weight=name == data.weight,
             form=form if images else None,
+            channels=channels if images else 3,
             resize=rule.resize,
             keep=rule.keep,
             threads=data.threads,
@@ -129,8 +135,7 @@ class OpenedSource:
         plan, found = self.column_plan(data, name), self._found(name)
         shape = (plan.length,) if plan.length else plan.shape
         if found and found.image and not shape:
-            size = plan.resize or self._size_of_first
-            shape = (_COLOURS, *size) if size else ()
+            shape = self._shape_of_images(plan)
         if found and not found.image and not shape:
             shape = plan.number_shape
         elif not shape:
@@ -143,23 +148,41 @@ class OpenedSource:
 
     def _target(self, data: Data, name: str) -> Column:
         plan, found = self.column_plan(data, name), self._found(name)
+        if found is not None and found.image and plan.form is not None:
+            # A source that gives images alone has them as inputs and targets.
+            return Column(name=name, dtype="uint8", shape=self._shape_of_images(plan))
         if found is not None and found.shape:
             dtype = plan.dtype or self._stored_dtype(found)
         else:
             dtype = plan.dtype or (found.dtype if found else "int64" if plan.classes is not None else "float32")
         return Column(name=name, dtype=dtype, shape=plan.shape, classes=plan.classes)
 
+    def _shape_of_images(self, plan: ColumnPlan) -> tuple[int, ...]:
+        """What encoded images become; () where the first whole one must tell and there is none."""
+        assert plan.form is not None, "the caller has images"
+        if plan.resize and plan.channels:
+            return (plan.channels, *plan.resize)
+        if self._first is None:
+            return ()
+        if plan.form.as_stored and self._first.bits != 8:
+            raise DataError(
+                f"{self.where.path}: the first image has {self._first.bits} bits; with its channels as they are "
+                'stored it must have 8: convert the images, or set data.channels to "grey" or "colour"'
+            )
+        size = self._first.size if plan.form.as_stored else self._first.upright
+        return (plan.channels, *(plan.resize or size))
+
     @cached_property
-    def _size_of_first(self) -> tuple[int, ...]:
-        """Height and width of the first whole image; () where there is none."""
+    def _first(self) -> Header | None:
+        """What the first whole image is; None where there is none."""
         for partition in self.listed.partitions:
             # Image by image: the first may be damaged, and one must not end the question.
             for batch in self.reader.read(partition, self.where.storage):
                 for image in batch.column("image"):
                     with suppress(BadImage):
                         if image.is_valid:
-                            return size_of(image.as_py())
-        return ()
+                            return header_of(image.as_py())
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +256,7 @@ def data_of_parts(data: Data) -> list[tuple[Data, dict[str, str]]]:
             targets=(column,),
             columns={} if rule is None else {column: rule},
             channel_order=data.channel_order,
+            channels=data.channels,
             class_values=data.class_values,
             s3_endpoint=data.s3_endpoint,
             threads=data.threads,

@@ -294,6 +294,7 @@ class _Run:
             strategy=config.sync.strategy,
             training_rows=data.train_rows,
             validation_rows=data.validation_rows,
+            columns=[column.told for column in data.rows.columns],
         )
 
     @contextmanager

@@ -168,7 +168,7 @@ class NetSources:
         if layer.type == "ImageData":
             images = layer.image_data_param
             root = find_file(images.root_folder, self.directory) if images.root_folder else ""
-            rule = _size_of_images(layer)
+            rule = {"resize": size} if (size := _size_of_images(layer)) else {}
         return _Fed(layer=layer, source=source, path=path, root=root, rule=rule)
 
     def _judged_blobs(self) -> set[str]:
@@ -184,8 +184,8 @@ class NetSources:
         """Height and width that an ImageData layer brings its images to; empty where there is none."""
         for phase in _PHASES:
             for layer in self.spec.select(phase).parameters.layer:
-                if layer.type == "ImageData" and layer.image_data_param.new_height:
-                    return _size_of_images(layer)["resize"]
+                if layer.type == "ImageData" and (size := _size_of_images(layer)):
+                    return size
         return []
 
     def _missing(self, phase: PhaseName) -> str:
@@ -212,13 +212,10 @@ _NAMING = {
 """By type of layer the field that names its rows, and their format."""
 
 
-def _size_of_images(layer: LayerParameter) -> dict[str, Any]:
-    """What an ImageData layer says of its images, as keys of their column."""
+def _size_of_images(layer: LayerParameter) -> list[int]:
+    """Height and width that an ImageData layer brings its images to; empty where it leaves them."""
     images = layer.image_data_param
-    if not images.new_height:
-        return {}
-    size = [int(images.new_height), int(images.new_width)]
-    return {"resize": size} if images.is_color else {"resize": size, "shape": [1, *size]}
+    return [int(images.new_height), int(images.new_width)] if images.new_height else []
 
 
 def data_source(

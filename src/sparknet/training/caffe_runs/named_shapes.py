@@ -7,6 +7,7 @@ from sparknet.caffe.layers.layer import Shape
 from sparknet.config import Data, decode
 from sparknet.data.sources.opening import open_sources
 from sparknet.errors import ConfigError, DataError
+from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.data_layers import NetSources
 from sparknet.training.objectives.input_binding import batch_in_file, inputs_of, intake_of
 
@@ -35,6 +36,7 @@ def named_shapes(spec: NetSpec, phase: PhaseName, directory: Path) -> dict[str, 
         # Of which rows is held out nothing depends here.
         held = {} if "validation_path" in table else {"validation_fraction": 0.5}
         data = decode(Data, {**table, **held, "class_values": "stored", "channel_order": "bgr"})
+        data = with_channels(data, spec)
         rows = open_sources(data).schema(data)
     except (ConfigError, DataError):
         # A net of somebody else's names files of somebody else's.

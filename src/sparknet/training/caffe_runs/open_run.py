@@ -16,8 +16,10 @@ from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.schema.strings import readable
 from sparknet.caffe.solver.named_files import find_file
 from sparknet.caffe.solver.settings import SolverSettings
+from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, RunConfig
 from sparknet.data.rows.row_schema import RowSchema
+from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
@@ -85,6 +87,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     Raises:
         NetError: a file is missing, or is no net or solver.
         ConfigError: a value of the solver breaks a rule.
+        CheckpointError: the snapshot is missing or damaged.
     """
     net = net or (read_net(config.net.prototxt) if config.net.prototxt else None)
     solver = solver or (read_solver(config.solver.prototxt) if config.solver.prototxt else None)
@@ -94,8 +97,13 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     config = replace(
         config,
         net=replace(config.net, prototxt=net.text if net else "", weights=weights),
-        solver=replace(config.solver, prototxt=text, snapshot=snapshot),
-        data=_from_anywhere(config.data, caffe=net is not None),
+        solver=replace(
+            config.solver,
+            prototxt=text,
+            snapshot=snapshot,
+            snapshot_step=config.solver.snapshot_step or _step_of(snapshot),
+        ),
+        data=_data_of(config.data, net.spec if net else None),
     )
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
     recipe = Recipe(
@@ -188,6 +196,14 @@ def _with_means(text: str, directory: Path | None) -> str:
     return "".join((*pieces, text[before:]))
 
 
+def _step_of(snapshot: str) -> tuple[int, ...]:
+    """Iteration and step count of a snapshot: kept, since a run is resumed when the file may be gone."""
+    if not snapshot:
+        return ()
+    state = read_state(snapshot)
+    return state.iteration, state.current_step
+
+
 def _with_prefix(text: str, prefix: str) -> str:
     """A solver's text with another snapshot_prefix; the rest, comments too, stays as it was written."""
     tokens, depth = Tokens(text, "<text>"), 0
@@ -218,7 +234,21 @@ def _quoted(text: str) -> str:
     return format_text(SolverParameter(snapshot_prefix=text)).partition(":")[2].strip()
 
 
-def _from_anywhere(data: Data, *, caffe: bool) -> Data:
+def _data_of(data: Data, spec: NetSpec | None) -> Data:
+    """Section `data` without relative paths, and with what a Caffe net adds where nothing is said."""
+    if spec is None:
+        return _from_anywhere(data)
+    data = replace(
+        _from_anywhere(data),
+        # Caffe's tools decode to blue, green, red, and its nets are trained on that.
+        channel_order=data.channel_order or "bgr",
+        # Its labels are what they are: a layer may leave out those of one value, or take distances for labels.
+        class_values=data.class_values or "stored",
+    )
+    return with_channels(data, spec)
+
+
+def _from_anywhere(data: Data) -> Data:
     return replace(
         data,
         path=_absolute(data.path),
@@ -227,10 +257,6 @@ def _from_anywhere(data: Data, *, caffe: bool) -> Data:
         validation_labels=_absolute(data.validation_labels),
         root=_absolute(data.root),
         mean_file=_absolute(data.mean_file),
-        # Caffe's tools decode to blue, green, red, and its nets are trained on that.
-        channel_order=data.channel_order or ("bgr" if caffe else None),
-        # Its labels are what they are: a layer may leave out those of one value, or take distances for labels.
-        class_values=data.class_values or ("stored" if caffe else None),
         beside={
             name: replace(
                 one,

@@ -150,7 +150,10 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
     # The file as it was written, with its comments and rules, wherever that says all.
     if plain and train.spec is test.spec and Path(train.spec.source).is_file():
         return read_net(train.spec.source, directory)
-    merged = NetParameter(name=train.spec.parameters.name)
+    # Whatever the file says beside its layers, force_backward say, is of the net that is made too.
+    merged = NetParameter()
+    merged.CopyFrom(train.spec.parameters)
+    del merged.layer[:]
     for plan, phase in ((train, TRAIN), (test, TEST)):
         state = plan.state
         chosen = plan.spec.select(

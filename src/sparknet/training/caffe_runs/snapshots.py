@@ -38,6 +38,7 @@ class CaffeSnapshots:
         local_steps: iterations of a round.
         checkpoint_every: rounds between checkpoints; 0: only the last round has one.
         stem: what the names begin with, directory included.
+        since: iteration and step count that the run began with.
 
     Raises:
         NetError: its layers have names that HDF5 cannot tell apart.
@@ -51,6 +52,7 @@ class CaffeSnapshots:
         local_steps: int,
         checkpoint_every: int,
         stem: Path,
+        since: tuple[int, int] = (0, 0),
     ) -> None:
         # The driver's own net, which nothing else uses once the run has begun: it serves as a place to read into.
         self._net = objective.train
@@ -58,6 +60,7 @@ class CaffeSnapshots:
         self._local_steps = local_steps
         self._checkpoint_every = checkpoint_every
         self._stem = stem
+        self._since = since
         self._optimizer = CaffeOptimizer(
             parameter_groups(self._net.learnable), lr=settings.policy.base_lr, rule=settings.rule
         )
@@ -107,7 +110,7 @@ class CaffeSnapshots:
         # Not in the frame of the file that the net began with, which Caffe does not keep either.
         self._net.save_weights(model, as_loaded=False)
         # Caffe counts the step at the beginning of an iteration: the last one that did is the one before.
-        step = settled_step(self._settings.policy, max(0, iteration - 1))
+        step = settled_step(self._settings.policy, max(0, iteration - 1), since=self._since)
         write_state(
             SavedState(iteration=iteration, current_step=step, learned_net=str(model), history=history), state
         )
@@ -133,12 +136,14 @@ def make_snapshots(
             f"snapshot_prefix is {prefix!r} and {stem.parent} cannot be made: {error.strerror or error}; correct "
             "it in the solver file, or give a directory that can be written"
         ) from error
+    begun, passed = config.solver.snapshot_step or (0, 0)
     return CaffeSnapshots(
         objective,
         settings,
         local_steps=config.sync.local_steps,
         checkpoint_every=config.run.checkpoint_every,
         stem=stem,
+        since=(begun, passed),
     )
 
 
@@ -176,7 +181,8 @@ def starting_round(config: RunConfig, settings: SolverSettings) -> int:
     """
     if not config.solver.snapshot:
         return 0
-    iteration, local_steps = read_state(config.solver.snapshot).iteration, config.sync.local_steps
+    began, local_steps = config.solver.snapshot_step, config.sync.local_steps
+    iteration = began[0] if began else read_state(config.solver.snapshot).iteration
     # A round in the middle would end at another iteration than all others, and its rates with it.
     if iteration % local_steps:
         fits = [str(steps) for steps in range(1, min(iteration, 1000) + 1) if iteration % steps == 0]

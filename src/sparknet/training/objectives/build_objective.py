@@ -117,7 +117,8 @@ class _Binding:
         with torch.random.fork_rng(devices=[]):
             # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
             torch.default_generator.manual_seed(seed)
-            return CaffeNet(spec, phase, input_shapes=intake.shapes), intake
+            level = spec.parameters.state.level  # where the file itself says it, as `select` has it
+            return CaffeNet(spec, phase, level=level, input_shapes=intake.shapes), intake
 
 
 def _trained(binding: _Binding, train: CaffeNet, intake: Intake, *, channels_last: bool) -> CaffeObjective:

@@ -268,13 +268,6 @@ def _batch_of(layer: LayerParameter) -> int | None:
 def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
     """Shape of one row as the net sees it, for a stored row of shape `found`."""
     where = f"{spec.source}: layer {blob.layer!r} ({blob.kind})"
-    transform = blob.transform
-    if (transform.force_color and found[0] != 3) or (transform.force_gray and found[0] != 1):
-        wanted = "force_color" if transform.force_color else "force_gray"
-        raise NetError(
-            f"{where}: {wanted} is set and the images have {found[0]} channels; colours are not converted here: "
-            "prepare the images so, or remove it"
-        )
     try:
         # Of either phase: where the square is cut does not change its shape.
         seen = _plain_normalise(blob, "TEST").row_shape(found)

@@ -83,12 +83,13 @@ def build_inner_solver(recipe: Recipe, objective: Objective, *, total_iterations
             clip_norm=solver.clip_norm,
         )
     policy = settings.policy
+    begun, passed = solver.snapshot_step or (0, 0)
 
     def rate(iteration: float) -> float:
         # The last round may go past max_iter, since rounds are whole; the rate stays what it was there.
         at = int(iteration) if settings.max_iter is None else min(int(iteration), settings.max_iter)
         # No schedule with a state: whoever resumes, joins or falls back has the rate of the iteration at once.
-        return policy_rate(policy, at, settled_step(policy, at))
+        return policy_rate(policy, at, settled_step(policy, at, since=(begun, passed)))
 
     def make() -> CaffeOptimizer:
         return CaffeOptimizer(parameter_groups(objective.learnable), lr=policy.base_lr, rule=settings.rule)
