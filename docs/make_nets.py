@@ -12,6 +12,7 @@ import torch
 
 from sparknet.caffe import CaffeNet, dsl, zoo
 from sparknet.caffe.layers import LAYERS
+from sparknet.caffe.prototxt.fork_layers import FOREIGN_LAYERS
 from sparknet.caffe.prototxt.forks import HARMLESS, REFUSED
 
 PAGE = Path(__file__).with_name("nets.md")
@@ -25,6 +26,7 @@ def page() -> str:
         ("layers", layer_table()),
         ("passed over", harmless_table()),
         ("refused", refused_table()),
+        ("foreign", foreign_table()),
     ):
         begin, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + end, flags=re.DOTALL)
@@ -80,6 +82,12 @@ def refused_table() -> str:
         for name, refusal in names.items()
     ]
     return _table(("message", "field", "what it does, and what to write instead", "without effect"), sorted(rows))
+
+
+def foreign_table() -> str:
+    """Layer types that are errors, whose they are and what to write instead."""
+    rows = [(f"`{kind}`", known.whose, known.instead) for kind, known in FOREIGN_LAYERS.items()]
+    return _table(("type", "whose", "what to write instead"), sorted(rows, key=lambda row: row[0].lower()))
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -48,6 +48,18 @@ def test_summary_of_a_net():
     assert "2,900" in done.stdout
 
 
+def test_what_caffe_passes_over_is_told_once_beside_the_result(tmp_path):
+    (tmp_path / "old.prototxt").write_text(
+        'input: "data" input_dim: [2, 3, 1, 1]\n'
+        'layers { bottom: "data" top: "i" '
+        'layer { name: "ip" type: "innerproduct" num_output: 3 det_fg_threshold: 0.5 } }'
+    )
+    done = sparknet("summary", "old.prototxt", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert done.stderr.startswith("sparknet: old.prototxt:2: layers number 0, 'ip', sets det_fg_threshold; only")
+    assert "InnerProduct" in done.stdout
+
+
 def test_summary_of_one_state():
     rules = CAFFE / "nets/rules/net.prototxt"
     done = sparknet("summary", rules, "--phase", "TEST", "--level", "3", "--stage", "linear", "--stage", "deploy")

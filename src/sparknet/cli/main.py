@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from sparknet import __version__
+from sparknet.cli.notes import notes_on_screen
 from sparknet.errors import SparkNetError
 
 __all__ = ["main", "run"]
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         # The command's module is named, not imported, so that --help and wrong usage answer at once.
-        return importlib.import_module(parsed.module).run(parsed)
+        with notes_on_screen():
+            return importlib.import_module(parsed.module).run(parsed)
     except SparkNetError as error:
         print(f"sparknet: error: {error}", file=sys.stderr)
         # What failed beside the error itself, as the log that was kept or a disk that was full.

@@ -99,9 +99,14 @@ def test_only_data_layers_of_the_old_notation_are_searched_for_image_settings():
     assert upgraded("layer { type: 'Data' data_param { scale: 2 } }").layer[0].data_param.scale == 2
 
 
-def test_a_file_of_both_notations_is_refused():
-    message = refused("layer { name: 'a' }\nlayers { name: 'b' }")
-    assert message.startswith("old.prototxt:2: layers number 0, 'b', is in the old notation and 1 `layer`")
+def test_of_a_file_of_both_notations_the_old_one_counts(caplog):
+    """As in Caffe's UpgradeV1Net, which logs it."""
+    parsed = parse_text("layer { name: 'a' }\nlayers { name: 'b' }", NetParameter, source="old.prototxt")
+    upgrade = upgrade_net(parsed.message, source=parsed.source, lines=parsed.lines)
+    assert [layer.name for layer in upgrade.net.layer] == ["b"]
+    assert upgrade.origins == (("layers", 0),)
+    (told,) = caplog.messages
+    assert told.startswith("old.prototxt:2: layers number 0, 'b', is in the old notation and 1 `layer`")
 
 
 def test_the_legacy_reference_net_has_the_layers_of_its_weights_file():
@@ -279,6 +284,31 @@ def test_a_padding_layer_is_folded_into_the_layers_that_read_it():
     assert (list(relu.bottom), list(relu.top)) == (["c"], ["c"])
 
 
+@pytest.mark.parametrize(
+    ("text", "left", "message"),
+    [
+        ("type: 'relu' num_output: 3", "type: 'ReLU'", "sets num_output; only conv and innerproduct"),
+        ("type: 'relu' new_num: 3", "type: 'ReLU'", "sets new_num; Caffe never read it"),
+        ("type: 'relu' hdf5_output_param { }", "type: 'ReLU'", "sets hdf5_output_param; only hdf5_output layers"),
+        ("type: 'relu' weight_filler { std: 1 }", "type: 'ReLU'", "sets weight_filler; only conv and"),
+        (
+            "type: 'data' batchsize: 2 det_fg_threshold: 0.5",
+            "type: 'Data' data_param { batch_size: 2 }",
+            "sets det_fg_threshold; only window_data layers have it: it is passed over, as in Caffe",
+        ),
+        ("type: 'relu' } loss_weight: 2 top: ['t'", "top: 't' type: 'ReLU'", "has loss_weight outside of it"),
+    ],
+)
+def test_what_caffe_passes_over_in_a_v0_layer_is_passed_over_with_a_warning(text, left, message, caplog):
+    text = f"layers {{ layer {{ {text} {']' if '[' in text else '}'} }}"
+    parsed = parse_text("\n" + text, NetParameter, source="old.prototxt")
+    upgrade = upgrade_net(parsed.message, source=parsed.source, lines=parsed.lines)
+    assert upgrade.net == net(f"layer {{ {left} }}")
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert caplog.messages[0].startswith("old.prototxt:2: layers number 0, '',")
+    assert message in caplog.messages[0]
+
+
 PADDING = INPUT + "layers { layer { name: 'p' type: 'padding' pad: 2 } bottom: 'data' top: 'p' }\n"
 
 
@@ -288,19 +318,6 @@ PADDING = INPUT + "layers { layer { name: 'p' type: 'padding' pad: 2 } bottom: '
         (
             "layers { layer { name: 'a' type: 'convolution' } }",
             "'a', has the type 'convolution'; the oldest notation",
-        ),
-        (
-            "layers { layer { name: 'a' type: 'relu' num_output: 3 } }",
-            "sets num_output; only conv and innerproduct",
-        ),
-        ("layers { layer { name: 'a' type: 'relu' new_num: 3 } }", "sets new_num; Caffe never read it"),
-        (
-            "layers { layer { type: 'relu' hdf5_output_param { } } }",
-            "sets hdf5_output_param; only hdf5_output layers",
-        ),
-        (
-            "layers { layer { type: 'relu' } name: 'a' }",
-            "layers number 0, 'a', has name; this net is in the oldest",
         ),
         ("layers { layer { type: 'relu' } }\nlayers { type: RELU }", "layers number 1, '', has type; this net is"),
         ("layers { layer { type: 'relu' } }\nlayers { }", "layers number 1, '', has no `layer` block"),
@@ -313,17 +330,19 @@ PADDING = INPUT + "layers { layer { name: 'p' type: 'padding' pad: 2 } bottom: '
         ),
     ],
 )
-def test_a_v0_layer_that_caffe_could_not_place_is_refused_with_its_line(text, message):
+def test_a_v0_layer_that_caffe_could_not_build_is_refused_with_its_line(text, message):
     said = refused(text)
     assert message in said
     assert said.startswith(f"old.prototxt:{text.count(chr(10)) + 1}: layers number ")
 
 
-def test_a_name_that_is_no_utf8_is_refused():
+def test_names_that_are_no_utf8_stay_apart():
     """protobuf hands such a name out as bytes, and raises ValueError where it is copied."""
-    damaged = net("layers { name: 'abc' }").SerializeToString().replace(b"abc", b"a\xffc")
-    with pytest.raises(NetError, match=r"w\.caffemodel: V1LayerParameter\.name is b'a\\xffc', which is no UTF-8"):
-        upgrade_net(NetParameter.FromString(damaged), source="w.caffemodel")
+    raw = net("layers { name: 'abc' bottom: ['x', 'abc'] }").SerializeToString().replace(b"abc", b"a\xffc")
+    message = NetParameter.FromString(raw)
+    (layer,) = upgrade_net(message).net.layer
+    assert (layer.name, list(layer.bottom)) == (r"a\xffc", ["x", r"a\xffc"])
+    assert message == NetParameter.FromString(raw)
 
 
 def test_a_required_field_that_a_binary_file_lacks_is_named():

@@ -210,7 +210,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "layer",
         [
-            'type: "Split" bottom: "x" top: "x" top: "x"',
+            'type: "Slice" bottom: "x" top: "x" top: "x" slice_param { slice_point: 1 }',
             'type: "Eltwise" bottom: "y" bottom: "x" top: "x"',
             'type: "Slice" bottom: "x" top: "z" top: "x" slice_param { slice_point: 1 }',
             'type: "Split" bottom: "x" top: "z" top: "z"',
@@ -385,14 +385,6 @@ class TestParameters:
         nets["train"](x)
         nets["test"](x)
         assert torch.equal(nets["train"].weights()["n"][0], nets["test"].weights()["n"][0])
-
-    def test_two_layers_of_one_name_may_not_both_have_blobs(self):
-        message = fault(INPUT + ip("p", "x", "a") + ip("p", "x", "b"))
-        assert "a layer before it has the same name, and both have blobs" in message
-        net = CaffeNet.from_prototxt(
-            INPUT + ip("p", "x", "a") + 'layer { name: "p" type: "ReLU" bottom: "a" top: "b" }'
-        )
-        assert list(net.weights()) == ["p"]
 
     def test_frozen_parameters_get_no_gradient(self):
         net = CaffeNet.from_prototxt(

@@ -200,7 +200,8 @@ with os.fdopen(answer, "wb") as out:
 def test_protobuf_in_cpp_takes_and_refuses_the_same_spellings():
     """Caffe reads its files by this parser.
 
-    Known differences, all wanted: ours refuses strings that are no UTF-8, and takes a byte-order mark and -0 where
+    Known differences, all wanted: ours reads bytes that are no UTF-8 as their escape
+    sequences, and takes a byte-order mark and -0 where
     a number cannot be negative. A missing required field is a warning of protoc and an error of Caffe and of ours.
     """
     pytest.importorskip("grpc_tools")

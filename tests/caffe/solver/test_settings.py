@@ -58,8 +58,9 @@ def test_every_value_arrives():
         (GOOD.replace("fixed", "stepp"), r"lr_policy is 'stepp', did you mean 'step'\?"),
         (GOOD + ' type: "Adagrad"', r"type is 'Adagrad', did you mean 'AdaGrad'\?; it must be one of SGD"),
         (GOOD + ' type: "LARS"', "type is 'LARS'.*Nesterov, AdaGrad, RMSProp, AdaDelta, Adam"),
-        (GOOD + " momentum: 1", "momentum is 1.0; it must be at least 0 and below 1"),
-        (GOOD + " momentum: -0.5", "momentum is -0.5"),
+        (GOOD + " momentum: 1", "momentum is 1.0; it must be above -1 and below 1"),
+        (GOOD + " momentum: -1", "momentum is -1.0; it must be above -1 and below 1"),
+        (GOOD + ' type: "AdaDelta" momentum: -0.5', "momentum is -0.5; it must be at least 0 and below 1"),
         (GOOD + ' type: "AdaGrad" momentum: 0.5', "momentum is 0.5; type AdaGrad has none"),
         (GOOD + ' type: "RMSProp" momentum: 0.5', "momentum is 0.5; type RMSProp has none"),
         (GOOD + ' type: "RMSProp" rms_decay: 1', "rms_decay is 1.0"),
@@ -100,3 +101,13 @@ def test_nets_do_not_matter_where_they_are_told_elsewhere():
     text = 'train_net: "n" base_lr: 1 lr_policy: "fixed" test_iter: 1 test_interval: 1'
     message = text_format.Parse(text, SolverParameter())
     assert SolverSettings.from_message(message, own_nets=False).test_iter == (1,)
+
+
+def test_adadelta_needs_no_rate(caplog):
+    assert settings(GOOD.replace("base_lr: 0.5", 'type: "AdaDelta"')).policy.base_lr == 1
+    assert caplog.messages[0].startswith("solver.prototxt: base_lr is missing: it is taken as 1")
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "Adam"])
+def test_momentum_may_be_negative(kind):
+    assert settings(f'{GOOD} type: "{kind}" momentum: -0.25').rule.momentum == -0.25

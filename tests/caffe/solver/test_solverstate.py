@@ -1,5 +1,6 @@
 """Solver states in both forms, and files that are none."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from sparknet.caffe.schema import LooseBlobProto, SolverState
+from sparknet.caffe.solver.named_files import find_learned_net
 from sparknet.caffe.solver.solverstate import SavedState, read_state, write_state
 from sparknet.errors import CheckpointError, NetError
 
@@ -152,8 +154,14 @@ def test_a_number_that_caffe_cannot_hold(tmp_path: Path):
         read_state(path)
 
 
-def test_a_name_of_weights_that_is_no_text(tmp_path: Path):
+def test_a_name_of_weights_that_is_no_utf8_is_a_path_all_the_same(tmp_path: Path):
     path = tmp_path / "a.solverstate"
     path.write_bytes(SolverState(iter=1).SerializeToString() + b"\x12\x02\xff\xfe")
-    with pytest.raises(CheckpointError, match=r"learned_net is b'\\xff\\xfe'; it must be UTF-8 text"):
-        read_state(path)
+    write_state(state(), tmp_path / "a.solverstate.h5")
+    with h5py.File(tmp_path / "a.solverstate.h5", "r+") as file:
+        del file["learned_net"]
+        file["learned_net"] = np.bytes_(b"\xff\xfe")
+    weights = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    weights.touch()
+    for name in ("a.solverstate", "a.solverstate.h5"):
+        assert find_learned_net(read_state(tmp_path / name).learned_net, path) == weights

@@ -17,6 +17,9 @@ SHAPES = [(3, 4), (4,), (2, 3, 2, 2)]
 
 RULES = [
     UpdateRule(type="SGD", momentum=0.9, weight_decay=0.05),
+    UpdateRule(type="SGD", momentum=-0.3, weight_decay=0.05),
+    UpdateRule(type="Nesterov", momentum=-0.3),
+    UpdateRule(type="Adam", momentum=-0.3, delta=1e-4),
     UpdateRule(type="Nesterov", momentum=0.9, weight_decay=0.05),
     UpdateRule(type="AdaGrad", delta=1e-3, weight_decay=0.05),
     UpdateRule(type="RMSProp", rms_decay=0.9, delta=1e-3, weight_decay=0.05),

@@ -18,7 +18,7 @@ from sparknet.caffe.prototxt import parse_text
 from sparknet.caffe.schema import BlobProto, LooseBlobProto, NetParameter
 from sparknet.caffe.weights import caffemodel
 from sparknet.caffe.weights.blobs import array_of, blob_of
-from sparknet.caffe.weights.caffemodel import read_weights
+from sparknet.caffe.weights.caffemodel import read_weights, upgrade_binary
 from sparknet.caffe.weights.trained import load_listed, load_weights
 from sparknet.caffe.weights.wire import cut_numbers, layer_bytes
 from sparknet.caffe.weights.written_form import written_form
@@ -500,12 +500,16 @@ def test_a_damaged_blob_is_named(tmp_path):
     refused(write(tmp_path / "w.caffemodel", net), "layer 'fc', blob 0", "3000000000000 numbers and there are 6")
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_a_name_that_is_no_utf8_is_the_one_that_a_text_file_has(tmp_path):
     net = NetParameter()
     net.layer.add(name="abcd").blobs.append(blob_of(TWO))
     path = tmp_path / "w.caffemodel"
     path.write_bytes(net.SerializeToString().replace(b"abcd", b"\xff\xfecd"))
-    refused(path, "no UTF-8")
+    (tmp_path / "net.prototxt").write_bytes(b"layer { name: '\xff\xfecd' }")
+    (layer,) = NetSpec.from_prototxt(tmp_path / "net.prototxt").parameters.layer
+    assert list(read_weights(path).blobs) == [layer.name] == [r"\xff\xfecd"]
+    upgrade_binary(path, tmp_path / "new.caffemodel")
+    assert list(read_weights(tmp_path / "new.caffemodel").blobs) == [layer.name]
 
 
 def test_damaged_hdf5_is_refused(saved, tmp_path):
@@ -605,12 +609,6 @@ def test_names_with_dots_and_slashes_survive_hdf5(name, tmp_path):
     other = make(text)
     assert other.load_weights(tmp_path / "w.h5").missing == ()
     assert equal(net, other)
-
-
-def test_two_layers_of_one_name_that_both_have_blobs_are_refused():
-    """A weight file goes by names and could hold only one of them."""
-    with pytest.raises(NetError, match="'fc'"):
-        make(NET.replace('name: "score"', 'name: "fc"'))
 
 
 def test_the_file_has_the_rights_that_others_have(saved):

@@ -69,3 +69,39 @@ def test_only_an_image_is_written(shape, tmp_path):
     with pytest.raises(NetError, match="channels, height, width"):
         write_mean(tmp_path / "m", np.zeros(shape))
     assert list(tmp_path.iterdir()) == []
+
+
+JAVA = bytes.fromhex("aced0005757200025b460b9c818922e00c420200007870")
+"""What Java's ObjectOutputStream writes before the length of a float[]."""
+
+
+def java_floats(count: int, numbers: np.ndarray) -> bytes:
+    return JAVA + count.to_bytes(4, "big") + numbers.astype(">f4").tobytes()
+
+
+def test_the_first_sparknets_mean_is_three_big_endian_planes(tmp_path, caplog):
+    image = np.random.default_rng(1).uniform(0, 255, (3, 256, 256)).astype(np.float32)
+    (tmp_path / "imagenet.mean").write_bytes(java_floats(196_608, image))
+    assert (tmp_path / "imagenet.mean").stat().st_size == 27 + 4 * 196_608
+    mean = read_mean(tmp_path / "imagenet.mean")
+    assert mean.dtype == np.float32
+    np.testing.assert_array_equal(mean, image)
+    assert 'data.channel_order="rgb"' in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        java_floats(12, np.zeros(11)),
+        java_floats(12, np.zeros(13)),
+        java_floats(13, np.zeros(13)),
+        java_floats(9, np.zeros(9)),
+        java_floats(0, np.zeros(0)),
+        JAVA,
+        JAVA + b"\0\0",
+    ],
+)
+def test_another_array_of_javas_is_no_mean(content, tmp_path):
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(NetError, match=r"m is no mean image, or a damaged one: it is a float\[\] of Java's"):
+        read_mean(tmp_path / "m")

@@ -107,6 +107,33 @@ def test_nets_are_found_from_here_then_beside_the_solver(
     assert run_of(example, net=other).run.name == "other"
 
 
+def test_mean_files_are_found_from_here_then_beside_the_solver(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    named = example.net.read_text()
+    mean = next(example.net.parent.rglob("*.binaryproto"))
+    found = example.solver.parent / 'a "b".binaryproto'
+    mean.rename(found)
+    written = named.replace(f'"{mean}"', '"/root/"  # of another machine\n \'a "b".binaryproto\'')
+    example.net.write_text(written)
+    config = run_of(example)
+    assert config.net.prototxt != written
+    layers = NetSpec.from_text(config.net.prototxt).parameters.layer
+    assert [layer.transform_param.mean_file for layer in layers[:2]] == [str(found)] * 2
+    assert "is taken, which has its name" in caplog.text
+    # what levels and stages have been applied to is another text
+    merged = run_of(example, SOLVER + 'train_state { stage: "x" }\n')
+    layers = NetSpec.from_text(merged.net.prototxt).parameters.layer
+    assert {layer.transform_param.mean_file for layer in layers if layer.type == "Data"} == {str(found)}
+    # from here, as in Caffe
+    example.net.write_text(named.replace(str(mean), "m.binaryproto"))
+    found.rename(here / "m.binaryproto")
+    assert run_of(example).net.prototxt == example.net.read_text()
+
+
 @pytest.mark.parametrize(
     "nets", ["", 'train_net: "none"\n', 'train_net: "none"\ntest_net: "none"\n', 'net: "none"\ntest_net: "none"\n']
 )

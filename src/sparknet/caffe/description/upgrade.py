@@ -7,9 +7,10 @@ The steps and their order are those of Caffe (upgrade_proto.cpp: UpgradeNetAsNee
     -> V2 (since 2015, `layer { type: "Convolution" }`) -> `input` fields into an Input layer
     -> the three statistics of a BatchNorm layer get the multipliers 0
 
-Where Caffe warns of a field that it cannot place and goes on without it, this raises: the net would be another one.
+Where Caffe logs what it cannot place and goes on without it, so does this, as a warning of Python's `logging`.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,9 +19,12 @@ from google.protobuf.message import Message
 
 from sparknet.caffe.description.upgrade_v0 import put, upgrade_v0
 from sparknet.caffe.schema import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
+from sparknet.caffe.schema.strings import readable_strings
 from sparknet.errors import NetError
 
 __all__ = ["Origin", "Upgrade", "upgrade_net", "upgrade_solver"]
+
+_log = logging.getLogger(__name__)
 
 Origin = tuple[str, int] | None
 """The field and index that a layer had in the message it came from; None for a layer that no field stands for."""
@@ -49,16 +53,17 @@ def upgrade_net(
         lines: where its layers stand, for errors (`Parsed.lines`).
 
     Raises:
-        NetError: the file mixes generations, a legacy layer has a type or field that Caffe did not know, or a
-            binary file holds a name that is no UTF-8 or lacks a required field.
+        NetError: the file mixes V0 and V1, a legacy layer has a type that Caffe did not know, or a binary file
+            lacks a required field.
     """
-    # First: protobuf raises ValueError, without a place, when a damaged string is copied.
+    net = readable_strings(net)
     _check_damage(net, f"{source}: " if source else "")
     modern = NetParameter()
     modern.CopyFrom(net)
     origins: list[Origin] = [("layer", index) for index in range(len(net.layer))]
     if net.layers:
         modern.ClearField("layers")
+        modern.ClearField("layer")
         kept = _modern_layers(net, source, lines or {})
         modern.layer.extend(layer for _, layer in kept)
         origins = [("layers", index) for index, _ in kept]
@@ -98,20 +103,13 @@ def upgrade_solver(solver: SolverParameter) -> SolverParameter:
 
 
 def _check_damage(message: Message, file: str) -> None:
-    """Refuse what text cannot hold and protobuf lets pass in a binary file, to raise where it is copied or written.
-
-    A string that is no UTF-8 comes out as bytes, and a required field may be missing.
-    """
+    """Refuse what protobuf lets pass in a binary file, to raise where it is written: a missing required field."""
     name = message.DESCRIPTOR.name
     for field in message.DESCRIPTOR.fields if not message.IsInitialized() else ():
         if field.is_required and not message.HasField(field.name):
             raise NetError(f"{file}a {name} lacks {field.name}, which Caffe requires: the file is damaged")
     for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_STRING:
-            for text in value if field.is_repeated else (value,):
-                if isinstance(text, bytes):
-                    raise NetError(f"{file}{name}.{field.name} is {text!r}, which is no UTF-8: the file is damaged")
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
             for inner in value if field.is_repeated else (value,):
                 _check_damage(inner, file)
 
@@ -127,11 +125,13 @@ def _modern_layers(
         old = net.layers[index]
         return f"{file}layers number {index}, {old.layer.name or old.name!r},"
 
-    # Caffe logs an error and goes on without the `layer` ones: another net than the file says.
+    # UpgradeV1Net: "already specifies 'layer' fields; these will be ignored".
     if net.layer:
-        raise NetError(
-            f"{place(0)} is in the old notation and {len(net.layer)} `layer` are in the new one; "
-            f"Caffe takes one or the other: write all of them as `layer`"
+        _log.warning(
+            "%s is in the old notation and %d `layer` are in the new one, which are passed over, as in Caffe: "
+            "write all of them as `layer`",
+            place(0),
+            len(net.layer),
         )
     # One layer of V0 makes a net of V0, as in Caffe (NetNeedsV0ToV1Upgrade); `upgrade_v0` then refuses the
     # others.

@@ -1,14 +1,18 @@
 """Caffe's oldest notation, V0 (2013), brought to V1: all settings of a layer in one flat `layer` block."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
 
+from sparknet.caffe.prototxt.fork_layers import about_type
 from sparknet.caffe.schema import NetParameter, V1LayerParameter
 from sparknet.errors import NetError
 
 __all__ = ["put", "upgrade_v0"]
+
+_log = logging.getLogger(__name__)
 
 _V1 = V1LayerParameter
 _V0_TYPES = {
@@ -95,17 +99,25 @@ def upgrade_v0(net: NetParameter, place: Callable[[int], str]) -> list[tuple[int
         net: the net; it is not changed.
         place: how an error names the layer of an index.
 
+    What Caffe passes over is passed over, with a warning: fields of other layer types, and those beside `layer`.
+
     Raises:
-        NetError: a V1 layer among them, a type or field that V0 did not know, or padding that no layer can take.
+        NetError: a V1 layer among them, a type that V0 did not know, or padding that no layer can take.
     """
-    # UpgradeV0LayerParameter takes bottom, top and what is in `layer`; what stands beside them would be lost
-    # unseen.
     for index, layer in enumerate(net.layers):
         outside = [field.name for field, _ in layer.ListFields() if field.name not in ("layer", "bottom", "top")]
-        if outside or not layer.HasField("layer"):
+        notation = (
+            "this net is in the oldest notation, `layers { layer { ... } }`, with every setting in that block"
+        )
+        # Caffe makes a layer without a type of it, and ends where that is to be built.
+        if not layer.HasField("layer"):
             raise NetError(
-                f"{place(index)} has {outside[0] if outside else 'no `layer` block'}; this net is in the oldest "
-                f"notation, `layers {{ layer {{ ... }} }}`, with every setting in that block: put it there"
+                f"{place(index)} has {outside[0] if outside else 'no `layer` block'}; {notation}: put it there"
+            )
+        # UpgradeV0LayerParameter takes bottom, top and what is in `layer`.
+        for name in outside:
+            _log.warning(
+                "%s has %s outside of it; %s: it is passed over, as in Caffe", place(index), name, notation
             )
     return [(index, _from_v0(layer, place(index))) for index, layer in _fold_padding(net, place)]
 
@@ -158,6 +170,8 @@ def _from_v0(old: V1LayerParameter, where: str) -> V1LayerParameter:
     layer = V1LayerParameter(bottom=old.bottom, top=old.top)
     if settings.HasField("type"):
         if settings.type not in _V0_TYPES:
+            if about := about_type(settings.type):
+                raise NetError(f"{where} has the type {settings.type!r}, {about}")
             raise NetError(
                 f"{where} has the type {settings.type!r}; the oldest notation has {', '.join(_V0_TYPES)} and "
                 f"padding: correct it, or write the net in the new notation"
@@ -165,9 +179,9 @@ def _from_v0(old: V1LayerParameter, where: str) -> V1LayerParameter:
         layer.type = _V0_TYPES[settings.type]
     for field, value in settings.ListFields():
         if field.name == "hdf5_output_param" and settings.type != "hdf5_output":
-            raise NetError(f"{where} sets {field.name}; only hdf5_output layers have it: remove it")
+            _passed_over(where, field.name, ["hdf5_output"])
         # UpgradeV0LayerParameter: in a layer of any type.
-        if field.name in _V0_TRANSFORMATION:
+        elif field.name in _V0_TRANSFORMATION:
             setattr(layer.transform_param, _V0_TRANSFORMATION[field.name], value)
         elif field.name in _V0_FIELDS:
             _put_v0(layer, settings.type, field.name, value, where)
@@ -180,11 +194,18 @@ def _put_v0(layer: V1LayerParameter, kind: str, name: str, value: Any, where: st
     """Set the V1 field that a V0 field has become for a layer of the type `kind`."""
     modern_name, holders = _V0_FIELDS[name]
     if kind not in holders:
-        rule = f"only {' and '.join(holders)} layers have it" if holders else "Caffe never read it"
-        raise NetError(f"{where} sets {name}; {rule}: remove it")
+        _passed_over(where, name, list(holders))
+        return
     holder = getattr(layer, holders[kind])
     # Kernel, stride and pad have become lists in a Convolution since, one number for each axis.
     put(holder, modern_name, [value] if holder.DESCRIPTOR.fields_by_name[modern_name].is_repeated else value)
+
+
+def _passed_over(where: str, name: str, kinds: list[str]) -> None:
+    """Tell of a field that a layer's type does not have."""
+    # upgrade_proto.cpp: "Unknown parameter ... for layer type ...", and "continuing anyway".
+    rule = f"only {' and '.join(kinds)} layers have it" if kinds else "Caffe never read it"
+    _log.warning("%s sets %s; %s: it is passed over, as in Caffe", where, name, rule)
 
 
 def put(message: Message, name: str, value: Any) -> None:

@@ -33,6 +33,7 @@ __all__ = [
 class ReLU(Layer):
     """max(x, 0) + negative_slope min(x, 0); the slope at 0 is negative_slope."""
 
+    caffe_in_place = "right"
     works_in_place = True
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -50,6 +51,7 @@ class ReLU(Layer):
 class PReLU(Layer):
     """max(x, 0) + a min(x, 0) with one a for each channel, or for all with `channel_shared` (He et al. 2015)."""
 
+    caffe_in_place = "right"
     needs_output = False
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -72,6 +74,7 @@ class PReLU(Layer):
 class ELU(Layer):
     """x where it is positive, else alpha (e^x - 1) (Clevert et al. 2016)."""
 
+    caffe_in_place = "right"
     needs_output = False
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -86,6 +89,8 @@ class ELU(Layer):
 class Sigmoid(Layer):
     """1 / (1 + e^-x)."""
 
+    caffe_in_place = "right"
+
     # `needs_output` stays true, here and in TanH and Exp: torch takes the gradient from the result, y (1 - y).
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,6 +101,8 @@ class Sigmoid(Layer):
 class TanH(Layer):
     """Hyperbolic tangent."""
 
+    caffe_in_place = "right"
+
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to the same."""
         return x.tanh()
@@ -103,6 +110,8 @@ class TanH(Layer):
 
 class AbsVal(Layer):
     """|x|; its slope at 0 is 0."""
+
+    caffe_in_place = "refused"
 
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to the same."""
@@ -112,6 +121,8 @@ class AbsVal(Layer):
 class BNLL(Layer):
     """log(1 + e^x)."""
 
+    caffe_in_place = "gradient"
+
     def forward(self, x: Tensor) -> Tensor:
         """[*any] to the same."""
         return functional.softplus(x, threshold=50)  # bnll_layer.cpp: above 50 the slope is 1
@@ -119,6 +130,8 @@ class BNLL(Layer):
 
 class Power(Layer):
     """(shift + scale x)^power; 1 everywhere where power is 0."""
+
+    caffe_in_place = "gradient"
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
@@ -137,6 +150,8 @@ class Power(Layer):
 class Exp(Layer):
     """base^(shift + scale x); base -1 stands for e."""
 
+    caffe_in_place = "right"
+
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
         given = parameters.exp_param
@@ -152,6 +167,8 @@ class Exp(Layer):
 
 class Log(Layer):
     """Logarithm of shift + scale x to the base; base -1 stands for e."""
+
+    caffe_in_place = "gradient"
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
@@ -170,6 +187,8 @@ class Log(Layer):
 class Threshold(Layer):
     """1 where x is above the threshold, else 0; no gradient."""
 
+    caffe_in_place = "right"
+
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
         self.threshold = parameters.threshold_param.threshold
@@ -181,6 +200,8 @@ class Threshold(Layer):
 
 class Clip(Layer):
     """X, but not below min nor above max; the slope is 1 from min to max, and 0 outside."""
+
+    caffe_in_place = "gradient"
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
@@ -198,6 +219,8 @@ class Clip(Layer):
 class Swish(Layer):
     """X / (1 + e^(-beta x))."""
 
+    caffe_in_place = "right"
+
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
         self.beta = parameters.swish_param.beta
@@ -211,6 +234,7 @@ class Swish(Layer):
 class Dropout(Layer):
     """In training x / (1 - dropout_ratio), or 0 with probability dropout_ratio; else x."""
 
+    caffe_in_place = "right"
     works_in_place = True
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:

@@ -25,6 +25,8 @@ class Concat(Layer):
         super().__init__(parameters, bottoms)
         given = parameters.concat_param
         first = bottoms[0]
+        if len(bottoms) == 1:
+            self.caffe_in_place = "right"  # the top is the bottom
         self.axis = _axis(given, first, "concat_dim")
         for place, shape in enumerate(bottoms):
             if _without(shape, self.axis) != _without(first, self.axis) or len(shape) != len(first):
@@ -50,6 +52,8 @@ class Slice(Layer):
         (shape,) = bottoms
         self.axis = _axis(given, shape, "slice_dim")
         self.tops = len(parameters.top)
+        if self.tops == 1:
+            self.caffe_in_place = "right"  # the top is the bottom
         self.points = tuple(given.slice_point)
         if self.points:
             self._check_points(shape)
@@ -82,6 +86,8 @@ class Slice(Layer):
 
 class Split(Layer):
     """The same blob under several names; their gradients add up."""
+
+    caffe_in_place = "refused"
 
     # `needs_output` stays true: one reader that worked in place would change what the other readers see.
     top_count = (1, None)

@@ -1,16 +1,19 @@
 """What every layer is: an `nn.Module` made from its description and the shapes of its bottoms."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sparknet.caffe.schema import LayerParameter
 
-__all__ = ["Layer", "Shape"]
+__all__ = ["InPlace", "Layer", "Shape"]
 
 Shape = tuple[int, ...]
 """Of a blob, the batch axis first."""
+InPlace = Literal["right", "gradient", "values", "refused"]
+"""What Caffe computes in place, with a top that is its bottom: the same as otherwise; another gradient, it takes it
+from what it has overwritten; other values too, for it still reads what it overwrites; or nothing."""
 
 
 class Layer(nn.Module):
@@ -38,6 +41,8 @@ class Layer(nn.Module):
     """Whether the first top has weight 1 in the net's loss where the file gives none."""
     works_in_place: ClassVar[bool] = False
     """Whether `forward` heeds `in_place`."""
+    caffe_in_place: InPlace = "values"
+    """What Caffe computes in place. Here it is always what a top of its own would have."""
     needs_output: ClassVar[bool] = True
     """Whether the backward pass may need what `forward` returned, or that is a view of a bottom: then nothing may
     overwrite it."""

@@ -101,6 +101,7 @@ class BatchNorm(Layer):
     quotient by the third (batch_norm_layer.cpp).
     """
 
+    caffe_in_place = "right"
     needs_output = False
     mean: Tensor
     variance: Tensor
@@ -205,6 +206,7 @@ class _Broadcast(Layer):
 class Scale(_Broadcast):
     """x times a blob of the shape of some of its axes, plus perhaps another; with two bottoms times the second."""
 
+    caffe_in_place = "right"
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
@@ -236,6 +238,7 @@ class Scale(_Broadcast):
 class Bias(_Broadcast):
     """x plus a blob of the shape of some of its axes; with two bottoms plus the second."""
 
+    caffe_in_place = "right"
     bias: nn.Parameter | None
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -259,6 +262,7 @@ class MVN(Layer):
     above but for the last term, where eps does not belong.
     """
 
+    caffe_in_place = "gradient"
     needs_output = False
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:

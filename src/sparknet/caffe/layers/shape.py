@@ -18,6 +18,8 @@ __all__ = ["BatchReindex", "Crop", "Filter", "Flatten", "Reduction", "Reshape", 
 class Flatten(Layer):
     """The axes from `axis` to `end_axis` made one."""
 
+    caffe_in_place = "refused"
+
     # `needs_output` stays true, as in Reshape and Crop: the top may be a view of the bottom, and whoever
     # overwrote it would overwrite the bottom too.
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -44,6 +46,8 @@ class Reshape(Layer):
 
     In `shape` 0 copies the bottom's size at that place and one -1 takes what is left.
     """
+
+    caffe_in_place = "refused"
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)

@@ -30,6 +30,8 @@ _NO_LABEL = -(2**62) - 1
 class Softmax(Layer):
     """p = exp(x) / sum exp(x) along `axis`."""
 
+    caffe_in_place = "right"
+
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
         super().__init__(parameters, bottoms)
         self.axis = canonical_axis(parameters.softmax_param.axis, bottoms[0])

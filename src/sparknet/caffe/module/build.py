@@ -5,6 +5,7 @@ over tensors without memory, so that no layer's arithmetic is written down twice
 """
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,10 +17,13 @@ from sparknet.caffe.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blob
 from sparknet.caffe.layers.blob_limits import check_blob_shape
 from sparknet.caffe.module.fusion import take_shortcuts
 from sparknet.caffe.module.net_plan import BuildPlan, Learnable, Step
+from sparknet.caffe.prototxt.fork_layers import about_type
 from sparknet.caffe.schema import TRAIN, LayerParameter, ParamSpec
 from sparknet.errors import NetError
 
 __all__ = ["build"]
+
+_log = logging.getLogger(__name__)
 
 
 def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> BuildPlan:
@@ -45,8 +49,10 @@ def _check_types(spec: NetSpec) -> None:
     faults: list[str] = []
     for index, layer in enumerate(spec.parameters.layer):
         if layer.type not in known:
+            about = about_type(layer.type)
             close = difflib.get_close_matches(layer.type, known, n=1)
-            faults.append(spec.place(index) + (f", did you mean {close[0]}?" if close else ""))
+            hint = f", {about}" if about else f", did you mean {close[0]}?" if close else ""
+            faults.append(spec.place(index) + hint)
     if faults:
         raise NetError(
             f"{len(faults)} layers are of types that are not supported: "
@@ -119,7 +125,8 @@ class _Builder:
         bottoms, tops = tuple(description.bottom), tuple(description.top)
         if kind.is_loss and not tops:
             # one each, as in Caffe, where these tops share this name but are never looked up by it
-            tops = (f"(automatic) of {description.name}" if "(automatic)" in self._plan.shapes else "(automatic)",)
+            free = ("(automatic)", f"(automatic) of {description.name}", f"(automatic) of layer {index}")
+            tops = (next(name for name in free if name not in self._plan.shapes),)
         _check_count("bottoms", len(bottoms), kind.bottom_count)
         _check_count("tops", len(tops), kind.top_count)
         for name in bottoms:
@@ -128,8 +135,11 @@ class _Builder:
         layer = _make_layer(kind, description, shapes, training=self._is_training(description))
         # Before blobs are shared: a view of another layer's blob is not among those that this pass replaces.
         top_shapes = _top_shapes(layer, shapes, len(tops))
-        self._share_blobs(description, layer)
+        self._share_blobs(description, layer, self._spec.place(index))
         self._unread.difference_update(bottoms)
+        overwritten = [name for name, bottom in zip(tops, bottoms, strict=False) if name == bottom]
+        if overwritten:
+            _check_in_place(layer, overwritten[0], self._spec.place(index))
         for place, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
             # net.cpp, AppendTop: a top may have the name of a blob that exists if the bottom at the same place is
             # that blob. Anything else would be a blob of two makers.
@@ -184,16 +194,17 @@ class _Builder:
         if is_output:
             self._unread.add(name)
 
-    def _share_blobs(self, description: LayerParameter, layer: Layer) -> None:
+    def _share_blobs(self, description: LayerParameter, layer: Layer, where: str) -> None:
         """Enter the layer's blobs into `learnable`; those with a name that is known become the known tensor."""
         names = layer.blob_names
         if len(description.param) > len(names):
             raise NetError(f"it has {len(description.param)} param entries and {len(names)} blobs")
-        # Caffe lets it pass, and later loads the weights of both into the first (CopyTrainedLayersFrom looks for
-        # a name from the front).
+        # CopyTrainedLayersFrom and ShareTrainedLayersWith look for a name from the front, and so do we.
         if names and description.name in self._owners:
-            raise NetError(
-                "a layer before it has the same name, and both have blobs, which go by layer name: rename one"
+            _log.warning(
+                "%s: a layer before it has the same name, and both have blobs: of weight files and in test nets "
+                "only the first gets any, as in Caffe, and this one begins as it is filled: rename one",
+                where,
             )
         if names:
             self._owners.add(description.name)
@@ -258,6 +269,29 @@ def _make_layer(
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch has no memory for its blobs
         reason = " ".join(str(error).split())
         raise NetError(f"its blobs cannot be made: {reason}; it must be smaller to fit this machine") from error
+
+
+def _check_in_place(layer: Layer, blob: str, where: str) -> None:
+    """Refuse in place what Caffe refuses so, and tell where it computes something else."""
+    remedy = "give its top another name"
+    if layer.caffe_in_place == "refused":
+        raise NetError(f"its top is its bottom {blob!r}; Caffe computes no such layer in place: {remedy}")
+    if layer.caffe_in_place == "gradient" and layer.training:
+        _log.warning(
+            "%s: its top is its bottom %r; in place Caffe takes the gradient from what it has overwritten, here "
+            "it is that of a top of its own: %s, and both are alike",
+            where,
+            blob,
+            remedy,
+        )
+    elif layer.caffe_in_place == "values":
+        _log.warning(
+            "%s: its top is its bottom %r; in place Caffe overwrites what it still reads, and here the top has the "
+            "values of one of its own: %s, and both are alike",
+            where,
+            blob,
+            remedy,
+        )
 
 
 def _check_count(what: str, found: int, allowed: tuple[int, int | None]) -> None:

@@ -1,8 +1,8 @@
 """A Caffe net as a torch module: blobs by name in, blobs by name out."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +12,13 @@ from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.layers import InputBlob, Layer, Shape
 from sparknet.caffe.module.build import build
 from sparknet.caffe.module.net_plan import Learnable, Step
-from sparknet.caffe.schema import TRAIN
+from sparknet.caffe.schema import TRAIN, LayerParameter
 from sparknet.caffe.weights.trained import Frame, Loaded, load_weights, write_weights
 from sparknet.errors import NetError
 
 __all__ = ["CaffeNet"]
+
+T = TypeVar("T")
 
 
 class CaffeNet(nn.Module):
@@ -72,7 +74,7 @@ class CaffeNet(nn.Module):
         self.shapes = plan.shapes
         self.steps: list[Step] = plan.steps
         self.learnable: list[Learnable] = plan.learnable
-        self._results = _results(plan.steps)
+        self._result_names, self._results = _results(plan.steps)
         self.frame: Frame | None = None
         self._ties: list[tuple[Layer, str, Layer]] = []
         """Buffers that are another net's: whose, under which name, and that net's layer."""
@@ -116,7 +118,7 @@ class CaffeNet(nn.Module):
         """
         values = self._given(inputs)
         kept: dict[str, Tensor] = {}
-        for step in self.steps:
+        for at, step in enumerate(self.steps):
             bottoms = [
                 values[name].detach() if cut else values[name]
                 for name, cut in zip(step.bottoms, step.detached, strict=True)
@@ -127,7 +129,7 @@ class CaffeNet(nn.Module):
                 values[name] = top
                 # Given back although a later layer may read it, or overwrite it: `loss` needs it as it was.
                 if weight:
-                    kept[_result_name(step, name, self._results)] = top
+                    kept[self._result_names[at, name]] = top
         if blobs is not None:
             return {name: self._blob(values, name) for name in blobs}
         return {name: values[name] for name in self.outputs} | kept
@@ -160,8 +162,15 @@ class CaffeNet(nn.Module):
         return torch.stack([outputs[name].sum() * weight for name, weight in self._results.items()]).sum()
 
     def weights(self) -> dict[str, list[Tensor]]:
-        """The learned tensors by layer name, live, in Caffe's order; a shared one appears in each layer."""
-        return {step.name: blobs for step in self.steps if (blobs := step.layer.blobs())}
+        """The learned tensors by layer name, live, in Caffe's order; a shared one appears in each layer.
+
+        Of several layers of one name the first is there, which is the one that takes them from a file.
+        """
+        return _by_name((layer.name, blobs) for layer, blobs in self.layer_blobs() if blobs)
+
+    def layer_blobs(self) -> list[tuple[LayerParameter, list[Tensor]]]:
+        """Of each layer that computes, in order, its description and its learned tensors, live."""
+        return [(step.description, step.layer.blobs()) for step in self.steps]
 
     def set_weights(self, weights: Mapping[str, Sequence[Tensor | np.ndarray]]) -> None:
         """Copy values into the layers of the same names; layers not named keep theirs, names not here are ignored.
@@ -218,11 +227,13 @@ class CaffeNet(nn.Module):
         Raises:
             NetError: the number of blobs or a shape differs.
         """
-        theirs = {step.name: step.layer for step in other.steps}
-        for step in self.steps:
+        theirs = {step.name: step.layer for step in other.steps if step.layer.blob_names}
+        own = _by_name((step.name, step) for step in self.steps if step.layer.blob_names)
+        for step in own.values():
             owner = theirs.get(step.name)
-            # net.cpp, ShareTrainedLayersWith: by name, and what only one of the nets has is passed over.
-            if owner is None or not step.layer.blob_names:
+            # net.cpp, ShareTrainedLayersWith: by name, the last of theirs with the first of ours, and what only one
+            # of the nets has is passed over.
+            if owner is None:
                 continue
             if step.layer.blob_names != owner.blob_names:
                 raise NetError(f"layer {step.name!r} has other blobs in the two nets")
@@ -305,6 +316,14 @@ class CaffeNet(nn.Module):
         return values[name]
 
 
+def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What comes first of each name, in order."""
+    found: dict[str, T] = {}
+    for name, value in named:
+        found.setdefault(name, value)
+    return found
+
+
 def _run(step: Step, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
     try:
         tops = step.run(*bottoms)
@@ -324,22 +343,22 @@ def _run(step: Step, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
         ) from error
 
 
-def _results(steps: Sequence[Step]) -> dict[str, float]:
-    """Names under which `forward` returns what counts in the loss, with the weight of each."""
+def _results(steps: Sequence[Step]) -> tuple[dict[tuple[int, str], str], dict[str, float]]:
+    """Names under which `forward` returns what counts in the loss: by layer and top, and the weight of each."""
     last_maker = {name: at for at, step in enumerate(steps) for name in step.tops}
+    names: dict[tuple[int, str], str] = {}
     found: dict[str, float] = {}
     for at, step in enumerate(steps):
         for name, weight in zip(step.tops, step.weights, strict=True):
             if weight:
                 # a later layer overwrote it: the loss is of what it was before
                 key = name if last_maker[name] == at else f"{name} of {step.name}"
+                # layers may share their names too
+                if key in found or (key != name and key in last_maker):
+                    key = f"{name} of layer {at}"
+                names[at, name] = key
                 found[key] = weight
-    return found
-
-
-def _result_name(step: Step, name: str, results: Mapping[str, float]) -> str:
-    earlier = f"{name} of {step.name}"
-    return earlier if earlier in results else name
+    return names, found
 
 
 def _copy(value: Tensor | np.ndarray, blob: Tensor) -> None:

@@ -22,16 +22,19 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from sparknet.caffe.prototxt.fork_layers import BVLC_TYPES, FIELDS, about_type
 from sparknet.caffe.prototxt.forks import ENGINES, HARMLESS, REFUSED
 from sparknet.caffe.prototxt.tokens import Tokens, unescape
 from sparknet.caffe.schema import PACKED
 from sparknet.caffe.schema.net_format_pb2 import PoolingParameter
+from sparknet.caffe.schema.strings import readable
 from sparknet.errors import NetError
 
 __all__ = ["Parsed", "names_file", "parse_text", "read_content", "read_text"]
 
 M = TypeVar("M", bound=Message)
 
+_LAYERS = ("LayerParameter", "V1LayerParameter", "V0LayerParameter")
 _DEPTH = 100  # nested blocks and lists inside a field that is passed over
 _DIGITS = 1000  # characters of a number; the longest exact float64 has fewer
 _LARGEST_ENUM = 2**31 - 1
@@ -50,6 +53,8 @@ _RANGES = {
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
 }
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+"""Bytes that no text has."""
 _BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 
 
@@ -81,6 +86,7 @@ class _Block(NamedTuple):
     name: str  # the message's name
     symbol: str  # what opened it; empty for the file itself
     start: int  # the offset of its name
+    message: Message  # what is read so far
 
 
 def parse_text(text: str, message: type[M], *, source: str = "<text>") -> Parsed[M]:
@@ -88,6 +94,7 @@ def parse_text(text: str, message: type[M], *, source: str = "<text>") -> Parsed
 
     The whole format is accepted except extensions, which Caffe's files have none of. A repeated assignment of a
     field that is not a list is an error, as it is for Caffe. Blob data, bytes in our schema, are numbers in text.
+    Strings that are no UTF-8 become readable (`schema.strings`).
     Fields of forks that change no number are passed over (`forks.HARMLESS`); `ceil_mode` of a fork's
     PoolingParameter becomes `round_mode`.
 
@@ -160,13 +167,13 @@ def _content(name: str) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise NetError(f"{name!r}: {reason}: give the path of a prototxt that can be read") from error
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
+    if (control := _CONTROL.search(content)) is not None:
         raise NetError(
-            f"{name}: byte {error.start} is 0x{content[error.start]:02x}, so this is no UTF-8 text: "
+            f"{name}: byte {control.start()} is 0x{control[0][0]:02x}, so this is no text in UTF-8: "
             f"a .caffemodel or .solverstate is binary and a prototxt is text: give the prototxt"
-        ) from error
+        )
+    # Of a comment no byte matters, and in a string the escape sequence of a byte is that byte.
+    return readable(content)
 
 
 class _Parser:
@@ -193,7 +200,11 @@ class _Parser:
         """
         descriptor = message.DESCRIPTOR
         block = _Block(
-            cast("Mapping[str, FieldDescriptor]", descriptor.fields_by_name), descriptor.name, symbol, start
+            cast("Mapping[str, FieldDescriptor]", descriptor.fields_by_name),
+            descriptor.name,
+            symbol,
+            start,
+            message,
         )
         self._blocks.append(block)
         packed: dict[str, array[float]] = {}
@@ -324,16 +335,7 @@ class _Parser:
         self.fill(inner, symbol, start)
 
     def _string(self, field: FieldDescriptor) -> str:
-        start = self.tokens.start
-        content = self._bytes(field)
-        try:
-            return content.decode()
-        except UnicodeDecodeError as error:
-            raise self.tokens.fault(
-                f"{_name(field)} holds the byte 0x{content[error.start]:02x}, which is no UTF-8 text: "
-                f"write the characters themselves",
-                start,
-            ) from error
+        return readable(self._bytes(field))
 
     def _bytes(self, field: FieldDescriptor) -> bytes:
         tokens = self.tokens
@@ -363,6 +365,8 @@ class _Parser:
             elif field.name == "engine" and tokens.text in ENGINES:
                 number = names["DEFAULT"].number
             else:
+                if _name(field) == "V1LayerParameter.type" and (about := about_type(tokens.text)):
+                    raise tokens.fault(f"type {tokens.shown()} is {about}")
                 raise self._wrong(field, f"one of {_some(names)}{_nearest(tokens.text, names)}")
         else:
             negative = tokens.take("-")
@@ -417,7 +421,9 @@ class _Parser:
             tokens.take(":")
             if tokens.text not in refusal.neutral:
                 raise tokens.fault(
-                    f"{block.name} has no field {name!r} in Caffe 1.0; in a fork {refusal.effect}", start
+                    _about(self._kind_of_layer())
+                    or f"{block.name} has no field {name!r} in Caffe 1.0; in a fork {refusal.effect}",
+                    start,
                 )
         self._pass_over()
 
@@ -465,7 +471,7 @@ class _Parser:
     def _unknown(self, block: _Block) -> NetError:
         """Return the error for a field that the message does not have."""
         tokens = self.tokens
-        name, shown = tokens.text, tokens.shown()
+        name, shown, start = tokens.text, tokens.shown(), tokens.start
         # The commonest fault by hand is a brace too few, after which a layer seems to hold the next one.
         for outer in reversed(self._blocks[:-1]):
             if name in outer.fields:
@@ -476,9 +482,47 @@ class _Parser:
         # The second is the wrong one of the two files that every Caffe project has.
         if (block.name, name) in _OTHER_FILES:
             return tokens.fault(f"{block.name} has no field {shown}: {_OTHER_FILES[block.name, name]}")
-        near = _nearest(name, block.fields)
+        near = _nearest_field(name, block.fields)
         remedy = near or f"; it has {_some(block.fields)}: remove it"
-        return tokens.fault(f"{block.name} has no field {shown}{remedy}")
+        fork = FIELDS.get(name, "") if block.name in _LAYERS else ""
+        # Last, for it reads on: a field of a layer that Caffe does not have is no misspelling.
+        kind = self._kind_of_layer()
+        if about := _about(kind):
+            return tokens.fault(about, start)
+        if fork:
+            return tokens.fault(f"{block.name} has no field {shown} in Caffe 1.0; it is of {fork}", start)
+        # V1's types are those of its schema.
+        if kind and block.name == "LayerParameter" and kind not in BVLC_TYPES:
+            return tokens.fault(
+                f"type {kind!r} is no layer of BVLC Caffe, nor is {shown} a field of its layers", start
+            )
+        return tokens.fault(f"{block.name} has no field {shown}{remedy}", start)
+
+    def _kind_of_layer(self) -> str:
+        """The type of the layer that is being read, also where it stands further on; empty outside of layers."""
+        for inside, block in enumerate(reversed(self._blocks)):
+            if block.name not in _LAYERS:
+                continue
+            if block.name != "V1LayerParameter" and block.message.HasField("type"):
+                return str(cast("Any", block.message).type)
+            return self._word_ahead("type", inside)
+        return ""
+
+    def _word_ahead(self, field: str, inside: int) -> str:
+        """The word that a field further on has, in the block that is so many blocks around the current token."""
+        tokens = self.tokens
+        try:
+            while tokens.kind != "end" and inside >= 0:
+                at_name = inside == 0 and tokens.kind == "name" and tokens.text == field
+                if tokens.kind == "symbol":
+                    inside += (tokens.text in "{<[") - (tokens.text in "}>]")
+                tokens.advance()
+                if at_name:
+                    tokens.take(":")
+                    return unescape(tokens).decode(errors="replace") if tokens.kind == "string" else tokens.text
+        except NetError:
+            return ""  # what is said is the fault before it, and not this one
+        return ""
 
     def _wrong(self, field: FieldDescriptor, rule: str, start: int | None = None) -> NetError:
         """Return the error for a value that is not what the field takes."""
@@ -486,6 +530,12 @@ class _Parser:
         if start not in (None, self.tokens.start) and shown.startswith("'"):
             shown = f"'-{shown[1:]}"
         return self.tokens.fault(f"{_name(field)} is {shown}; it must be {rule}", start)
+
+
+def _about(kind: str) -> str:
+    """Return what there is to say of a layer's type, if that is not built."""
+    about = about_type(kind)
+    return f"type {kind} is {about}" if about else ""
 
 
 def _name(field: FieldDescriptor) -> str:
@@ -505,6 +555,16 @@ def _some(names: Collection[str]) -> str:
     """Return names for an error, or the first of them."""
     listed = ", ".join(list(names)[:_LISTED])
     return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} others"
+
+
+def _nearest_field(name: str, known: Iterable[str]) -> str:
+    """Return what `_nearest` does, of fields: what most of their names end in makes no two of them alike."""
+    ending = "_param"
+    if not name.endswith(ending):
+        return _nearest(name, known)
+    stems = (field.removesuffix(ending) for field in known if field.endswith(ending))
+    near = difflib.get_close_matches(name.removesuffix(ending)[:_SHOWN], list(stems), n=1, cutoff=0.75)
+    return f": did you mean {near[0] + ending!r}?" if near else ""
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from sparknet.caffe.schema import PACKED
+from sparknet.caffe.schema.strings import readable
 from sparknet.errors import NetError
 
 __all__ = ["format_text"]
@@ -23,7 +24,7 @@ def format_text(message: Message) -> str:
     left out, the pieces of a blob's data become one, and a NaN keeps no payload.
 
     Raises:
-        NetError: a blob's data is no whole number of floats, or a string from a binary file is no UTF-8.
+        NetError: a blob's data is no whole number of floats.
     """
     lines: list[str] = []
     _print(message, "", lines)
@@ -63,9 +64,9 @@ def _scalar(field: FieldDescriptor, value: Any) -> str:
     """Return one value as text."""
     match field.type:
         case FieldDescriptor.TYPE_STRING:
-            if isinstance(value, bytes):  # what protobuf hands out where a binary file holds no UTF-8
-                raise NetError(f"{field.name} is {value!r}, which is no UTF-8 text: the file is damaged")
-            return f'"{value.translate(_ESCAPED)}"'
+            # Bytes are what protobuf hands out where a binary file holds no UTF-8.
+            text = readable(value) if isinstance(value, bytes) else value
+            return f'"{text.translate(_ESCAPED)}"'
         case FieldDescriptor.TYPE_BYTES:
             return f'"{value.decode("latin-1").translate(_ESCAPED_BYTES)}"'
         case FieldDescriptor.TYPE_BOOL:

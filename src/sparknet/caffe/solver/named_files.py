@@ -1,5 +1,6 @@
 """Where the files are that a solver file or a snapshot names."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,15 +9,27 @@ from sparknet.errors import CheckpointError
 
 __all__ = ["find_file", "find_learned_net", "is_directory", "listed_files", "snapshot_prefix"]
 
+_log = logging.getLogger(__name__)
+
 _SHOWN = 200
 """Characters of a path in an error; a damaged file may hold thousands."""
 
 
 def find_file(name: str, directory: Path | None) -> str:
-    """A file that another one names: as Caffe seen from the current directory, else from that file's directory."""
-    if directory is not None and not _holds(Path(name).exists) and _holds((directory / name).exists):
+    """A file that another one names: as Caffe seen from the current directory, else from that file's directory.
+
+    Published files name paths of their authors' machines: what is at neither place is taken from beside the file,
+    by the last part of its path, and a warning says so.
+    """
+    if directory is None or _holds(Path(name).exists):
+        return name
+    if _holds((directory / name).exists):
         return os.fspath(directory / name)
-    return name
+    beside = directory / Path(name).name
+    if not Path(name).name or not _holds(beside.exists):
+        return name
+    _log.warning("%s is not here: %s is taken, which has its name", _shown(name), beside)
+    return os.fspath(beside)
 
 
 def listed_files(names: Iterable[str], directory: Path | None) -> Iterator[str]:

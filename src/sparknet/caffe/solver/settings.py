@@ -1,5 +1,6 @@
 """A solver file's values, checked."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from sparknet.caffe.solver.update_rule import UpdateRule
 from sparknet.errors import ConfigError
 
 __all__ = ["SolverSettings"]
+
+_log = logging.getLogger(__name__)
 
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
 _LISTS = ("test_iter", "stepvalue", "weights")
@@ -82,7 +85,8 @@ class SolverSettings:
         try:
             if own_nets:
                 _check_nets(message)
-            require(message.HasField("base_lr"), "base_lr", "missing", "it is the rate to start from: set base_lr")
+            if not message.HasField("base_lr"):
+                message = _with_rate(message, source)
             require(
                 message.HasField("lr_policy"), "lr_policy", "missing", "set it to fixed, step, multistep or another"
             )
@@ -95,6 +99,21 @@ class SolverSettings:
             )
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
+
+
+def _with_rate(message: SolverParameter, source: str) -> SolverParameter:
+    """The message of an AdaDelta solver without a rate, with the one that its rule has."""
+    require(message.type == "AdaDelta", "base_lr", "missing", "it is the rate to start from: set base_lr")
+    # Caffe 1.0 multiplies by the 0 that a missing number is, and so learns nothing.
+    _log.warning(
+        "%s: base_lr is missing: it is taken as 1, for AdaDelta (Zeiler 2012) has no rate; with Caffe's 0 nothing "
+        "would be learned",
+        source,
+    )
+    changed = SolverParameter()
+    changed.CopyFrom(message)
+    changed.base_lr = 1
+    return changed
 
 
 def _given(message: SolverParameter, settings: type[Any], but: Iterable[str] = ()) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _read_binary(name: str) -> SavedState:
         raise CheckpointError(f"{name}: it tells no iteration and so is no solver state; {_REMEDY}")
     learned_net = cast("object", message.learned_net)
     if not isinstance(learned_net, str):  # protobuf hands out what is no UTF-8 as bytes
-        raise CheckpointError(f"{name}: learned_net is {learned_net!r:.200}; it must be UTF-8 text; {_REMEDY}")
+        learned_net = os.fsdecode(cast("bytes", learned_net))
     return SavedState(
         iteration=message.iter,
         current_step=message.current_step,
@@ -133,7 +133,7 @@ def _read_hdf5(name: str) -> SavedState:
         return SavedState(
             iteration=int(entries["iter"][0]),
             current_step=int(entries["current_step"][0]),
-            learned_net=bytes(entries["learned_net"][()]).decode() if "learned_net" in entries else "",
+            learned_net=os.fsdecode(bytes(entries["learned_net"][()])) if "learned_net" in entries else "",
             # By number: the file lists its names as texts, 10 before 2.
             history=tuple(_blob(history[str(place)]) for place in range(len(history))),
         )

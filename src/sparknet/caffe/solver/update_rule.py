@@ -43,7 +43,11 @@ class UpdateRule:
         require_finite(self)
         # Caffe trains with any of these values, and weights stand still, grow without end or become nan.
         below_one = "it must be at least 0 and below 1"
-        require(0 <= self.momentum < 1, "momentum", self.momentum, below_one)
+        if self.type == "AdaDelta":
+            # Below 0 its averages of squares become negative, and their roots nan.
+            require(0 <= self.momentum < 1, "momentum", self.momentum, below_one)
+        # A negative one takes part of the last step back.
+        require(-1 < self.momentum < 1, "momentum", self.momentum, "it must be above -1 and below 1")
         require(0 <= self.momentum2 < 1, "momentum2", self.momentum2, below_one)
         require(0 <= self.rms_decay < 1, "rms_decay", self.rms_decay, below_one)
         if self.type in ("AdaGrad", "RMSProp"):

@@ -5,7 +5,7 @@ needs nothing of the description; all three generations of the format are read (
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from sparknet.caffe.description.upgrade import upgrade_net
 from sparknet.caffe.net_files import written_whole
 from sparknet.caffe.schema import BlobProto, NetParameter
+from sparknet.caffe.schema.strings import readable_strings
 from sparknet.caffe.weights import hdf5
 from sparknet.caffe.weights.blobs import Array, array_of
 from sparknet.caffe.weights.wire import cut_numbers, layer_bytes
@@ -110,7 +111,7 @@ def _parsed(data: bytes, source: str) -> tuple[NetParameter, list[memoryview]]:
         elif is_text(data):
             damage = "it is text, perhaps the net's description (.prototxt)"
         raise NetError(f"{source} is no weight file: {damage}; give the .caffemodel that belongs to the net")
-    return net, pieces
+    return readable_strings(net), pieces
 
 
 def is_text(data: bytes) -> bool:
@@ -123,7 +124,7 @@ class _WithBlobs(Protocol):
     """A layer of any generation."""
 
     @property
-    def name(self) -> str | bytes: ...
+    def name(self) -> str: ...
     @property
     def blobs(self) -> Sequence[BlobProto]: ...
     def ClearField(self, field_name: str, /) -> None: ...
@@ -133,10 +134,6 @@ def _taken(layers: Iterable[_WithBlobs], pieces: Sequence[memoryview], source: s
     """Take the blobs out of the layers; of layers with the same name the last one counts, as in Caffe."""
     found: dict[str, dict[int, Array]] = {}
     for layer in layers:
-        if not isinstance(layer.name, str):  # protobuf hands out what is no UTF-8 as bytes
-            raise NetError(
-                f"{source}: a layer is named {layer.name!r}, which is no UTF-8 text: the file is damaged"
-            )
         arrays: dict[int, Array] = {}
         for place, blob in enumerate(layer.blobs):
             try:
@@ -157,16 +154,14 @@ def _is_modern(blob: BlobProto) -> bool:
     return fields <= {"shape", "data"} and len(blob.data) == 1
 
 
-def write_binary(
-    description: NetParameter, blobs: Mapping[str, Sequence[Array]], path: str | os.PathLike[str]
-) -> None:
-    """Write a `.caffemodel`: the description with the blobs of the layers of these names, whole or not at all.
+def write_binary(description: NetParameter, blobs: Sequence[Sequence[Array]], path: str | os.PathLike[str]) -> None:
+    """Write a `.caffemodel`: the description with the blobs of each of its layers, whole or not at all.
 
     Raises:
         NetError: it cannot be written, or would be larger than protobuf allows.
     """
     # Before anything is written: protobuf would find out behind 2 GiB.
-    size = description.ByteSize() + sum(array.nbytes for arrays in blobs.values() for array in arrays)
+    size = description.ByteSize() + sum(array.nbytes for arrays in blobs for array in arrays)
     if size > LIMIT_BYTES:
         raise NetError(
             f"{os.fspath(path)} would have {size} bytes; a .caffemodel has at most {LIMIT_BYTES} (2 GiB): "
@@ -178,5 +173,5 @@ def write_binary(
     with written_whole(path) as draft, draft.open("wb") as file:
         # Messages one after the other are one message with all their fields; `layer` has the highest number.
         file.write(head.SerializeToString())
-        for layer in description.layer:
-            file.writelines(layer_bytes(layer, blobs.get(layer.name, ())))
+        for layer, arrays in zip(description.layer, blobs, strict=True):
+            file.writelines(layer_bytes(layer, arrays))

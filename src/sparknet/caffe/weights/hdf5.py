@@ -6,7 +6,8 @@ them; the others' places are left out.
 
 import io
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import h5py
     from _typeshed import ReadableBuffer as Buffer
 
-__all__ = ["MAGIC", "read_hdf5", "write_hdf5"]
+__all__ = ["MAGIC", "check_names", "read_hdf5", "write_hdf5"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _DEFLATE_BOUND = 1032
@@ -74,21 +75,35 @@ def _array(dataset: "h5py.Dataset", where: str) -> Array:
     return np.asarray(dataset[()], np.float64 if kind.itemsize == 8 else np.float32)
 
 
-def write_hdf5(blobs: Mapping[str, Mapping[int, Array]], path: str | os.PathLike[str]) -> None:
-    """Write a group for every layer, and in it a dataset for every blob; whole or not at all.
+def check_names(layers: Iterable[str], with_blobs: Iterable[str], path: str | os.PathLike[str]) -> None:
+    """See that layers can be told apart in such a file.
 
     Raises:
-        NetError: it cannot be written, or a layer's name cannot be that of a group.
+        NetError: a name cannot be that of a group, or two layers with blobs have it.
     """
-    import h5py
-
-    for name in blobs:
+    for name in layers:
         # HDF5 passes over such parts, so that the group would be found under another name
         if any(part in ("", ".") for part in name.split("/")):
             raise NetError(
                 f"{os.fspath(path)} cannot be written as HDF5: layer {name!r} cannot name a group there, where the "
                 "parts between slashes must be neither empty nor '.': rename the layer, or write a .caffemodel"
             )
+    for name, count in Counter(with_blobs).items():
+        if count > 1:
+            raise NetError(
+                f"{os.fspath(path)} cannot be written as HDF5: {count} layers with blobs are named {name!r}, and "
+                "each must have a group of its own there: rename them, or write a .caffemodel"
+            )
+
+
+def write_hdf5(blobs: Mapping[str, Mapping[int, Array]], path: str | os.PathLike[str]) -> None:
+    """Write a group for every layer, and in it a dataset for every blob; whole or not at all.
+
+    Raises:
+        NetError: it cannot be written.
+    """
+    import h5py
+
     with written_whole(path) as draft, _Patient(draft, "w+b") as stream:
         try:
             with h5py.File(stream, "w") as file:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from sparknet.caffe.description.spec import NetSpec, PhaseName
-from sparknet.caffe.schema import NetParameter
+from sparknet.caffe.schema import LayerParameter, NetParameter
 from sparknet.caffe.weights.blobs import Array
 from sparknet.caffe.weights.caffemodel import Weights, read_weights, write_binary
-from sparknet.caffe.weights.hdf5 import write_hdf5
+from sparknet.caffe.weights.hdf5 import check_names, write_hdf5
 from sparknet.caffe.weights.written_form import describes, written_form
 from sparknet.errors import NetError
 
-__all__ = ["Frame", "Loaded", "WeightHolder", "load_listed", "load_weights", "write_weights"]
+__all__ = ["Frame", "Loaded", "WeightHolder", "check_hdf5", "load_listed", "load_weights", "write_weights"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,11 @@ class WeightHolder(Protocol):
     """What the file said that is wholly of this net and was loaded last."""
 
     def weights(self) -> dict[str, list[Tensor]]:
-        """The learned tensors by layer name, live; a shared one appears in each layer."""
+        """The learned tensors by layer name, live; a shared one appears in each layer, and the first of a name."""
+        ...
+
+    def layer_blobs(self) -> list[tuple[LayerParameter, list[Tensor]]]:
+        """Of each layer that computes, in order, its description and its learned tensors, live."""
         ...
 
     def set_weights(self, weights: Mapping[str, Sequence[Tensor | Array]], /) -> None:
@@ -132,20 +136,46 @@ def load_listed(net: WeightHolder, paths: str) -> tuple[str, ...]:
 
 def write_weights(net: WeightHolder, path: str | os.PathLike[str], *, as_loaded: bool = True) -> None:
     """Write the net's weights; see `CaffeNet.save_weights`."""
-    own = net.weights()
-    blobs: dict[str, list[Array]] = {name: [_array(tensor) for tensor in own[name]] for name in own}
+    own = [(layer, [_array(tensor) for tensor in blobs]) for layer, blobs in net.layer_blobs()]
+    description = written_form(net.spec, net.phase)
     if os.fspath(path).endswith(".h5"):
-        description = written_form(net.spec, net.phase)
-        shared = _shared_places(own)
+        check_hdf5(net, path)
+        shared = _shared_places(net.weights())
         places: dict[str, dict[int, Array]] = {layer.name: {} for layer in description.layer}
-        for name, arrays in blobs.items():
-            left = shared.get(name, set[int]())
-            places[name] = {place: array for place, array in enumerate(arrays) if place not in left}
+        for layer, arrays in own:
+            left = shared.get(layer.name, set[int]())
+            places[layer.name] |= {place: array for place, array in enumerate(arrays) if place not in left}
         write_hdf5(places, path)
     elif net.frame is not None and as_loaded:
-        write_binary(net.frame.description, {**net.frame.others, **blobs}, path)
+        # Names that come twice are in no frame.
+        named = {**net.frame.others, **{layer.name: arrays for layer, arrays in own if arrays}}
+        write_binary(
+            net.frame.description, [named.get(layer.name, ()) for layer in net.frame.description.layer], path
+        )
     else:
-        write_binary(written_form(net.spec, net.phase), blobs, path)
+        write_binary(description, _in_order(description, own), path)
+
+
+def check_hdf5(net: WeightHolder, path: str | os.PathLike[str]) -> None:
+    """See that the net's weights can be written as HDF5.
+
+    Raises:
+        NetError: a layer's name cannot be that of a group there, or two layers with blobs have it.
+    """
+    names = (layer.name for layer in written_form(net.spec, net.phase).layer)
+    check_names(names, (layer.name for layer, blobs in net.layer_blobs() if blobs), path)
+
+
+def _in_order(written: NetParameter, own: Sequence[tuple[LayerParameter, list[Array]]]) -> list[Sequence[Array]]:
+    """The blobs of each layer of a description, which has layers in between that the net does not run."""
+    found: list[Sequence[Array]] = []
+    at = 0
+    for layer in written.layer:
+        # By type too: layers of one name, or without any, may be inputs and others.
+        runs = at < len(own) and (own[at][0].name, own[at][0].type) == (layer.name, layer.type)
+        found.append(own[at][1] if runs else ())
+        at += runs
+    return found
 
 
 def _frame(net: WeightHolder, weights: Weights) -> Frame | None:

@@ -98,7 +98,7 @@ class Data:
     mean_values: tuple[float, ...] = ()
     """Subtracted instead: one number, or one per channel."""
     mean_file: str = ""
-    """Subtracted instead: a mean image, Caffe's `binaryproto` or numpy's `.npy`."""
+    """Subtracted: a mean image, Caffe's `binaryproto`, numpy's `.npy` or the first SparkNet's `imagenet.mean`."""
     scale: float = 1.0
     """The input is multiplied by this after the mean is taken off; 0.00390625 maps bytes to 0..1."""
     std: Literal["none", "channel"] = "none"

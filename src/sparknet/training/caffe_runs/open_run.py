@@ -11,8 +11,10 @@ from pathlib import Path
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.description.upgrade import upgrade_solver
 from sparknet.caffe.prototxt import format_text, parse_text, read_content
-from sparknet.caffe.prototxt.tokens import Tokens
+from sparknet.caffe.prototxt.tokens import Tokens, unescape
 from sparknet.caffe.schema import SolverParameter
+from sparknet.caffe.schema.strings import readable
+from sparknet.caffe.solver.named_files import find_file
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, RunConfig
@@ -115,13 +117,20 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     return RunStart(config=config, recipe=recipe, hook=hook)
 
 
-def read_net(path_or_text: str) -> NetFile:
-    """Read a net's file, or its text.
+def read_net(path_or_text: str, directory: Path | None = None) -> NetFile:
+    """Read a net's file, or its text, and find its mean files.
+
+    Args:
+        path_or_text: the net.
+        directory: where its mean files are looked for beside the current directory; None: where its own file lies.
 
     Raises:
         NetError: it is missing, or no net.
     """
     text, source = kept_text(path_or_text)
+    if directory is None and source == path_or_text:
+        directory = Path(source).parent
+    text = _with_means(text, directory)
     return NetFile(text=text, spec=NetSpec.from_text(text, source))
 
 
@@ -166,6 +175,27 @@ def _settings(solver: SolverFile) -> tuple[SolverSettings, str]:
     return replace(settings, snapshot_prefix=prefix), _with_prefix(solver.text, prefix)
 
 
+def _with_means(text: str, directory: Path | None) -> str:
+    """A net's text with its mean files as they are found; the rest stays as it was written."""
+    if directory is None:
+        return text
+    tokens, pieces, before = Tokens(text, "<text>"), list[str](), 0
+    while tokens.kind != "end":
+        named = tokens.kind == "name" and tokens.text in ("mean_file", "meanfile")
+        tokens.advance()
+        if not named:
+            continue
+        tokens.take(":")
+        if tokens.kind != "string":
+            continue  # whoever reads the net says so
+        name, start, end = _text_here(tokens)
+        found = find_file(name, directory)
+        if found != name:
+            pieces += (text[before:start], _quoted(found))
+            before = end
+    return "".join((*pieces, text[before:]))
+
+
 def _step_of(snapshot: str) -> tuple[int, ...]:
     """Iteration and step count of a snapshot: kept, since a run is resumed when the file may be gone."""
     if not snapshot:
@@ -185,13 +215,23 @@ def _with_prefix(text: str, prefix: str) -> str:
         tokens.advance()
         if found:
             tokens.take(":")
-            start = end = tokens.start
-            while tokens.kind == "string":  # one string may be written in several pieces, over several lines
-                end = tokens.start + len(tokens.text)
-                tokens.advance()
-            said = format_text(SolverParameter(snapshot_prefix=prefix)).partition(":")[2].strip()
-            return text[:start] + said + text[end:]
+            _, start, end = _text_here(tokens)
+            return text[:start] + _quoted(prefix) + text[end:]
     return text
+
+
+def _text_here(tokens: Tokens) -> tuple[str, int, int]:
+    """The string that begins at the current token, and where it begins and ends in the text."""
+    content, start, end = b"", tokens.start, tokens.start
+    while tokens.kind == "string":  # one string may be written in several pieces, over several lines
+        content += unescape(tokens)
+        end = tokens.start + len(tokens.text)
+        tokens.advance()
+    return readable(content), start, end
+
+
+def _quoted(text: str) -> str:
+    return format_text(SolverParameter(snapshot_prefix=text)).partition(":")[2].strip()
 
 
 def _data_of(data: Data, spec: NetSpec | None) -> Data:

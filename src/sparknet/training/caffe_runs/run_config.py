@@ -11,13 +11,13 @@ from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.schema import TEST, TRAIN, LayerParameter, NetParameter, NetState, NetStateRule, SolverParameter
-from sparknet.caffe.solver.named_files import listed_files
+from sparknet.caffe.solver.named_files import find_file, listed_files
 from sparknet.caffe.solver.nets import NamedNets, NetPlan
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config.files import config_from
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.data_layers import NetSources, data_source
-from sparknet.training.caffe_runs.open_run import NetFile, RunStart, kept_text, open_run, read_net, read_solver
+from sparknet.training.caffe_runs.open_run import NetFile, RunStart, open_run, read_net, read_solver
 from sparknet.training.objectives.input_binding import batch_in_file
 
 __all__ = ["CaffeFiles", "scored_run", "solver_run"]
@@ -170,7 +170,7 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> tuple[Net
     plain = len(tests) == 1 and not any(plan.state.level or plan.state.stage for plan in (train, *tests))
     # The file as it was written, with its comments and rules, wherever that says all.
     if plain and train.spec is tests[0].spec and Path(train.spec.source).is_file():
-        return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec), []
+        return read_net(train.spec.source, directory), []
     # Whatever the file says beside its layers, force_backward say, is of the net that is made too.
     merged = NetParameter()
     merged.CopyFrom(train.spec.parameters)
@@ -181,6 +181,9 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> tuple[Net
     merged.layer.extend(_layers_of(tests[0], NetStateRule(phase=TEST, not_stage=names)))
     for name, plan in zip(names, tests[1:], strict=True):
         merged.layer.extend(_layers_of(plan, NetStateRule(phase=TEST, stage=[name])))
+    for layer in merged.layer:
+        if layer.transform_param.mean_file:
+            layer.transform_param.mean_file = find_file(layer.transform_param.mean_file, directory)
     spec = NetSpec.from_message(merged, source)
     return NetFile(text=spec.to_prototxt(), spec=spec), names
 

@@ -17,7 +17,7 @@ from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import SavedState, read_state, write_state
 from sparknet.caffe.solver.updates import CaffeOptimizer, parameter_groups
 from sparknet.caffe.weights.caffemodel import LIMIT_BYTES
-from sparknet.caffe.weights.trained import load_listed
+from sparknet.caffe.weights.trained import check_hdf5, load_listed
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.coordination.rules import RunProgress
@@ -39,6 +39,9 @@ class CaffeSnapshots:
         checkpoint_every: rounds between checkpoints; 0: only the last round has one.
         stem: what the names begin with, directory included.
         since: iteration and step count that the run began with.
+
+    Raises:
+        NetError: its layers have names that HDF5 cannot tell apart.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class CaffeSnapshots:
         # Neither Caffe nor protobuf reads a larger message, and a run must not end for it at its first snapshot.
         too_large = weights * max(1, len(settings.rule.histories)) > LIMIT_BYTES
         self._ending = ".h5" if too_large or settings.snapshot_format == "HDF5" else ""
+        if self._ending:
+            check_hdf5(self._net, f"{stem}{self._ending}")
 
     def due(self, round: int, *, last: bool) -> bool:
         """Whether the settings want this checkpoint as a snapshot: of the last round only some do."""
