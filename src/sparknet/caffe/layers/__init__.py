@@ -31,6 +31,7 @@ from sparknet.caffe.layers.losses import (
 from sparknet.caffe.layers.metrics import Accuracy, ArgMax
 from sparknet.caffe.layers.normalise import LRN, MVN, BatchNorm, Bias, Scale
 from sparknet.caffe.layers.pooling import SPP, WindowPooling
+from sparknet.caffe.layers.python import Python
 from sparknet.caffe.layers.shape import BatchReindex, Crop, Flatten, Reduction, Reshape, Silence, Tile
 from sparknet.caffe.layers.softmax import InfogainLoss, Softmax, SoftmaxWithLoss
 from sparknet.caffe.layers.sources import DummyData, Parameter
@@ -82,6 +83,8 @@ LAYERS: dict[str, type[Layer]] = {
     # pooling
     "Pooling": WindowPooling,
     "SPP": SPP,
+    # the user's own
+    "Python": Python,
     # shape
     "Flatten": Flatten,
     "Reshape": Reshape,

@@ -83,6 +83,10 @@ class Layer(nn.Module):
         """The layer's learned tensors in Caffe's order, live."""
         return [getattr(self, name) for name in self.blob_names]
 
+    def top_shapes(self) -> "tuple[Shape, ...] | None":
+        """Shapes of the tops over the bottoms that it was made for, where it knows them; None: a pass tells."""
+        return None
+
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Multiplications with addition of one forward pass over these shapes; 0 where they are not what costs."""
         return 0
