@@ -74,6 +74,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _net(arguments: argparse.Namespace) -> CaffeNet:
     spec = NetSpec.from_prototxt(arguments.file)
+    if arguments.allow_python_layers:
+        spec = spec.allowing_python_layers()
     # What is typed wins over what the rows say.
     shapes = named_shapes(spec, arguments.phase, arguments.file.parent) | dict(arguments.shape)
     return CaffeNet(spec, arguments.phase, level=arguments.level, stages=arguments.stage, input_shapes=shapes)

@@ -216,6 +216,7 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
         metavar="BLOB=N,C,H,W",
         help="shape of an input, batch first, where the file tells none or another; may be repeated",
     )
+    _add_python_layers(parser)
 
 
 def _add_data(commands: "_Commands[argparse.ArgumentParser]") -> None:
@@ -342,6 +343,16 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="override one configuration key, for example sync.local_steps=20; may be repeated",
+    )
+    _add_python_layers(parser)
+
+
+def _add_python_layers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-python-layers",
+        action="store_true",
+        help="let layers of type Python run their code, with your rights; their modules are looked for in "
+        "PYTHONPATH, here, and beside the net's file",
     )
 
 

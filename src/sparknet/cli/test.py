@@ -13,7 +13,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.cli.train import find_modules_here, overrides_from
+from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
 from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
 from sparknet.errors import ConfigError, DataError, UsageError
@@ -53,10 +53,12 @@ def _test_run(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir.resolve()
     RunDir.check(run_dir)
     # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
-    config = load_config(run_dir / "config.toml", [*_other_rows(arguments.data), *overrides_from(arguments)])
+    settings = [*NOT_ALLOWED, *_other_rows(arguments.data), *overrides_from(arguments)]
+    config = load_config(run_dir / "config.toml", settings)
     find_modules_here()
     # Before Spark, which takes seconds: a run that is not finished has none.
-    model = load_model(run_dir / "model")
+    net = config.net
+    model = load_model(run_dir / "model", python_path=net.python_path if net.allow_python_layers else None)
     if arguments.data is not None:
         config = replace(config, data=data_at(config.data, arguments.data))
         opened = open_source(config.data, validation=True)
@@ -89,6 +91,7 @@ def _other_rows(path: str | None) -> list[str]:
 
 
 def _test_files(arguments: argparse.Namespace) -> int:
+    find_modules_here()
     start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
     config = start.config
     # Of a net's Data layer of phase TEST the rows come as validation rows.

@@ -15,16 +15,25 @@ from sparknet.caffe.prototxt.tokens import Tokens
 from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
-from sparknet.config import Data, RunConfig
+from sparknet.config import Data, Net, RunConfig
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
-from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.objectives.recipe import Recipe, with_python_layers
 from sparknet.training.run_files.run_hook import RunHook
 
-__all__ = ["NetFile", "RunStart", "SolverFile", "kept_text", "open_run", "read_net", "read_solver"]
+__all__ = [
+    "NetFile",
+    "RunStart",
+    "SolverFile",
+    "directories_of",
+    "kept_text",
+    "open_run",
+    "read_net",
+    "read_solver",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -33,6 +42,8 @@ class NetFile:
 
     text: str
     spec: NetSpec
+    directories: tuple[str, ...] = ()
+    """Where the file lies, or the files that it was made of: modules of Python layers may lie beside them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -94,7 +105,12 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     settings, text = _settings(solver) if solver else (None, "")
     config = replace(
         config,
-        net=replace(config.net, prototxt=net.text if net else "", weights=weights),
+        net=replace(
+            config.net,
+            prototxt=net.text if net else "",
+            weights=weights,
+            python_path=_python_path(config.net, net) if net else (),
+        ),
         solver=replace(
             config.solver,
             prototxt=text,
@@ -106,7 +122,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
     recipe = Recipe(
         net=config.net,
-        spec=net.spec if net else None,
+        spec=with_python_layers(net.spec, config.net) if net else None,
         objective=config.objective,
         solver=config.solver,
         settings=settings,
@@ -122,7 +138,7 @@ def read_net(path_or_text: str) -> NetFile:
         NetError: it is missing, or no net.
     """
     text, source = kept_text(path_or_text)
-    return NetFile(text=text, spec=NetSpec.from_text(text, source))
+    return NetFile(text=text, spec=NetSpec.from_text(text, source), directories=directories_of(source))
 
 
 def read_solver(path_or_text: str) -> SolverFile:
@@ -143,6 +159,21 @@ def kept_text(path_or_text: str) -> tuple[str, str]:
         # As TOML's strings have them, and with one at the end, which tells text from a path.
         text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n") + "\n"
     return text, source
+
+
+def directories_of(*sources: str) -> tuple[str, ...]:
+    """Where files lie, seen from the root; what is the name of no file is passed over."""
+    # A text stands for itself, and may be longer than any path.
+    files = [source for source in sources if "\n" not in source and Path(source).is_file()]
+    return tuple(dict.fromkeys(str(Path(file).absolute().parent) for file in files))
+
+
+def _python_path(section: Net, net: NetFile) -> tuple[str, ...]:
+    """Where modules of the net's Python layers are looked for; nothing where it has none."""
+    if not any(net.spec.python_layers()):
+        return section.python_path
+    given = section.python_path or (".", *net.directories)
+    return tuple(dict.fromkeys(str(Path(directory).absolute()) for directory in given))
 
 
 def _alike(built: RowSchema, rows: RowSchema) -> bool:

@@ -17,7 +17,15 @@ from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config.files import config_from
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.data_layers import NetSources, data_source
-from sparknet.training.caffe_runs.open_run import NetFile, RunStart, kept_text, open_run, read_net, read_solver
+from sparknet.training.caffe_runs.open_run import (
+    NetFile,
+    RunStart,
+    directories_of,
+    kept_text,
+    open_run,
+    read_net,
+    read_solver,
+)
 from sparknet.training.objectives.input_binding import batch_in_file
 
 __all__ = ["CaffeFiles", "scored_run", "solver_run"]
@@ -146,10 +154,11 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
     nets = NamedNets(message, source, directory)
     train, tests = nets.plan_training(), nets.plan_tests()
     test = tests[0] if tests else replace(train, state=_phase_alone(train))
+    directories = directories_of(train.spec.source, test.spec.source, source)
     plain = not any(plan.state.level or plan.state.stage for plan in (train, test))
     # The file as it was written, with its comments and rules, wherever that says all.
     if plain and train.spec is test.spec and Path(train.spec.source).is_file():
-        return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec)
+        return NetFile(text=kept_text(train.spec.source)[0], spec=train.spec, directories=directories)
     # Whatever the file says beside its layers, force_backward say, is of the net that is made too.
     merged = NetParameter()
     merged.CopyFrom(train.spec.parameters)
@@ -165,7 +174,7 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> NetFile:
             layer.include.add(phase=phase)
             merged.layer.append(layer)
     spec = NetSpec.from_message(merged, source)
-    return NetFile(text=spec.to_prototxt(), spec=spec)
+    return NetFile(text=spec.to_prototxt(), spec=spec, directories=directories)
 
 
 def _phase_alone(plan: NetPlan) -> Any:

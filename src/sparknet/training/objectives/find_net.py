@@ -22,6 +22,7 @@ from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
 from sparknet.training.objectives.net_call import NetCall
+from sparknet.training.objectives.seeding import drawing_from
 
 __all__ = ["build_net", "find_net"]
 
@@ -101,9 +102,7 @@ def build_net(
         "targets": {column.name: column.classes or column.width for column in rows.targets},
     }
     given = _arguments(name, factory, arguments, offered)
-    with torch.random.fork_rng(devices=[]):
-        # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
-        torch.default_generator.manual_seed(seed)
+    with drawing_from(seed):
         try:
             # Typed as object: what a callable of the user's really returns is checked below
             module = cast("object", factory(**given))
