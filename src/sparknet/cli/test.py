@@ -92,7 +92,7 @@ def _other_rows(path: str | None) -> list[str]:
 
 def _test_files(arguments: argparse.Namespace) -> int:
     find_modules_here()
-    start = scored_run(arguments.model, arguments.data, overrides_from(arguments))
+    start = scored_run(arguments.model, arguments.data, overrides_from(arguments), batches=arguments.iterations)
     config = start.config
     # Of a net's Data layer of phase TEST the rows come as validation rows.
     opened = (

@@ -48,7 +48,7 @@ def rows_of(name, where):
 
 
 def test_the_registry_has_every_format():
-    assert " ".join(FORMATS) == "digits cifar10 mnist lmdb image_tar image_folder image_list hdf5 csv parquet"
+    assert " ".join(FORMATS) == "digits cifar10 mnist lmdb image_tar image_folder image_list hdf5 csv parquet net"
 
 
 def test_cifar_by_location(tmp_path):

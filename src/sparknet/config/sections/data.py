@@ -22,7 +22,7 @@ class Data:
     """The format of the rows, one of those in the table below the keys."""
     path: str = ""
     """File, glob or directory of the training rows, local or a URI (`s3://bucket/key`, `hdfs://host:port/path`);
-    digits needs none."""
+    digits and net need none."""
     validation_path: str = ""
     """A second source of the same kind for validation; a standard directory gives its test files."""
     validation_column: str = ""
@@ -114,7 +114,7 @@ class Data:
         # Exactly one: of two it would not be plain which rows a result is of, and without any there is no result.
         ways = [bool(self.validation_path), bool(self.validation_column), self.validation_fraction != 0]
         require(
-            sum(ways) == 1,
+            sum(ways) == 1 or (self.of_net and not any(ways)),
             "data.validation_path, data.validation_column, data.validation_fraction",
             (self.validation_path, self.validation_column, self.validation_fraction),
             "exactly one must be given: set one of them",
@@ -140,6 +140,11 @@ class Data:
         _check_short_form(self)
         for name in self.columns:
             self.columns[name].check(f"data.columns.{name}")
+
+    @property
+    def of_net(self) -> bool:
+        """Whether the net makes its rows itself, for training and for tests."""
+        return self.source == "net"
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from sparknet.caffe.solver.named_files import find_file
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Storage
 from sparknet.errors import ConfigError
+from sparknet.training.objectives.input_binding import inputs_of, makes_rows
 
 __all__ = ["NetSources", "data_source"]
 
@@ -47,6 +48,11 @@ class NetSources:
     spec: NetSpec
     directory: Path
     """A file is looked for from the current directory, as in Caffe, and else from here."""
+
+    def makes_rows(self, *, testing: bool) -> bool:
+        """Whether the Python layers of a phase make its rows, and it takes none."""
+        state = self.spec.select("TEST" if testing else "TRAIN")
+        return makes_rows(state) and not inputs_of(state)
 
     def path(self, phase: PhaseName, source: str) -> str:
         """Path of the rows of this format that a phase reads; empty where it reads none that are on this machine.
@@ -242,8 +248,14 @@ def data_source(
             raise ConfigError(
                 "--data is not given, and there is no net: give --data KIND:PATH, as in --data lmdb:PATH"
             )
-        return net.table(testing=testing, held_out=held_out)
+        return (
+            {"source": "net"} if net.makes_rows(testing=testing) else net.table(testing=testing, held_out=held_out)
+        )
     kind, path = _kind_and_path(source)
+    if kind == "net":
+        if net is None:
+            raise ConfigError("SOURCE is 'net'; rows that a net makes are there for it alone: name other rows")
+        return {"source": kind}
     table: dict[str, Any] = {"source": kind, "path": path}
     # Of formats that hold files of images, or may: pixels are taken as they are.
     if net is not None and net.resize() and (FORMATS[kind].names_rows or kind == "parquet"):

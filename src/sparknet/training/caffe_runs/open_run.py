@@ -17,6 +17,8 @@ from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, Net, RunConfig
 from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.sources.passes import PASS
+from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.objectives.build_objective import build_objective
@@ -95,7 +97,8 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
 
     Raises:
         NetError: a file is missing, or is no net or solver.
-        ConfigError: a value of the solver breaks a rule.
+        ConfigError: a value of the solver breaks a rule, or it must be known how many rows there are and the net
+            makes them itself.
         CheckpointError: the snapshot is missing or damaged.
     """
     net = net or (read_net(config.net.prototxt) if config.net.prototxt else None)
@@ -119,6 +122,8 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         ),
         data=_data_of(config.data, net.spec if net else None),
     )
+    if config.data.of_net:
+        config = replace(config, solver=replace(config.solver, batch_size=1))
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
     recipe = Recipe(
         net=config.net,
@@ -127,6 +132,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         solver=config.solver,
         settings=settings,
     )
+    _check_passes(config)
     hook = CaffeHook(config, settings) if net or solver or weights else None
     return RunStart(config=config, recipe=recipe, hook=hook)
 
@@ -159,6 +165,23 @@ def kept_text(path_or_text: str) -> tuple[str, str]:
         # As TOML's strings have them, and with one at the end, which tells text from a path.
         text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n") + "\n"
     return text, source
+
+
+def _check_passes(config: RunConfig) -> None:
+    """Refuse a net that makes its own rows where something asks how many there are."""
+    if not config.data.of_net:
+        return
+    if not config.net.prototxt:
+        raise ConfigError(
+            f"data.source is 'net' and net.name {config.net.name!r}; only the Python layers of a Caffe net make "
+            "their own rows: name other rows"
+        )
+    for key, value, asked in (
+        ("run.rounds", config.run.rounds, "set run.rounds, not run.epochs"),
+        ("run.eval_batches", config.run.eval_batches, "set it, test_iter in the solver, or --iterations of a test"),
+    ):
+        if value is None:
+            raise ConfigError(f"{key} is not given and the net makes its own rows, which have no number: {asked}")
 
 
 def directories_of(*sources: str) -> tuple[str, ...]:
@@ -229,6 +252,8 @@ def _data_of(data: Data, spec: NetSpec | None) -> Data:
     """Section `data` without relative paths, and with what a Caffe net adds where nothing is said."""
     if spec is None:
         return _from_anywhere(data)
+    if data.of_net:
+        data = replace(data, inputs=(PASS,), targets=(PASS,), validation_fraction=data.validation_fraction or 0.5)
     data = replace(
         _from_anywhere(data),
         # Caffe's tools decode to blue, green, red, and its nets are trained on that.

@@ -104,8 +104,16 @@ def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) 
     )
 
 
-def scored_run(model: Path, source: str | None, overrides: Sequence[str]) -> RunStart:
+def scored_run(
+    model: Path, source: str | None, overrides: Sequence[str], *, batches: int | None = None
+) -> RunStart:
     """What testing a net file on a source comes to: of the configuration only net, data and cluster matter.
+
+    Args:
+        model: the net's file.
+        source: as for `solver_run`.
+        overrides: as for `solver_run`.
+        batches: how many are tested; None: all rows.
 
     Raises:
         ConfigError: the source or an override is at fault.
@@ -113,7 +121,8 @@ def scored_run(model: Path, source: str | None, overrides: Sequence[str]) -> Run
     """
     net = read_net(str(model))
     data = data_source(source, overrides, net=NetSources(spec=net.spec, directory=model.parent), testing=True)
-    tables = {"run": {"rounds": 1}, "net": {"prototxt": net.text}, "data": data}
+    run = {"rounds": 1} | ({"eval_batches": batches} if batches else {})
+    tables = {"run": run, "net": {"prototxt": net.text}, "data": data}
     config = config_from(tables, overrides)
     return open_run(config, net=net if config.net.prototxt == net.text else None)
 
