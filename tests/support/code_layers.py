@@ -73,34 +73,6 @@ class Square(caffe.Layer):
         bottom[0].diff[...] = 2 * self.kept * top[0].diff
 
 
-class GrowingImages(caffe.Layer):
-    """A data layer: one image and its pixels' labels, of another size at each pass, as in FCN."""
-
-    def setup(self, bottom, top):
-        parameters = eval(self.param_str)
-        self.sizes = parameters["sizes"]
-        self.at = 0
-        if len(top) != 2 or bottom:
-            raise Exception("need two tops, data and label, and no bottom")
-
-    def reshape(self, bottom, top):
-        height, width = self.sizes[self.at % len(self.sizes)]
-        rows, columns = np.mgrid[:height, :width]
-        # Three regions that the image shows in three colours.
-        self.label = (rows // 4 + columns // 4 + self.at) % 3
-        self.image = np.stack([self.label == colour for colour in range(3)]) - 0.5
-        top[0].reshape(1, *self.image.shape)
-        top[1].reshape(1, 1, *self.label.shape)
-
-    def forward(self, bottom, top):
-        top[0].data[...] = self.image
-        top[1].data[...] = self.label
-        self.at += 1
-
-    def backward(self, top, propagate_down, bottom):
-        pass
-
-
 class Place(caffe.Layer):
     """Tells what the layer is told: its phase, its replica and how many there are, and what is drawn."""
 

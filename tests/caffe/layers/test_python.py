@@ -84,6 +84,26 @@ def test_a_loss_is_that_of_caffe():
         torch.testing.assert_close(mine, theirs)
 
 
+def test_a_loss_over_pixels_is_that_of_caffe():
+    text = (
+        'layer { name: "in" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }\n'
+        'layer { name: "labels" type: "Input" top: "b" input_param { shape { dim: 2 dim: 1 dim: 4 dim: 5 } } }\n'
+    )
+    torch.manual_seed(2)
+    scores, labels = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(0, 3, (2, 1, 4, 5))
+    found = []
+    for kind in (
+        python("PixelLoss", 'bottom: "a" bottom: "b" top: "loss" loss_weight: 1', "segment_layers"),
+        'layer { name: "mine" type: "SoftmaxWithLoss" bottom: "a" bottom: "b" top: "loss" }',
+    ):
+        net, given = net_of(text + kind).double(), scores.clone().requires_grad_()
+        loss = net.loss(net({"a": given, "b": labels}))
+        loss.backward()
+        found.append((loss.detach(), given.grad))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("factor", [1.0, 1024.0, 0.25])
 def test_the_gradient_of_a_loss_is_as_large_as_what_is_made_of_the_loss(factor: float):
     """The layer does not look at its top's gradient: fp16 and accumulated steps scale the loss all the same."""
@@ -149,7 +169,7 @@ def test_a_bottom_without_need_gets_no_gradient(tmp_path: Path):
 
 SIZES = "{'sizes': [(8, 8), (12, 8), (4, 16)]}"
 IMAGES = (
-    'layer { name: "images" type: "Python" top: "data" top: "label" python_param { module: "code_layers" '
+    'layer { name: "images" type: "Python" top: "data" top: "label" python_param { module: "segment_layers" '
     f'layer: "GrowingImages" param_str: "{SIZES}" }} }}\n'
 )
 
