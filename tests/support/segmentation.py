@@ -33,7 +33,7 @@ test_iter: 6 test_interval: 12 test_initialization: false snapshot: 6 snapshot_p
 
 
 def write_segmentation(directory: Path, module: str, *, fails_at: int | None = None) -> Path:
-    """Write the layers' module, of a name that no other net of the process has, net and solver; gives the solver."""
+    """Write net, solver and the layers' module, of a name that no other net here has; gives the solver."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{module}.py").write_text((SUPPORT / "segment_layers.py").read_text())
     (directory / "net.prototxt").write_text(NET.replace("MODULE", module).replace("FAILS_AT", str(fails_at)))

@@ -1,4 +1,4 @@
-"""A net whose images and loss are code of the user's, through Spark: trained, resumed, tested, and told when it fails."""
+"""A net whose images and loss are code of the user's, through Spark: trained, resumed, tested, and failing."""
 
 import re
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from pyspark.sql import SparkSession
 
 from digits import Story, open_test_session, read_events
 from segmentation import write_segmentation
+from sparknet.caffe import CaffeNet
 from sparknet.caffe.solver.caffe_solver import CaffeSolver
-from sparknet.caffe.weights.caffemodel import read_weights
 from sparknet.cli.main import main
 from sparknet.spark.running.run import train
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
@@ -60,10 +60,10 @@ def test_two_workers_at_every_step_are_one_process(place: Path) -> None:
     rounds = [event for event in events if event["event"] == "round"]
     assert [event["loss"] for event in rounds] == pytest.approx(losses, rel=1e-5)
     assert losses[-1] < losses[0] - 0.3
-    weights = read_weights(place / "snapshots" / "segments_iter_12.caffemodel")
+    trained = CaffeNet(solver.net.description)
+    trained.load_weights(place / "snapshots" / "segments_iter_12.caffemodel")
     for layer, blobs in solver.net.weights().items():
-        for mine, theirs in zip(blobs, weights[layer], strict=True):
-            torch.testing.assert_close(mine.detach(), torch.tensor(theirs), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(trained.weights()[layer], blobs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_finished_model_is_tested_only_where_its_code_may_run(
