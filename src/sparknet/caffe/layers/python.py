@@ -50,6 +50,8 @@ class Python(Layer):
         self._bottom, self._top = bottom, top
         self._in_place = {id(blob) for blob in bottom if any(blob is other for other in top)}
         self._passes = 0
+        # A compiled net runs it as it is: a compiler would look once at what it does, and take that for all.
+        self._run: Any = torch.compiler.disable(_Pass.apply)
         # Tells dtype and device where there are neither bottoms nor blobs.
         self.register_buffer("like", torch.empty(0), persistent=False)
         try:
@@ -72,7 +74,7 @@ class Python(Layer):
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """One tensor for each top."""
-        return _Pass.apply(self, *bottoms, *self.blobs()) if self._top else self.run_forward(bottoms)
+        return self._run(self, *bottoms, *self.blobs())
 
     def run_forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The tops for bottoms and, behind them, blobs, without a gradient."""

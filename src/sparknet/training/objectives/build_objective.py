@@ -28,7 +28,7 @@ def check_net(recipe: Recipe) -> None:
     Raises:
         NetError: there is no such net, or a layer of the file has contradicting rules, or is code that may not run
             or is not there.
-        ConfigError: there is no such loss or measure.
+        ConfigError: there is no such loss or measure, or code would be compiled.
     """
     if recipe.spec is None:
         find_net(recipe.net.name)
@@ -40,6 +40,11 @@ def check_net(recipe: Recipe) -> None:
     phases: tuple[PhaseName, ...] = ("TRAIN", "TEST")
     for phase in phases:
         _check_python_layers(recipe.spec.select(phase))
+    # What a compiler makes of the rest is for one size of batch, and such layers give images of any.
+    if recipe.net.compile and any(recipe.spec.python_layers()):
+        raise ConfigError(
+            "net.compile is true and the net has Python layers, which are not compiled: leave net.compile out"
+        )
 
 
 def _check_python_layers(state: NetSpec) -> None:
@@ -75,7 +80,8 @@ def build_objective(
         freeze(train, net.freeze)
         return _trained(binding, train, intake, channels_last=net.channels_last)
     own_loss = recipe.objective.loss == OWN
-    module = build_net(net.name, net.arguments, rows=fed, seed=seed, own_loss=own_loss)
+    path = net.python_path if net.allow_python_layers else None
+    module = build_net(net.name, net.arguments, rows=fed, seed=seed, own_loss=own_loss, python_path=path)
     freeze(module, net.freeze)
     # It came from a description, of the zoo or of the user's, whose inputs are known only now.
     if isinstance(module, CaffeNet):
