@@ -78,6 +78,10 @@ class Place(caffe.Layer):
 
     def setup(self, bottom, top):
         assert str(self.phase) == ("TRAIN" if self.phase == caffe.TRAIN else "TEST")
+        self.drawn = [np.random.rand(), random.random()]
+        if bottom:
+            self.blobs.add_blob(1)
+            self.blobs[0].data[...] = self.drawn[0]
         top[0].reshape(1, 4)
 
     def reshape(self, bottom, top):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from places import SUPPORT
 from sparknet.caffe import CaffeNet, NetSpec
-from sparknet.caffe.pycaffe.place import set_place
+from sparknet.caffe.pycaffe.place import drawing_from, set_place
 from sparknet.errors import NetError
 
 PAIR = 'layer { name: "in" type: "Input" top: "a" top: "b" input_param { shape { dim: 4 dim: 3 } } }\n'
@@ -201,6 +201,31 @@ def test_a_layer_knows_phase_and_replica():
         assert net_of(text, phase="TEST")({})["told"][0, :3].tolist() == [1, 2, 5]
     finally:
         set_place(0, 1)
+
+
+def test_replicas_learn_alike_and_read_each_its_own():
+    text = PAIR + python("Place", 'bottom: "a" top: "learned"')
+    text += python("Place", 'top: "read"').replace("mine", "data")
+    found = []
+    try:
+        for rank in (0, 1, 1):
+            set_place(rank, 2)
+            with drawing_from(5):
+                found.append(net_of(text + WEIGHTS))
+    finally:
+        set_place(0, 1)
+    learned = [(net.get_parameter("mine.blob0").item(), net.get_parameter("ip.weight")) for net in found]
+    read = [net.get_submodule("data").code.drawn for net in found]
+    assert learned[0][0] == learned[1][0]
+    torch.testing.assert_close(learned[0][1], learned[1][1])
+    assert all(one != other for one, other in zip(read[0], read[1], strict=True))
+    assert read[1] == read[2]
+
+
+WEIGHTS = (
+    'layer { name: "ip" type: "InnerProduct" bottom: "b" top: "ip" '
+    'inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }'
+)
 
 
 def test_memory_lasts_from_pass_to_pass():

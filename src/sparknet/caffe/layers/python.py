@@ -1,6 +1,7 @@
 """Layers whose code is a Python class beside the net's file (python_layer.hpp)."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from sparknet.caffe.layers.layer import Layer, Shape
 from sparknet.caffe.layers.user_code import call, find_layer
 from sparknet.caffe.pycaffe.blob import Array, Blob, Blobs
 from sparknet.caffe.pycaffe.layer import TEST, TRAIN
+from sparknet.caffe.pycaffe.layer import Layer as UserLayer
+from sparknet.caffe.pycaffe.place import drawing_alone
 from sparknet.caffe.schema import LayerParameter
 from sparknet.errors import NetError
 
@@ -61,12 +64,19 @@ class Python(Layer):
         self._code.param_str = parameters.python_param.param_str
         self._code.phase = TRAIN if training else TEST
         self._code.blobs = Blobs()
-        call(self._code, "setup", bottom, top)
-        call(self._code, "reshape", bottom, top)
+        # What is learned must begin alike in all replicas, and what is read must not be the same in all.
+        with nullcontext() if bottom else drawing_alone():
+            call(self._code, "setup", bottom, top)
+            call(self._code, "reshape", bottom, top)
         self._top_shapes = tuple(blob.shape for blob in top)
         self.blob_names = tuple(f"blob{place}" for place in range(len(self._code.blobs)))
         for name, blob in zip(self.blob_names, self._code.blobs, strict=True):
             setattr(self, name, nn.Parameter(torch.from_numpy(blob.data.copy())))
+
+    @property
+    def code(self) -> UserLayer:
+        """The user's own object, as pycaffe's `net.layers[i]` gives it, for what is told to it from outside."""
+        return self._code
 
     def top_shapes(self) -> tuple[Shape, ...] | None:
         """As the first `reshape` has made them."""

@@ -1,11 +1,15 @@
-"""Which of how many replicas this process is, and what pycaffe says of devices."""
+"""Which of how many replicas this process is, what it draws from, and what pycaffe says of devices."""
 
 import random
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 __all__ = [
+    "drawing_alone",
+    "drawing_from",
     "multiprocess",
     "set_device",
     "set_mode_cpu",
@@ -44,6 +48,34 @@ def set_random_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def drawing_from(seed: int) -> Generator[None]:
+    """Draw from this seed on the CPU, and afterwards go on as if nothing had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
+    with torch.random.fork_rng(devices=[]):
+        set_random_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def drawing_alone() -> Generator[None]:
+    """Where there are several replicas that draw alike, let this one draw numbers of its own."""
+    if not multiprocess():
+        yield
+        return
+    # A look at what torch would draw next: drawn in earnest, all that is filled later would differ from the weights
+    # that one process begins with.
+    with torch.random.fork_rng(devices=[]):
+        shared = int(torch.randint(2**31, ()))
+    with drawing_from(shared + solver_rank()):
+        yield
 
 
 # Layers that start processes of their own say this there. What a replica computes on is not theirs to choose, and
