@@ -237,6 +237,45 @@ def test_memory_lasts_from_pass_to_pass():
     assert net({})["count"].tolist() == [4, 4]
 
 
+def test_what_a_layer_writes_into_its_blob_stays_in_any_memory_order(tmp_path: Path):
+    (tmp_path / "counts_planes.py").write_text(
+        "import caffe\n"
+        "class Counts(caffe.Layer):\n"
+        "    def setup(self, bottom, top): self.blobs.add_blob(2, 3, 4, 5)\n"
+        "    def reshape(self, bottom, top): top[0].reshape(*bottom[0].shape)\n"
+        "    def forward(self, bottom, top):\n"
+        "        self.blobs[0].data[1, 2, 3, 4] += 1\n"
+        "        top[0].data[...] = bottom[0].data * self.blobs[0].data\n"
+        "    def backward(self, top, propagate_down, bottom): pass\n"
+    )
+    text = 'layer { name: "in" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }\n'
+    net = net_of(text + python("Counts", 'bottom: "a" top: "y" param { lr_mult: 0 }', "counts_planes"), tmp_path)
+    net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    images = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    for number in (1, 2):
+        y = net({"a": images})["y"]
+        assert net.get_parameter("mine.blob0")[1, 2, 3, 4] == number
+        torch.testing.assert_close(y, images * net.get_parameter("mine.blob0"))
+
+
+def test_numbers_without_axes_and_no_tops(tmp_path: Path):
+    (tmp_path / "looks_on.py").write_text(
+        "import caffe\n"
+        "class Looks(caffe.Layer):\n"
+        "    seen = []\n"
+        "    def setup(self, bottom, top): assert bottom[0].shape == () and bottom[0].count == 1 and not top\n"
+        "    def reshape(self, bottom, top): pass\n"
+        "    def forward(self, bottom, top): self.seen.append(float(bottom[0].data))\n"
+    )
+    text = PAIR + 'layer { name: "loss" type: "EuclideanLoss" bottom: "a" bottom: "b" top: "loss" }\n'
+    net = net_of(text + python("Looks", 'bottom: "loss"', "looks_on"), tmp_path).double()
+    given = pair()
+    loss = net.loss(net(given))
+    loss.backward()
+    assert net.get_submodule("mine").code.seen == [loss.item()]
+    assert given["a"].grad is not None
+
+
 def test_shared_blobs_are_one():
     layers = [
         python("Bilinear", f'bottom: "a" bottom: "b" top: "{top}" param {{ name: "w" }} param {{ name: "b" }}')

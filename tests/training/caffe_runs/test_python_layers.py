@@ -49,6 +49,20 @@ def test_code_is_looked_for_here_and_beside_the_net(here: Path, tmp_path: Path) 
     assert objective.measure({"pass": torch.zeros(1)}).keys() == {"accuracy", "loss"}
 
 
+def test_a_configuration_file_names_no_rows(here: Path, tmp_path: Path) -> None:
+    write_segmentation(tmp_path / "files", "segment_layers_toml")
+    tables = {
+        "data": {"source": "net"},
+        "net": {"prototxt": str(tmp_path / "files" / "net.prototxt"), "allow_python_layers": True},
+        "run": {"rounds": 2, "eval_batches": 3},
+    }
+    start = open_run(decode(RunConfig, tables))
+    assert start.config.net.python_path == (str(here), str(tmp_path / "files"))
+    rows = open_sources(start.config.data).schema(start.config.data)
+    assert rows is not None
+    assert start.objective(rows).evaluation_batch == 1
+
+
 def test_each_net_of_a_solver_may_have_its_code_beside_it(here: Path, tmp_path: Path) -> None:
     for phase in ("train", "val"):
         (tmp_path / phase).mkdir()
