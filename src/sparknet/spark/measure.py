@@ -102,9 +102,9 @@ class MeasurePlan:
         """Rebuild what is measured on a worker."""
         # Spark gives Python workers one thread of OpenMP for each core of a task.
         torch.set_num_threads(self.config.cluster.threads_per_worker)
-        # Also where no task is: whoever has the plan can measure.
-        context = TaskContext.get()
-        take_place(context.partitionId() if context else 0, workers=self.config.run.workers)
+        # A process that is no task measures alone, and goes on to do other things.
+        if (context := TaskContext.get()) is not None:
+            take_place(context.partitionId(), workers=self.config.run.workers)
         objective = _build(self.description, test_net_only=self.test_net_only)
         # Over random weights of seed 0, all of which are replaced: a missing tensor is an error.
         load_weights(objective.module, self.weights.whole())

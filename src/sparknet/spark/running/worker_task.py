@@ -169,6 +169,8 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     recipe = Recipe.read(config.net, config.solver, objective=config.objective)
     # Before the net is built, whose Python layers may ask for it.
     take_place(who.slot, workers=config.run.workers)
+    # Spark uses this process again.
+    means.held.callback(take_place, 0, workers=1)
     # The same seed in every slot: replicas begin with equal weights, and none need be sent.
     objective = build_objective(
         recipe, plan.data.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data
