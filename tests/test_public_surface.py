@@ -31,6 +31,7 @@ SURFACE = {
         "RunConfig",
         "Solver",
         "Sync",
+        "TestRows",
         "Windows",
         "decode",
         "encode",

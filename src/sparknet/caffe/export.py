@@ -74,6 +74,9 @@ def export_onnx(net: CaffeNet, path: str | os.PathLike[str]) -> None:
                 f"{net.spec.source}: layer {step.name!r} ({step.description.type}) cannot be written as ONNX: "
                 f"{step.layer.onnx_refusal}; use .safetensors or .caffemodel"
             )
+    code = [net.spec.place(index) for index, _ in net.spec.python_layers()]
+    if code:
+        raise NetError(f"{'; '.join(code)}: code cannot be written as ONNX: put layers of other types there")
     # An ONNX file is a protobuf message, with its limit; pieces beside it would not be one file.
     size = sum(tensor.nbytes for tensor in net.state_dict().values())
     if size > LIMIT_BYTES:

@@ -74,6 +74,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _net(arguments: argparse.Namespace) -> CaffeNet:
     spec = NetSpec.from_prototxt(arguments.file)
+    if arguments.allow_python_layers:
+        spec = spec.allowing_python_layers()
     # What is typed wins over what the rows say.
     state = spec.select(arguments.phase, level=arguments.level, stages=arguments.stage)
     shapes = named_shapes(state, arguments.phase, arguments.file.parent) | dict(arguments.shape)

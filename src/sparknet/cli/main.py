@@ -24,7 +24,8 @@ _LMDB = (
     "Write the rows of a source as LMDB databases of Datum records, which Caffe's own tools read. Image files "
     "become pixels with their colours in Caffe's order, BGR."
 )
-# Of `data.sources.registry.FORMATS`, which would cost half a second to import; a test holds them together.
+# Of `data.sources.registry.FORMATS`, which would cost half a second to import; a test holds them together. Not
+# `net`, which is taken where a net makes its own rows and nothing is given.
 _SOURCE_HELP = (
     "KIND:PATH, with KIND lmdb, image_tar, image_folder, image_list, windows, hdf5, cifar10, mnist, parquet or "
     "csv; or digits"
@@ -102,7 +103,8 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caffe.add_argument(
         "--data",
         metavar="SOURCE",
-        help=f"{_SOURCE_HELP}; not given: what the net's Data, ImageData and HDF5Data layers name",
+        help=f"{_SOURCE_HELP}; not given: what the net's Data, ImageData and HDF5Data layers name, or what its "
+        "Python layers make",
     )
     caffe.add_argument("--weights", default="", metavar="FILES", help="caffemodel files to start from, with commas")
     caffe.add_argument("--snapshot", default="", metavar="FILE", help="solverstate to go on from")
@@ -128,7 +130,7 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
         metavar="ROWS",
         help="rows to test on. Of a run: a PATH to rows of the same kind as the training rows; not given: the "
         f"run's validation rows. With --model: {_SOURCE_HELP}; not given: what the net's Data, ImageData and "
-        "HDF5Data layers of phase TEST name",
+        "HDF5Data layers of phase TEST name, or what its Python layers make",
     )
     caffe = test.add_argument_group("with Caffe's files, instead of RUN_DIR")
     caffe.add_argument("--model", type=Path, metavar="FILE", help="net prototxt")
@@ -221,6 +223,7 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
         metavar="BLOB=N,C,H,W",
         help="shape of an input, batch first, where the file tells none or another; may be repeated",
     )
+    _add_python_layers(parser)
 
 
 def _add_net_state(add: Callable[..., object]) -> None:
@@ -360,6 +363,16 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="override one configuration key, for example sync.local_steps=20; may be repeated",
+    )
+    _add_python_layers(parser)
+
+
+def _add_python_layers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-python-layers",
+        action="store_true",
+        help="let layers of type Python run their code, with your rights; their modules are looked for in "
+        "PYTHONPATH, here, and beside the net's file",
     )
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from sparknet.cli.train import check_start, overrides_from, train_in
+from sparknet.cli.train import NOT_ALLOWED, check_start, overrides_from, train_in
 from sparknet.config import RunConfig, override
 from sparknet.errors import ConfigError
 from sparknet.reporting.console import open_console
@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Resume; a finished run only shows its result again."""
     with RunDir.reopen(arguments.run_dir) as run_dir:
         before = run_dir.load_config()
-        config = override(before, overrides_from(arguments))
+        config = override(before, [*NOT_ALLOWED, *overrides_from(arguments)])
         result = run_dir.load_result()
         # Not an error: a script that resumes until the run is finished may ask once too often.
         if result is not None:

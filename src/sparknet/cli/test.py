@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from sparknet.caffe.schema import TEST, TRAIN, NetState
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.cli.train import find_modules_here, overrides_from
+from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
 from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
 from sparknet.errors import ConfigError, UsageError
@@ -63,10 +63,12 @@ def _test_run(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir.resolve()
     RunDir.check(run_dir)
     # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
-    config = load_config(run_dir / "config.toml", [*_other_rows(arguments.data), *overrides_from(arguments)])
+    settings = [*NOT_ALLOWED, *_other_rows(arguments.data), *overrides_from(arguments)]
+    config = load_config(run_dir / "config.toml", settings)
     find_modules_here()
     # Before Spark, which takes seconds: a run that is not finished has none.
-    model = load_model(run_dir / "model")
+    net = config.net
+    model = load_model(run_dir / "model", python_path=net.python_path if net.allow_python_layers else None)
     if arguments.data is None and config.data.validation == "none":
         raise UsageError(
             f'{run_dir} has held out no rows (data.validation is "none"), so there are none to test: name some '
@@ -106,7 +108,14 @@ def _other_rows(path: str | None) -> list[str]:
 
 
 def _test_files(arguments: argparse.Namespace) -> int:
-    start = scored_run(arguments.model, arguments.data, overrides_from(arguments), state=_state_of(arguments))
+    find_modules_here()
+    start = scored_run(
+        arguments.model,
+        arguments.data,
+        overrides_from(arguments),
+        state=_state_of(arguments),
+        batches=arguments.iterations,
+    )
     config = start.config
     # Of a net's Data layer of phase TEST the rows come as validation rows.
     opened = (

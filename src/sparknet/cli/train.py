@@ -23,7 +23,10 @@ from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import check_preprocessing
 from sparknet.training.run_files.run_dir import RunDir
 
-__all__ = ["check_start", "find_modules_here", "overrides_from", "run", "train_in"]
+__all__ = ["NOT_ALLOWED", "check_start", "find_modules_here", "overrides_from", "run", "train_in"]
+
+NOT_ALLOWED = ("net.allow_python_layers=false",)
+"""Before what is typed: that a run's files name code is no leave to run it, for they may come from anywhere."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,6 +95,8 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
         settings.append(f"run.workers={arguments.workers}")
     if arguments.master is not None:
         settings.append(f"cluster.master={arguments.master!r}")
+    if arguments.allow_python_layers:
+        settings.append("net.allow_python_layers=true")
     return [*settings, *arguments.set]
 
 

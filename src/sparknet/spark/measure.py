@@ -41,6 +41,7 @@ from sparknet.training.objectives.build_objective import build_objective, build_
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain
 from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.objectives.seeding import take_place
 from sparknet.training.run_files.saved_model import Description, Model
 from sparknet.training.run_files.state_bytes import load_weights, weights_file
 from sparknet.training.worker.evaluate import Cuts, Evaluation, evaluate_part
@@ -107,6 +108,9 @@ class MeasurePlan:
         """Rebuild what is measured on a worker."""
         # Spark gives Python workers one thread of OpenMP for each core of a task.
         torch.set_num_threads(self.config.cluster.threads_per_worker)
+        # A process that is no task measures alone, and goes on to do other things.
+        if (context := TaskContext.get()) is not None:
+            take_place(context.partitionId(), workers=self.config.run.workers)
         objective = _build(self.description, test_net_only=self.test_net_only)
         # Over random weights of seed 0, all of which are replaced: a missing tensor is an error.
         load_weights(objective.module, self.weights.whole())

@@ -49,7 +49,8 @@ def rows_of(name, where):
 
 def test_the_registry_has_every_format():
     assert (
-        " ".join(FORMATS) == "digits cifar10 mnist lmdb image_tar image_folder image_list windows hdf5 csv parquet"
+        " ".join(FORMATS)
+        == "digits cifar10 mnist lmdb image_tar image_folder image_list windows hdf5 csv parquet net"
     )
 
 

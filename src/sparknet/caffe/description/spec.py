@@ -1,14 +1,16 @@
 """The description of a net, from a file, from a message or from the layer functions."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from sparknet.caffe.description.state_rules import select
 from sparknet.caffe.description.upgrade import upgrade_net
 from sparknet.caffe.prototxt import Parsed, format_text, parse_text, read_text
-from sparknet.caffe.schema import TEST, TRAIN, NetParameter
+from sparknet.caffe.schema import TEST, TRAIN, LayerParameter, NetParameter
+from sparknet.errors import NetError
 
 __all__ = ["NetSpec", "PhaseName"]
 
@@ -23,11 +25,14 @@ class NetSpec:
         parameters: the message; legacy files have been upgraded. Not to be changed.
         source: the file, for error messages.
         lines: line of each layer in that file; None for a layer that no line stands for.
+        python_path: directories in which modules of Python layers are looked for; None: such layers, whose code
+            would run when the net is built, are refused.
     """
 
     parameters: NetParameter
     source: str = "<net>"
     lines: tuple[int | None, ...] = ()
+    python_path: tuple[str, ...] | None = None
 
     @classmethod
     def from_prototxt(cls, path_or_text: str | os.PathLike[str]) -> "NetSpec":
@@ -81,7 +86,44 @@ class NetSpec:
         chosen.state.level = level
         chosen.state.stage[:] = stages
         lines = tuple(self.lines[index] for index in kept) if self.lines else ()
-        return NetSpec(chosen, self.source, lines)
+        return replace(self, parameters=chosen, lines=lines)
+
+    def allowing_python_layers(self, *directories: str | os.PathLike[str]) -> "NetSpec":
+        """The same net, whose Python layers may run their code.
+
+        Args:
+            directories: where their modules are looked for, behind PYTHONPATH; not given: the current directory,
+                then that of the file.
+        """
+        path = [str(Path(directory).absolute()) for directory in directories]
+        if not directories:
+            path = [str(Path.cwd())]
+            if self.source != "<text>" and Path(self.source).is_file():
+                path.append(str(Path(self.source).absolute().parent))
+        return replace(self, python_path=tuple(dict.fromkeys(path)))
+
+    def python_layers(self) -> "Iterator[tuple[int, LayerParameter]]":
+        """The layers of type Python, with their places."""
+        return ((index, layer) for index, layer in enumerate(self.parameters.layer) if layer.type == "Python")
+
+    def check_python_layers(self) -> None:
+        """Refuse layers whose code may not run.
+
+        Raises:
+            NetError: there are some; the message says which code it is.
+        """
+        if self.python_path is not None:
+            return
+        named = [
+            f"{self.place(index)}: {layer.python_param.layer} of module {layer.python_param.module}"
+            for index, layer in self.python_layers()
+        ]
+        if named:
+            raise NetError(
+                f"the net has layers that are code, which runs with your rights: {'; '.join(named)}. Where you "
+                "trust it, allow it: --allow-python-layers on the command line, net.allow_python_layers = true in "
+                "a configuration, NetSpec.allowing_python_layers() in Python"
+            )
 
     def in_stage(self, stage: str) -> "NetSpec":
         """The same net, of which every state is in this stage too."""

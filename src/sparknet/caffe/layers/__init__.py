@@ -32,6 +32,7 @@ from sparknet.caffe.layers.metrics import Accuracy, ArgMax
 from sparknet.caffe.layers.normalise import LRN, MVN, BatchNorm, Bias, Scale
 from sparknet.caffe.layers.outputs import HDF5Output
 from sparknet.caffe.layers.pooling import SPP, WindowPooling
+from sparknet.caffe.layers.python import Python
 from sparknet.caffe.layers.recurrent import LSTM, RNN
 from sparknet.caffe.layers.shape import BatchReindex, Crop, Filter, Flatten, Reduction, Reshape, Silence, Tile
 from sparknet.caffe.layers.softmax import InfogainLoss, Softmax, SoftmaxWithLoss
@@ -90,6 +91,8 @@ LAYERS: dict[str, type[Layer]] = {
     # recurrent
     "LSTM": LSTM,
     "RNN": RNN,
+    # the user's own
+    "Python": Python,
     # shape
     "Flatten": Flatten,
     "Reshape": Reshape,

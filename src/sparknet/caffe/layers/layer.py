@@ -98,6 +98,10 @@ class Layer(nn.Module):
     def reset(self) -> None:
         """Forget what the last pass left for the next; most layers leave nothing."""
 
+    def top_shapes(self) -> "tuple[Shape, ...] | None":
+        """Shapes of the tops over the bottoms that it was made for, where it knows them; None: a pass tells."""
+        return None
+
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Multiplications with addition of one forward pass over these shapes; 0 where they are not what costs."""
         return 0

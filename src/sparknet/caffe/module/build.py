@@ -15,6 +15,7 @@ from torch.func import functional_call
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.layers import INPUT_LAYERS, LAYERS, Layer, Shape, input_blobs
 from sparknet.caffe.layers.blob_limits import check_blob_shape
+from sparknet.caffe.layers.python import Python
 from sparknet.caffe.module.fusion import take_shortcuts
 from sparknet.caffe.module.net_plan import BuildPlan, Learnable, Step
 from sparknet.caffe.prototxt.fork_layers import about_type
@@ -37,6 +38,7 @@ def build(spec: NetSpec, input_shapes: Mapping[str, Shape] | None = None) -> Bui
         NetError: the description is not a net: the message names layer, line, expected and found.
     """
     _check_types(spec)
+    spec.check_python_layers()
     builder = _Builder(spec, dict(input_shapes or {}))
     for index in range(len(spec.parameters.layer)):
         builder.add(index)
@@ -132,7 +134,8 @@ class _Builder:
         for name in bottoms:
             self._check_bottom(name, index)
         shapes = tuple(self._plan.shapes[name] for name in bottoms)
-        layer = _make_layer(kind, description, shapes, training=self._is_training(description))
+        training = self._is_training(description)
+        layer = _make_layer(kind, description, shapes, training=training, path=self._spec.python_path or ())
         # Before blobs are shared: a view of another layer's blob is not among those that this pass replaces.
         top_shapes = _top_shapes(layer, shapes, len(tops))
         self._share_blobs(description, layer, self._spec.place(index))
@@ -262,9 +265,17 @@ def _merge(merged: ParamSpec, given: ParamSpec, owner: str) -> None:
 
 
 def _make_layer(
-    kind: type[Layer], description: LayerParameter, bottoms: tuple[Shape, ...], *, training: bool
+    kind: type[Layer],
+    description: LayerParameter,
+    bottoms: tuple[Shape, ...],
+    *,
+    training: bool,
+    path: Sequence[str],
 ) -> Layer:
     try:
+        # The only ones that are told these: what others do does not depend on them before a pass.
+        if issubclass(kind, Python):
+            return kind(description, bottoms, training=training, path=path).train(training)
         return kind(description, bottoms).train(training)
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch has no memory for its blobs
         reason = " ".join(str(error).split())
@@ -322,6 +333,9 @@ def _loss_weights(description: LayerParameter, kind: type[Layer], tops: int) -> 
 
 def _top_shapes(layer: Layer, bottoms: Sequence[Shape], tops: int) -> tuple[Shape, ...]:
     """Shapes of the tops, by a pass over tensors without memory."""
+    known = layer.top_shapes()
+    if known is not None:
+        return known[:tops]
     # The layer keeps its blobs; functional_call lends it these for one pass. Nothing is computed, so a net of any
     # size is planned at once, and `forward` must never look at values, which torch.export wants anyway.
     ghosts = {

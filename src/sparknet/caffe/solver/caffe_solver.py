@@ -77,6 +77,7 @@ class CaffeSolver:
         net: CaffeNet | None = None,
         *,
         input_shapes: Mapping[str, Shape] | None = None,
+        allow_python_layers: bool = False,
     ) -> "CaffeSolver":
         """Build from a solver file, or from its text.
 
@@ -86,6 +87,8 @@ class CaffeSolver:
             path_or_text: the solver file.
             net: a training net in place of the file's.
             input_shapes: shapes, with the batch axis, of inputs whose net file tells none.
+            allow_python_layers: the nets' layers of type Python may run their code, looked for in PYTHONPATH, the
+                current directory and beside the files.
 
         Raises:
             ConfigError: a setting is at fault; the message names file and key.
@@ -102,7 +105,7 @@ class CaffeSolver:
             snapshot_prefix=snapshot_prefix(settings.snapshot_prefix, file),
             weights=tuple(listed_files(settings.weights, directory)),
         )
-        nets = NamedNets(message, parsed.source, directory)
+        nets = NamedNets(message, parsed.source, directory, allow_python_layers=allow_python_layers)
         training = nets.plan_training() if net is None else net
         return cls(settings, training, nets.plan_tests(), input_shapes=input_shapes)
 

@@ -109,9 +109,18 @@ class NamedNets:
         message: the solver file.
         source: its name, for errors.
         directory: where it lies; None for text that came from no file.
+        allow_python_layers: the nets' layers of type Python may run their code.
     """
 
-    def __init__(self, message: SolverParameter, source: str, directory: Path | None) -> None:
+    def __init__(
+        self,
+        message: SolverParameter,
+        source: str,
+        directory: Path | None,
+        *,
+        allow_python_layers: bool = False,
+    ) -> None:
+        self._allow_python_layers = allow_python_layers
         self._message = message
         self._source = source
         self._directory = directory
@@ -129,7 +138,7 @@ class NamedNets:
             spec = NetSpec.from_message(message.train_net_param, f"{self._source}: train_net_param")
         else:
             spec = self._file(message.train_net) if message.HasField("train_net") else self._common()
-        return _in_state(spec, TRAIN, message.train_state)
+        return self._in_state(spec, TRAIN, message.train_state)
 
     def plan_tests(self) -> list[NetPlan]:
         """The test nets in Caffe's order: test_net_param, test_net, then the common net, a test_iter each.
@@ -144,7 +153,7 @@ class NamedNets:
         if len(message.test_iter) > len(specs):
             specs += [self._common()] * (len(message.test_iter) - len(specs))
         states = list(message.test_state) or [NetState()] * len(specs)
-        return [_in_state(spec, TEST, state) for spec, state in zip(specs, states, strict=True)]
+        return [self._in_state(spec, TEST, state) for spec, state in zip(specs, states, strict=True)]
 
     def _common(self) -> NetSpec:
         message = self._message
@@ -160,12 +169,19 @@ class NamedNets:
             self._read[path] = NetSpec.from_prototxt(Path(path))
         return self._read[path]
 
+    def _in_state(self, spec: NetSpec, phase: int, last: NetState) -> NetPlan:
+        """The state of a net: the solver's phase, then what the net's file says, then what the solver says."""
+        if self._allow_python_layers:
+            spec = spec.allowing_python_layers(*self._places(spec))
+        own: NetParameter = spec.parameters
+        state = NetState(phase=TRAIN if phase == TRAIN else TEST)
+        # Each overrides the one before, and stages add up: so protobuf merges, and Caffe's order is this.
+        state.MergeFrom(own.state)
+        state.MergeFrom(last)
+        return NetPlan(spec=spec, state=state)
 
-def _in_state(spec: NetSpec, phase: int, last: NetState) -> NetPlan:
-    """The state of a net: the solver's phase, then what the net's file says, then what the solver says."""
-    own: NetParameter = spec.parameters
-    state = NetState(phase=TRAIN if phase == TRAIN else TEST)
-    # Each overrides the one before, and stages add up: so protobuf merges, and Caffe's order is this.
-    state.MergeFrom(own.state)
-    state.MergeFrom(last)
-    return NetPlan(spec=spec, state=state)
+    def _places(self, spec: NetSpec) -> list[Path]:
+        """Where modules of Python layers are looked for: the current directory, beside net and solver."""
+        file = Path(spec.source)
+        beside = file.parent if "\n" not in spec.source and file.is_file() else None
+        return [Path.cwd(), *(place for place in (beside, self._directory) if place is not None)]

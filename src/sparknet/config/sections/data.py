@@ -23,7 +23,7 @@ class Data:
     """The format of the rows, one of those in the table below the keys."""
     path: str = ""
     """File, glob or directory of the training rows, local or a URI (`s3://bucket/key`, `hdfs://host:port/path`);
-    digits needs none."""
+    digits and net need none."""
     validation_path: str = ""
     """A second source of the same kind for validation; a standard directory gives its test files."""
     validation_column: str = ""
@@ -127,7 +127,7 @@ class Data:
             self.validation is not None,
         ]
         require(
-            sum(ways) == 1,
+            sum(ways) == 1 or (self.of_net and not any(ways)),
             "data.validation_path, data.validation_column, data.validation_fraction, data.validation",
             (self.validation_path, self.validation_column, self.validation_fraction, self.validation),
             'exactly one must be given: set one of them; data.validation = "none" holds out nothing',
@@ -161,6 +161,11 @@ class Data:
             rows.check(f"data.tests.{name}", self.beside)
         for name in self.columns:
             self.columns[name].check(f"data.columns.{name}")
+
+    @property
+    def of_net(self) -> bool:
+        """Whether the net makes its rows itself, for training and for tests."""
+        return self.source == "net"
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -30,6 +30,12 @@ class Net:
     """Parameters that stay as they are, by patterns of their names: `["backbone.*"]`."""
     arguments: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the callable."""
+    allow_python_layers: bool = False
+    """A Caffe net's layers of type Python may run their code, with your rights, here and at every worker's. A run's
+    own files do not allow it: whoever resumes or tests it says so again, with `--allow-python-layers`."""
+    python_path: tuple[str, ...] = ()
+    """Directories in which, behind PYTHONPATH, the modules of such layers are looked for, the same at every worker;
+    not given: the directory that the run is started in, then that of the net's file."""
     compile: bool = False
     """Compile the net's forward pass with `torch.compile`; where that fails, a line says so and it runs
     as it is."""

@@ -8,7 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparknet.config import Data
-from sparknet.data.sources import cifar10, digits, hdf5, image_folder, image_list, image_tar, lmdb, mnist, windows
+from sparknet.data.sources import (
+    cifar10,
+    digits,
+    hdf5,
+    image_folder,
+    image_list,
+    image_tar,
+    lmdb,
+    mnist,
+    passes,
+    windows,
+)
 from sparknet.data.sources.source import Reader
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError
@@ -25,7 +36,7 @@ class Format:
     reader: Reader | None = None
     """Opens and reads it; None: Spark does."""
     has_path: bool = True
-    """It reads files; the digits come with a package."""
+    """It reads files; the digits come with a package, and a net's own rows from the net."""
     has_label_file: bool = False
     """Its labels stand in a file of their own (`data.labels`)."""
     has_header: bool = False
@@ -85,6 +96,11 @@ FORMATS: dict[str, Format] = {
     ),
     "csv": Format(what="CSV", has_header=True),
     "parquet": Format(what="Parquet"),
+    "net": Format(
+        what="no rows: the net's own layers make them, and one of these stands for each of its passes",
+        reader=passes,
+        has_path=False,
+    ),
 }
 """By the name that `data.source` and Spark know them by."""
 

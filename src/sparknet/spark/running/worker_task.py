@@ -22,6 +22,7 @@ from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.objectives.seeding import take_place
 from sparknet.training.sync.gloo_groups import Groups
 from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.evaluate import Evaluation
@@ -165,6 +166,10 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     recipe = Recipe.read(config.net, config.solver, objective=config.objective)
+    # Before the net is built, whose Python layers may ask for it.
+    take_place(who.slot, workers=config.run.workers)
+    # Spark uses this process again.
+    means.held.callback(take_place, 0, workers=1)
     # The same seed in every slot: replicas begin with equal weights, and none need be sent.
     objective = build_objective(
         recipe, plan.data.rows, batch_size=config.solver.batch_size, seed=config.run.seed, data=config.data

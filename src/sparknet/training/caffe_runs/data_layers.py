@@ -17,6 +17,7 @@ from sparknet.caffe.weights.mean_image import read_mean
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Storage
 from sparknet.errors import ConfigError
+from sparknet.training.objectives.input_binding import inputs_of, makes_rows
 
 __all__ = ["NetSources", "data_source"]
 
@@ -57,6 +58,11 @@ class NetSources:
     """By name, a stage of phase TEST, the further tests of the net, and how many batches each looks at."""
     tested: bool = True
     """Tests are asked for; if not, phase TEST may lack rows, or may not be there at all."""
+
+    def makes_rows(self, *, testing: bool) -> bool:
+        """Whether the Python layers of a phase make its rows, and it takes none."""
+        state = self.spec.select("TEST" if testing else "TRAIN")
+        return makes_rows(state) and not inputs_of(state)
 
     def path(self, phase: PhaseName, source: str) -> str:
         """Path of the rows of this format that a phase reads; empty where it reads none that are on this machine.
@@ -362,23 +368,35 @@ def data_source(
             raise ConfigError(
                 "--data is not given, and there is no net: give --data KIND:PATH, as in --data lmdb:PATH"
             )
+        if net.makes_rows(testing=testing):
+            return {"source": "net"}
         return net.table(testing=testing, held_out=held_out)
     kind, path = _kind_and_path(source)
+    if kind == "net":
+        if net is None:
+            raise ConfigError("SOURCE is 'net'; rows that a net makes are there for it alone: name other rows")
+        return {"source": kind}
     table: dict[str, Any] = {"source": kind, "path": path}
     if net is not None:
         table |= _said_by(net, kind, testing=testing)
-    if held_out:
-        return table
+    return table if held_out else table | _held_out_of(kind, path, overrides, net=net, testing=testing)
+
+
+def _held_out_of(
+    kind: str, path: str, overrides: Sequence[str], *, net: NetSources | None, testing: bool
+) -> dict[str, Any]:
+    """Which rows are held out where the settings do not say it."""
     if FORMATS[kind].held_out:
-        return {**table, "validation_fraction": FORMATS[kind].held_out}
+        return {"validation_fraction": FORMATS[kind].held_out}
     if testing or _has_tests(kind, path, overrides):
         # Where its test files are missing, the source itself says so.
-        return {**table, "validation_path": path, **(_labels_of_tests(overrides) if testing else {})}
+        return {"validation_path": path, **(_labels_of_tests(overrides) if testing else {})}
     tests = net.path("TEST", kind) if net is not None else ""
     if tests:
-        return {**table, "validation_path": tests}
+        return {"validation_path": tests}
     if net is not None and not net.tested:
-        return {**table, "validation": "none"}
+        return {"validation": "none"}
+    source = f"{kind}:{path}" if path else kind
     raise ConfigError(
         f"--data is {source!r}; say which rows are held out for tests: --set data.validation_path=PATH names "
         "others, --set data.validation_fraction=0.1 draws a share, --set data.validation=none holds out none"

@@ -17,16 +17,27 @@ from sparknet.caffe.schema.strings import readable
 from sparknet.caffe.solver.named_files import find_file
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
-from sparknet.config import Data, RunConfig
+from sparknet.config import Data, Net, RunConfig
 from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.sources.passes import PASS
+from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
-from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.objectives.recipe import Recipe, with_python_layers
 from sparknet.training.run_files.run_hook import RunHook
 
-__all__ = ["NetFile", "RunStart", "SolverFile", "kept_text", "open_run", "read_net", "read_solver"]
+__all__ = [
+    "NetFile",
+    "RunStart",
+    "SolverFile",
+    "directories_of",
+    "kept_text",
+    "open_run",
+    "read_net",
+    "read_solver",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -35,6 +46,8 @@ class NetFile:
 
     text: str
     spec: NetSpec
+    directories: tuple[str, ...] = ()
+    """Where the file lies, or the files that it was made of: modules of Python layers may lie beside them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -86,7 +99,8 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
 
     Raises:
         NetError: a file is missing, or is no net or solver.
-        ConfigError: a value of the solver breaks a rule.
+        ConfigError: a value of the solver breaks a rule, or it must be known how many rows there are and the net
+            makes them itself.
         CheckpointError: the snapshot is missing or damaged.
     """
     net = net or (read_net(config.net.prototxt) if config.net.prototxt else None)
@@ -96,7 +110,12 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
     settings, text = _settings(solver) if solver else (None, "")
     config = replace(
         config,
-        net=replace(config.net, prototxt=net.text if net else "", weights=weights),
+        net=replace(
+            config.net,
+            prototxt=net.text if net else "",
+            weights=weights,
+            python_path=_python_path(config.net, net) if net else (),
+        ),
         solver=replace(
             config.solver,
             prototxt=text,
@@ -105,14 +124,17 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         ),
         data=_data_of(config.data, net.spec if net else None),
     )
+    if config.data.of_net:
+        config = replace(config, solver=replace(config.solver, batch_size=1))
     # From what was read and not from the texts in `config`: errors then name the user's file and line.
     recipe = Recipe(
         net=config.net,
-        spec=net.spec if net else None,
+        spec=with_python_layers(net.spec, config.net) if net else None,
         objective=config.objective,
         solver=config.solver,
         settings=settings,
     )
+    _check_passes(config)
     hook = CaffeHook(config, settings) if net or solver or weights else None
     return RunStart(config=config, recipe=recipe, hook=hook)
 
@@ -131,7 +153,7 @@ def read_net(path_or_text: str, directory: Path | None = None) -> NetFile:
     if directory is None and source == path_or_text:
         directory = Path(source).parent
     text = _with_means(text, directory)
-    return NetFile(text=text, spec=NetSpec.from_text(text, source))
+    return NetFile(text=text, spec=NetSpec.from_text(text, source), directories=directories_of(source))
 
 
 def read_solver(path_or_text: str) -> SolverFile:
@@ -152,6 +174,38 @@ def kept_text(path_or_text: str) -> tuple[str, str]:
         # As TOML's strings have them, and with one at the end, which tells text from a path.
         text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n") + "\n"
     return text, source
+
+
+def _check_passes(config: RunConfig) -> None:
+    """Refuse a net that makes its own rows where something asks how many there are."""
+    if not config.data.of_net:
+        return
+    if not config.net.prototxt:
+        raise ConfigError(
+            f"data.source is 'net' and net.name {config.net.name!r}; only the Python layers of a Caffe net make "
+            "their own rows: name other rows"
+        )
+    for key, value, asked in (
+        ("run.rounds", config.run.rounds, "set run.rounds, not run.epochs"),
+        ("run.eval_batches", config.run.eval_batches, "set it, test_iter in the solver, or --iterations of a test"),
+    ):
+        if value is None:
+            raise ConfigError(f"{key} is not given and the net makes its own rows, which have no number: {asked}")
+
+
+def directories_of(*sources: str) -> tuple[str, ...]:
+    """Where files lie, seen from the root; what is the name of no file is passed over."""
+    # A text stands for itself, and may be longer than any path.
+    files = [source for source in sources if "\n" not in source and Path(source).is_file()]
+    return tuple(dict.fromkeys(str(Path(file).absolute().parent) for file in files))
+
+
+def _python_path(section: Net, net: NetFile) -> tuple[str, ...]:
+    """Where modules of the net's Python layers are looked for; nothing where it has none."""
+    if not any(net.spec.python_layers()):
+        return section.python_path
+    given = section.python_path or (".", *net.directories)
+    return tuple(dict.fromkeys(str(Path(directory).absolute()) for directory in given))
 
 
 def _alike(built: RowSchema, rows: RowSchema) -> bool:
@@ -238,6 +292,8 @@ def _data_of(data: Data, spec: NetSpec | None) -> Data:
     """Section `data` without relative paths, and with what a Caffe net adds where nothing is said."""
     if spec is None:
         return _from_anywhere(data)
+    if data.of_net:
+        data = replace(data, inputs=(PASS,), targets=(PASS,), validation_fraction=data.validation_fraction or 0.5)
     data = replace(
         _from_anywhere(data),
         # Caffe's tools decode to blue, green, red, and its nets are trained on that.

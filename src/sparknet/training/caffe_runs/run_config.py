@@ -17,7 +17,14 @@ from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config.files import config_from
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.data_layers import NetSources, data_source
-from sparknet.training.caffe_runs.open_run import NetFile, RunStart, open_run, read_net, read_solver
+from sparknet.training.caffe_runs.open_run import (
+    NetFile,
+    RunStart,
+    directories_of,
+    open_run,
+    read_net,
+    read_solver,
+)
 from sparknet.training.objectives.input_binding import batch_in_file
 
 __all__ = ["CaffeFiles", "scored_run", "solver_run"]
@@ -100,15 +107,21 @@ def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) 
 
 
 def scored_run(
-    model: Path, source: str | None, overrides: Sequence[str], *, state: NetState | None = None
+    model: Path,
+    source: str | None,
+    overrides: Sequence[str],
+    *,
+    state: NetState | None = None,
+    batches: int | None = None,
 ) -> RunStart:
     """What testing a net file on a source comes to: of the configuration only net, data and cluster matter.
 
     Args:
         model: the net's file.
-        source: `KIND:PATH`, or `digits`; None takes the databases that the net's data layers name.
-        overrides: `section.key=value` settings, which win.
+        source: as for `solver_run`.
+        overrides: as for `solver_run`.
         state: which of the net's states is tested; None: phase TEST, without a level or stages.
+        batches: how many are tested; None: all rows.
 
     Raises:
         ConfigError: the source or an override is at fault.
@@ -121,7 +134,8 @@ def scored_run(
         # Sources are asked for what phase TEST names, whichever phase it is that is tested.
         net, named = _one_state(plan, state.phase), _one_state(plan, TEST).spec
     data = data_source(source, overrides, net=NetSources(spec=named, directory=model.parent), testing=True)
-    tables = {"run": {"rounds": 1}, "net": {"prototxt": net.text}, "data": data}
+    run = {"rounds": 1} | ({"eval_batches": batches} if batches else {})
+    tables = {"run": run, "net": {"prototxt": net.text}, "data": data}
     config = config_from(tables, overrides)
     return open_run(config, net=net if config.net.prototxt == net.text else None)
 
@@ -167,10 +181,11 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> tuple[Net
     nets = NamedNets(message, source, directory)
     train, tests = nets.plan_training(), nets.plan_tests()
     tests = tests or [replace(train, state=_phase_alone(train))]
+    directories = directories_of(train.spec.source, *(test.spec.source for test in tests), source)
     plain = len(tests) == 1 and not any(plan.state.level or plan.state.stage for plan in (train, *tests))
     # The file as it was written, with its comments and rules, wherever that says all.
     if plain and train.spec is tests[0].spec and Path(train.spec.source).is_file():
-        return read_net(train.spec.source, directory), []
+        return replace(read_net(train.spec.source, directory), directories=directories), []
     # Whatever the file says beside its layers, force_backward say, is of the net that is made too.
     merged = NetParameter()
     merged.CopyFrom(train.spec.parameters)
@@ -185,7 +200,7 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> tuple[Net
         if layer.transform_param.mean_file:
             layer.transform_param.mean_file = find_file(layer.transform_param.mean_file, directory)
     spec = NetSpec.from_message(merged, source)
-    return NetFile(text=spec.to_prototxt(), spec=spec), names
+    return NetFile(text=spec.to_prototxt(), spec=spec, directories=directories), names
 
 
 def _one_state(plan: NetPlan, phase: int) -> NetFile:
@@ -195,7 +210,7 @@ def _one_state(plan: NetPlan, phase: int) -> NetFile:
     del chosen.layer[:]
     chosen.layer.extend(_layers_of(plan, NetStateRule(phase=TRAIN if phase == TRAIN else TEST)))
     spec = NetSpec.from_message(chosen, plan.spec.source)
-    return NetFile(text=spec.to_prototxt(), spec=spec)
+    return NetFile(text=spec.to_prototxt(), spec=spec, directories=directories_of(plan.spec.source))
 
 
 def _layers_of(plan: NetPlan, rule: NetStateRule) -> list[LayerParameter]:

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import torch
-
 from sparknet.caffe.description.spec import NetSpec, PhaseName
+from sparknet.caffe.layers.user_code import find_layer
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.config import Data, Measure
 from sparknet.data.rows.row_schema import RowSchema
-from sparknet.errors import ConfigError
+from sparknet.errors import ConfigError, NetError
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.find_net import build_net, find_net
 from sparknet.training.objectives.input_binding import Intake, batch_in_file, intake_of, seen_rows
@@ -17,6 +16,7 @@ from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.net_weights import freeze
 from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
 from sparknet.training.objectives.recipe import Recipe
+from sparknet.training.objectives.seeding import drawing_from
 from sparknet.training.objectives.torch_metric import find_metric
 
 __all__ = ["build_objective", "build_test_objective", "check_net"]
@@ -26,8 +26,9 @@ def check_net(recipe: Recipe) -> None:
     """Find what is wrong with a net's name or file, and with those of loss and measures, without building it.
 
     Raises:
-        NetError: there is no such net, or a layer of the file has contradicting rules.
-        ConfigError: there is no such loss or measure.
+        NetError: there is no such net, or a layer of the file has contradicting rules, or is code that may not run
+            or is not there.
+        ConfigError: there is no such loss or measure, or code would be compiled.
     """
     if recipe.spec is None:
         find_net(recipe.net.name)
@@ -36,8 +37,23 @@ def check_net(recipe: Recipe) -> None:
             find_metric(Measure(name=one) if isinstance(one, str) else one)
         return
     # For what they refuse.
-    recipe.spec.select("TRAIN")
-    recipe.spec.select("TEST")
+    phases: tuple[PhaseName, ...] = ("TRAIN", "TEST")
+    for phase in phases:
+        _check_python_layers(recipe.spec.select(phase))
+    # What a compiler makes of the rest is for one size of batch, and such layers give images of any.
+    if recipe.net.compile and any(recipe.spec.python_layers()):
+        raise ConfigError(
+            "net.compile is true and the net has Python layers, which are not compiled: leave net.compile out"
+        )
+
+
+def _check_python_layers(state: NetSpec) -> None:
+    state.check_python_layers()
+    for index, layer in state.python_layers():
+        try:
+            find_layer(layer, state.python_path or ())
+        except NetError as error:
+            raise NetError(f"{state.place(index)}: {error}") from error
 
 
 def build_objective(
@@ -64,7 +80,8 @@ def build_objective(
         freeze(train, net.freeze)
         return _trained(binding, train, intake, channels_last=net.channels_last)
     own_loss = recipe.objective.loss == OWN
-    module = build_net(net.name, net.arguments, rows=fed, seed=seed, own_loss=own_loss)
+    path = net.python_path if net.allow_python_layers else None
+    module = build_net(net.name, net.arguments, rows=fed, seed=seed, own_loss=own_loss, python_path=path)
     freeze(module, net.freeze)
     # It came from a description, of the zoo or of the user's, whose inputs are known only now.
     if isinstance(module, CaffeNet):
@@ -128,9 +145,7 @@ class _Binding:
     def state(self, spec: NetSpec, *, phase: PhaseName, batch: int, seed: int) -> tuple[CaffeNet, Intake]:
         """Build one state of a net."""
         intake = self.intake(spec.select(phase), phase=phase, batch=batch)
-        with torch.random.fork_rng(devices=[]):
-            # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
-            torch.default_generator.manual_seed(seed)
+        with drawing_from(seed):
             level = spec.parameters.state.level  # where the file itself says it, as `select` has it
             return CaffeNet(spec, phase, level=level, input_shapes=intake.shapes), intake
 

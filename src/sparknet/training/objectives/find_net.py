@@ -22,6 +22,7 @@ from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
 from sparknet.training.objectives.net_call import NetCall
+from sparknet.training.objectives.seeding import drawing_from
 
 __all__ = ["build_net", "find_net"]
 
@@ -71,6 +72,7 @@ def build_net(
     rows: RowSchema,
     seed: int,
     own_loss: bool = False,
+    python_path: tuple[str, ...] | None = None,
 ) -> nn.Module:
     """Build a net on the CPU; the same name, arguments and seed give bit-identical weights.
 
@@ -88,6 +90,7 @@ def build_net(
         rows: what the net is fed; classes are 0 to below `rows.label_bound`.
         seed: seeds torch's CPU generator for the initial weights.
         own_loss: the net computes its loss itself, of targets that it is given.
+        python_path: where a description's Python layers are looked for; None: they are not allowed here.
 
     Raises:
         NetError: the net cannot be found, does not take these arguments or this input, fails while it is
@@ -101,13 +104,12 @@ def build_net(
         "targets": {column.name: column.classes or column.width for column in rows.targets},
     }
     given = _arguments(name, factory, arguments, offered)
-    with torch.random.fork_rng(devices=[]):
-        # This generator alone: torch.manual_seed would also reseed GPUs, which fork_rng does not restore here.
-        torch.default_generator.manual_seed(seed)
+    with drawing_from(seed):
         try:
             # Typed as object: what a callable of the user's really returns is checked below
             module = cast("object", factory(**given))
             if isinstance(module, NetSpec):
+                module = module if python_path is None else module.allowing_python_layers(*python_path)
                 module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, rows.input.shape))
             if isinstance(module, nn.Module) and has_lazy_parameters(module):
                 _make_whole(module, rows, name=name, own_loss=own_loss)

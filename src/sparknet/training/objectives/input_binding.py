@@ -14,6 +14,7 @@ from sparknet.config import Data, DataColumn
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
+from sparknet.data.sources.passes import PASS
 from sparknet.errors import ConfigError, DataError, NetError
 from sparknet.training.objectives.objective import InputTransform
 
@@ -25,6 +26,7 @@ __all__ = [
     "input_rows",
     "inputs_of",
     "intake_of",
+    "makes_rows",
     "seen_rows",
     "transform_of",
 ]
@@ -169,7 +171,13 @@ def batch_in_file(spec: NetSpec) -> int | None:
             return _batch_of(layer)
         if layer.type == "Input" and layer.input_param.shape:
             return int(layer.input_param.shape[0].dim[0])
-    return None
+    # Whatever the layer makes in a pass, the pass is what is counted.
+    return 1 if makes_rows(spec) else None
+
+
+def makes_rows(spec: NetSpec) -> bool:
+    """Whether one state of a net has layers of the user's that make its rows."""
+    return any(not layer.bottom for _, layer in spec.python_layers())
 
 
 def input_rows(spec: NetSpec) -> Shape | None:
@@ -199,6 +207,19 @@ def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, d
         ConfigError: `data` says what a data layer says itself.
     """
     blobs = inputs_of(spec)
+    own_rows, given = makes_rows(spec), ", ".join(column.name for column in rows.columns)
+    if own_rows and not blobs and given == PASS:
+        return Intake(bound=(), shapes={}, inputs=(PASS,))
+    if given == PASS:
+        raise NetError(
+            f"{spec.source}: phase {phase} takes {', '.join(blob.name for blob in blobs) or 'nothing'} and has no "
+            "Python layer without bottoms, so the net does not make its own rows: name some (data.source, --data)"
+        )
+    if own_rows and not blobs:
+        raise NetError(
+            f"{spec.source}: phase {phase} takes no rows, since its Python layers make them, and the data have the "
+            f"columns {given}: leave --data out, or set data.source to 'net'"
+        )
     if not blobs:
         why = " and every run is tested" if phase == "TEST" else ""
         raise NetError(

@@ -9,7 +9,7 @@ from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config import Net, Objective, Solver
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "with_python_layers"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -43,9 +43,20 @@ class Recipe:
             # The run's net is told elsewhere, so that those which the solver names do not matter.
             settings = SolverSettings.from_message(message, own_nets=False)
         spec = NetSpec.from_text(net.prototxt) if net.prototxt else None
-        return cls(net=net, spec=spec, objective=objective or Objective(), solver=solver, settings=settings)
+        return cls(
+            net=net,
+            spec=spec and with_python_layers(spec, net),
+            objective=objective or Objective(),
+            solver=solver,
+            settings=settings,
+        )
 
     @property
     def batches_per_step(self) -> int:
         """Batches of one step: `solver.accumulate`, Caffe's iter_size."""
         return self.settings.rule.iter_size if self.settings else self.solver.accumulate
+
+
+def with_python_layers(spec: NetSpec, net: Net) -> NetSpec:
+    """A net's description, with leave to run the code of its layers where the configuration gives it."""
+    return spec.allowing_python_layers(*net.python_path) if net.allow_python_layers else spec

@@ -90,8 +90,13 @@ def describe(config: RunConfig, rows: RowSchema, table: TableEncoding | None) ->
     return Description(net=net, objective=config.objective, rows=rows, data=config.data, table=table)
 
 
-def load_model(directory: Path) -> Model:
+def load_model(directory: Path, *, python_path: tuple[str, ...] | None = None) -> Model:
     """Rebuild the module of a finished run.
+
+    Args:
+        directory: what `save_model` wrote.
+        python_path: where modules of a Caffe net's Python layers are looked for, behind PYTHONPATH; none: where
+            training found them. Not given: such layers are refused, since their code would run.
 
     Raises:
         CheckpointError: the directory is not there, or damaged.
@@ -108,6 +113,9 @@ def load_model(directory: Path) -> Model:
         ) from error
     except (OSError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}; `sparknet resume` writes it again") from error
+    # That the run allowed it says that the net needs it, and not that whoever has the files now wants it.
+    net = replace(description.net, allow_python_layers=python_path is not None)
+    description = replace(description, net=replace(net, python_path=python_path or net.python_path))
     # The seed is of no account: the weights replace what the fillers drew.
     recipe = Recipe.read(description.net, objective=description.objective)
     objective = build_objective(recipe, description.rows, batch_size=1, seed=0, data=description.data)

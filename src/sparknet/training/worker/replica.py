@@ -15,6 +15,7 @@ from sparknet.data.loading.sampling_order import Cursor
 from sparknet.errors import TrainingDiverged
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.optimiser import InnerSolver
+from sparknet.training.objectives.seeding import seed_draws
 from sparknet.training.run_files.state_bytes import load_optimizer, optimizer_file
 from sparknet.training.run_files.tensor_bytes import TensorFile
 from sparknet.training.sync.pieces import Bytes
@@ -107,9 +108,7 @@ class Replica:
         """
         local_steps, share = self.config.sync.local_steps, self._solver.batch_share
         # A seed per (run, slot, round): dropout repeats exactly whatever died or resumed before.
-        torch.manual_seed(
-            int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0])
-        )
+        seed_draws(int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0]))
         # An evaluation may have left it in the other mode.
         self.objective.train_mode()
         # Losses stay where they are: reading each would let the host wait for the device at every step.
