@@ -25,6 +25,7 @@ from sparknet.caffe.description.state_rules import select
 from sparknet.caffe.description.upgrade import upgrade_net, upgrade_solver
 from sparknet.caffe.prototxt import format_text, parse_text
 from sparknet.caffe.schema import Datum, NetParameter, SolverParameter
+from sparknet.caffe.schema.strings import readable_strings
 from sparknet.caffe.weights.blobs import array_of
 from sparknet.caffe.weights.caffemodel import read_weights
 from sparknet.caffe.weights.mean_image import read_mean
@@ -141,7 +142,7 @@ def run_weights(content: bytes) -> None:
     assert weights.description is not None
     describes(weights.description, NetSpec(weights.description))
     with suppress(DecodeError, NetError):
-        net = NetParameter.FromString(content)
+        net = readable_strings(NetParameter.FromString(content))
         older = [(layer.layer if layer.HasField("layer") else layer) for layer in net.layers]
         expected = {layer.name: [array_of(blob) for blob in layer.blobs] for layer in (*net.layer, *older)}
         for name, arrays in expected.items():

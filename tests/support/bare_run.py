@@ -33,8 +33,11 @@ from sparknet.spark.running.worker_task import WorkerPlan, train_as
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Register
 from sparknet.training.coordination.rules import Rules, RunProgress
+from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.preprocessing import Preprocessing
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import Checkpoints
+from sparknet.training.worker.evaluate import Evaluation
 
 PATIENCE_SECONDS = 240.0
 TOKEN = "a token of this test"
@@ -109,13 +112,22 @@ class BareRun:
         self._checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
         saved, _ = self._checkpoints.newest_good()
         rounds = config.run.rounds or 0
+        objective = build_objective(
+            Recipe.read(config.net, config.solver, objective=config.objective),
+            data.rows,
+            batch_size=config.solver.batch_size,
+            seed=config.run.seed,
+            data=config.data,
+        )
+        evaluation = Evaluation.of(objective, data, config)
         rules = Rules(
             slots=config.run.workers,
             rounds=rounds,
             local_steps=config.sync.local_steps,
             eval_every=config.run.eval_every,
             checkpoint_every=config.run.checkpoint_every,
-            evaluation_parts=1,
+            evaluation_parts=evaluation.parts,
+            validation_rows=data.validation_rows,
             heartbeat_timeout_seconds=config.cluster.heartbeat_timeout_seconds,
             hang_seconds=config.cluster.hang_seconds,
             grace_seconds=config.cluster.grace_seconds,
@@ -123,7 +135,11 @@ class BareRun:
         )
         start = saved.progress if saved else RunProgress()
         self.coordinator = Coordinator(
-            rules, now=time.monotonic(), start=start, checkpoint=saved.round if saved else None
+            rules,
+            now=time.monotonic(),
+            start=start,
+            checkpoint=saved.round if saved else None,
+            conclude=evaluation.conclude,
         )
         plain = Normalise(mean=np.full((1, 1, 1), 100.0, np.float32), scale=0.01, crop=crop)
         trained = replace(plain, cut="random", mirror=True) if crop else plain

@@ -232,20 +232,6 @@ def test_it_says_how_many_rows_were_tested(measured: Measured, capsys: pytest.Ca
     assert lines[-3:] == ["Loss: 0.5", "accuracy = 0.75", "loss = 0.5 (* 1 = 0.5 loss)"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "remedy"),
-    [(40, "give at most 4"), (59, "give at most 5"), (9, "leave it out to test every row")],
-)
-def test_more_iterations_than_there_are_rows(
-    measured: Measured, rows: int, remedy: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert measured.run(lambda: rows_measured(rows), "--iterations", "6") == 1
-    told = capsys.readouterr()
-    wanted = f"--iterations 6 of batch 10 are 60 rows and the source has {rows}: {remedy}"
-    assert told.err == f"sparknet: error: {wanted}\n"
-    assert "accuracy" not in told.out
-
-
 def test_sparks_log_stays_only_where_it_may_tell_why(
     measured: Measured, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """The nets that a solver file names, and building them (solver.cpp, InitTrainNet and InitTestNets)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,7 @@ class NamedNets:
         source: its name, for errors.
         directory: where it lies; None for text that came from no file.
         allow_python_layers: the nets' layers of type Python may run their code.
+        read: reads the net's file of a path.
     """
 
     def __init__(
@@ -119,11 +120,13 @@ class NamedNets:
         directory: Path | None,
         *,
         allow_python_layers: bool = False,
+        read: Callable[[Path], NetSpec] = NetSpec.from_prototxt,
     ) -> None:
         self._allow_python_layers = allow_python_layers
         self._message = message
         self._source = source
         self._directory = directory
+        self._open = read
         self._read: dict[str, NetSpec] = {}
 
     def plan_training(self) -> NetPlan:
@@ -166,7 +169,7 @@ class NamedNets:
     def _file(self, name: str) -> NetSpec:
         path = find_file(name, self._directory)
         if path not in self._read:
-            self._read[path] = NetSpec.from_prototxt(Path(path))
+            self._read[path] = self._open(Path(path))
         return self._read[path]
 
     def _in_state(self, spec: NetSpec, phase: int, last: NetState) -> NetPlan:

@@ -178,14 +178,20 @@ def _net_of(message: SolverParameter, source: str, directory: Path) -> tuple[Net
         The net, and the names of its tests but the first: of each the layers are those of phase TEST in the stage
         of that name.
     """
-    nets = NamedNets(message, source, directory)
+    files = dict[str, NetFile]()
+
+    def read(path: Path) -> NetSpec:
+        files[str(path)] = read_net(str(path), directory)
+        return files[str(path)].spec
+
+    nets = NamedNets(message, source, directory, read=read)
     train, tests = nets.plan_training(), nets.plan_tests()
     tests = tests or [replace(train, state=_phase_alone(train))]
     directories = directories_of(train.spec.source, *(test.spec.source for test in tests), source)
     plain = len(tests) == 1 and not any(plan.state.level or plan.state.stage for plan in (train, *tests))
     # The file as it was written, with its comments and rules, wherever that says all.
-    if plain and train.spec is tests[0].spec and Path(train.spec.source).is_file():
-        return replace(read_net(train.spec.source, directory), directories=directories), []
+    if plain and train.spec is tests[0].spec and train.spec.source in files:
+        return replace(files[train.spec.source], directories=directories), []
     # Whatever the file says beside its layers, force_backward say, is of the net that is made too.
     merged = NetParameter()
     merged.CopyFrom(train.spec.parameters)
