@@ -90,7 +90,7 @@ def test_a_module_that_is_not_there_costs_no_start_of_spark(run: Run, place: Pat
         (("test_iter: 6", ""), (), 2, "run.eval_batches is not given and the net makes its own rows"),
         ((), ("--set", "run.epochs=2"), 2, "run.rounds is not given and the net makes its own rows"),
         ((), ("--set", "net.compile=true"), 2, "Python layers, which are not compiled"),
-        ((), ("--data", "digits"), 1, "takes no rows, since its Python layers make them"),
+        ((), ("--data", "digits"), 1, "takes no rows, since its own layers make them"),
     ],
 )
 def test_what_does_not_go_with_rows_of_its_own(

@@ -104,7 +104,7 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
         "--data",
         metavar="SOURCE",
         help=f"{_SOURCE_HELP}; not given: what the net's Data, ImageData and HDF5Data layers name, or what its "
-        "Python layers make",
+        "own layers make",
     )
     caffe.add_argument("--weights", default="", metavar="FILES", help="caffemodel files to start from, with commas")
     caffe.add_argument("--snapshot", default="", metavar="FILE", help="solverstate to go on from")
@@ -130,7 +130,7 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
         metavar="ROWS",
         help="rows to test on. Of a run: a PATH to rows of the same kind as the training rows; not given: the "
         f"run's validation rows. With --model: {_SOURCE_HELP}; not given: what the net's Data, ImageData and "
-        "HDF5Data layers of phase TEST name, or what its Python layers make",
+        "HDF5Data layers of phase TEST name, or what its own layers make",
     )
     caffe = test.add_argument_group("with Caffe's files, instead of RUN_DIR")
     caffe.add_argument("--model", type=Path, metavar="FILE", help="net prototxt")

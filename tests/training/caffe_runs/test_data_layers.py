@@ -1,7 +1,11 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from places import REFERENCE
@@ -220,6 +224,47 @@ def test_tops_of_hdf5_files_are_their_data_sets(here: Path) -> None:
         "targets": ["goal"],
     }
     assert data_source("hdf5:/x.h5", net=net)["validation_path"] == "test.txt"
+
+
+def test_layers_that_name_no_rows_take_the_columns_of_their_names(tmp_path: Path) -> None:
+    net = fed_net(
+        tmp_path,
+        'layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 } } }',
+        'layer { name: "more" type: "MemoryData" top: "more" top: "goal" '
+        "memory_data_param { batch_size: 4 channels: 1 height: 1 width: 2 } }",
+    )
+    columns = {"data": [[0.0, 1, 2]], "more": [[1.0, 2]], "goal": [[0.0]], "name": ["a"]}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    pq.write_table(pa.table({name: columns[name] for name in ("data", "goal")}), tmp_path / "fewer.parquet")
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        for name in ("data", "more", "goal"):
+            file[name] = np.asarray(columns[name], np.float32)
+    share = ["data.validation_fraction=0.1"]
+    for source in ("parquet:rows.parquet", "hdf5:rows.h5"):
+        kind, _, name = source.partition(":")
+        table = data_source(f"{kind}:{tmp_path / name}", share, net=net)
+        assert (table["inputs"], table["targets"]) == (["data", "more"], ["goal"])
+    # What is said of columns wins, and where one is missing nothing is guessed.
+    rows = f"parquet:{tmp_path / 'rows.parquet'}"
+    assert "inputs" not in data_source(rows, [*share, "data.image=more"], net=net)
+    assert "inputs" not in data_source(f"parquet:{tmp_path / 'fewer.parquet'}", share, net=net)
+    assert "inputs" not in data_source("parquet:/no/such/rows", share, net=net)
+    (tmp_path / "words.parquet").write_text("no table")
+    assert "inputs" not in data_source(f"parquet:{tmp_path / 'words.parquet'}", share, net=net)
+
+
+def test_sources_in_step_have_one_batch(here: Path) -> None:
+    images = layer("TRAIN", "images", "Data", "train_lmdb", "data")
+    goals = layer("TRAIN", "goals", "Data", "goal_lmdb", "goal").replace("batch_size: 4", "batch_size: 8")
+    with pytest.raises(ConfigError, match=r"layer 'images' has batch_size 4 and 'goals' 8; .*give both the same"):
+        data_source(None, ["data.validation=none"], net=replace(fed_net(here, images, goals), tested=False))
+
+
+def test_a_net_of_dummies_makes_its_rows(tmp_path: Path) -> None:
+    dummies = """
+    layer { name: "rows" type: "DummyData" top: "data" top: "goal" dummy_data_param { shape { dim: 4 dim: 3 } } }
+    """
+    assert data_source(None, net=fed_net(tmp_path, dummies)) == {"source": "net"}
 
 
 def test_a_list_of_images_has_their_size_and_where_they_are(here: Path) -> None:

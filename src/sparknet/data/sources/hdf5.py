@@ -23,7 +23,7 @@ from sparknet.data.sources.source import Source
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
-__all__ = ["Hdf5Partition", "open_source", "read"]
+__all__ = ["Hdf5Partition", "column_names", "open_source", "read"]
 
 _PARTITION_BYTES = 32 << 20
 _BATCH_BYTES = 8 << 20
@@ -62,6 +62,16 @@ def open_source(where: Location) -> Source:
             for start, stop in ranges(0, count, _rows_in(columns, _PARTITION_BYTES))
         ],
     )
+
+
+def column_names(where: Location) -> tuple[str, ...]:
+    """Names of the first file's data sets that have rows.
+
+    Raises:
+        DataError: nothing is there, or it is no HDF5.
+    """
+    columns, _ = _described(_files(where)[0][0], ())
+    return tuple(column.name for column in columns)
 
 
 def read(partition: Hdf5Partition, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:

@@ -4,7 +4,7 @@ A new format is one file with `open_source` and `read` (see `source.Reader`) and
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparknet.config import Data
@@ -17,9 +17,11 @@ from sparknet.data.sources import (
     image_tar,
     lmdb,
     mnist,
+    parquet,
     passes,
     windows,
 )
+from sparknet.data.sources.files import Location
 from sparknet.data.sources.source import Reader
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError
@@ -51,6 +53,8 @@ class Format:
     """Its rows are windows of images (`data.windows`)."""
     has_columns: bool = False
     """Its rows have columns of their own, as a table's, and no fixed image and label."""
+    column_names: Callable[[Location], Sequence[str]] | None = None
+    """Tells what its columns are called, without reading rows; None: image and label, or Spark finds out."""
     holds_tests: Callable[[Place], bool] | None = None
     """Tells whether a place of training rows holds test rows too, under standard names; None: no place does."""
     held_out: float = 0.0
@@ -93,9 +97,10 @@ FORMATS: dict[str, Format] = {
         reader=hdf5,
         has_root=True,
         has_columns=True,
+        column_names=hdf5.column_names,
     ),
     "csv": Format(what="CSV", has_header=True),
-    "parquet": Format(what="Parquet"),
+    "parquet": Format(what="Parquet", column_names=parquet.column_names),
     "net": Format(
         what="no rows: the net's own layers make them, and one of these stands for each of its passes",
         reader=passes,

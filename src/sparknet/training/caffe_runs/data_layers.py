@@ -14,13 +14,15 @@ from sparknet.caffe.schema import TEST, TRAIN, LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import TransformationParameter
 from sparknet.caffe.solver.named_files import find_file
 from sparknet.caffe.weights.mean_image import read_mean
+from sparknet.data.sources.files import Location
 from sparknet.data.sources.registry import FORMATS
 from sparknet.data.storage.place import Storage
-from sparknet.errors import ConfigError
+from sparknet.errors import ConfigError, DataError
 from sparknet.training.objectives.input_binding import inputs_of, makes_rows
 
 __all__ = ["NetSources", "data_source"]
 
+_NAMED = ("data.image", "data.label", "data.features", "data.inputs", "data.targets")
 _HELD_OUT = ("data.validation_path", "data.validation_column", "data.validation_fraction", "data.validation")
 
 
@@ -60,7 +62,7 @@ class NetSources:
     """Tests are asked for; if not, phase TEST may lack rows, or may not be there at all."""
 
     def makes_rows(self, *, testing: bool) -> bool:
-        """Whether the Python layers of a phase make its rows, and it takes none."""
+        """Whether the layers of a phase make its rows themselves, and it takes none."""
         state = self.spec.select("TEST" if testing else "TRAIN")
         return makes_rows(state) and not inputs_of(state)
 
@@ -106,6 +108,8 @@ class NetSources:
                 "--data"
             )
         self._check_windows([*fed["TRAIN"], *fed["TEST"]] if held is not None else fed["TRAIN"], several=several)
+        for phase in needed:
+            self._check_batches(fed[phase])
         table: dict[str, Any] = {"source": first.source, "path": first.path}
         table |= {"windows": first.windows} if first.windows else {}
         table |= {"root": first.root} if first.root else {}
@@ -146,9 +150,24 @@ class NetSources:
         """Names of the columns of a single source that has its own."""
         if first.source != "hdf5":
             return {}
+        return self._sides(first.layer.top)
+
+    def columns_called(self, names: Sequence[str], *, testing: bool) -> dict[str, Any]:
+        """The columns that are called as the inputs of the phases that read them; nothing if not all are there.
+
+        Args:
+            names: of all columns.
+            testing: only phase TEST reads them.
+        """
+        phases: tuple[PhaseName, ...] = ("TEST",) if testing else _PHASES if self.tested else ("TRAIN",)
+        blobs = [blob.name for phase in phases for blob in inputs_of(self.spec.select(phase))]
+        wanted = list(dict.fromkeys(blobs))
+        return self._sides(wanted) if wanted and set(wanted) <= set(names) else {}
+
+    def _sides(self, columns: Sequence[str]) -> dict[str, Any]:
         judged = self._judged_blobs()
-        inputs = [top for top in first.layer.top if top not in judged]
-        targets = [top for top in first.layer.top if top in judged]
+        inputs = [column for column in columns if column not in judged]
+        targets = [column for column in columns if column in judged]
         # A column may be both: a net that is measured by what it is given.
         return {"inputs": inputs or targets, "targets": targets or inputs}
 
@@ -224,6 +243,17 @@ class NetSources:
             root = find_file(images.root_folder, self.directory) if images.root_folder else ""
             rule = {"resize": size} if (size := _size_of_images(layer)) else {}
         return _Fed(layer=layer, source=source, path=path, root=root, rule=rule)
+
+    def _check_batches(self, layers: list[_Fed]) -> None:
+        """Hold the batches of one phase's layers against each other: its rows go in step."""
+        sizes = [getattr(one.layer, _NAMING[one.layer.type][0]).batch_size for one in layers]
+        for one, size in zip(layers, sizes, strict=True):
+            if size != sizes[0]:
+                raise ConfigError(
+                    f"{self.spec.source}: layer {layers[0].layer.name!r} has batch_size {sizes[0]} and "
+                    f"{one.layer.name!r} {size}; all sources of a net are read in step, a row of each: give both "
+                    "the same"
+                )
 
     def _check_windows(self, layers: list[_Fed], *, several: bool) -> None:
         """Hold layers that cut windows out of images against each other: all rows are prepared alike."""
@@ -379,6 +409,8 @@ def data_source(
     table: dict[str, Any] = {"source": kind, "path": path}
     if net is not None:
         table |= _said_by(net, kind, testing=testing)
+        if not any(_key(setting) in _NAMED for setting in overrides):
+            table |= _named_by(net, kind, path, overrides, testing=testing)
     return table if held_out else table | _held_out_of(kind, path, overrides, net=net, testing=testing)
 
 
@@ -416,6 +448,24 @@ def _said_by(net: NetSources, kind: str, *, testing: bool) -> dict[str, Any]:
     return table
 
 
+def _named_by(net: NetSources, kind: str, path: str, overrides: Sequence[str], *, testing: bool) -> dict[str, Any]:
+    """The columns of a table that are called as the net's inputs are; nothing where one is missing."""
+    names = FORMATS[kind].column_names
+    if names is None:
+        return {}
+    try:
+        found = names(Location(path=path, storage=_storage(overrides)))
+    except DataError:
+        return {}  # whoever reads the rows says more, and of both phases
+    return net.columns_called(found, testing=testing)
+
+
+def _storage(overrides: Sequence[str]) -> Storage:
+    # The configuration is not built yet, for want of this very answer: the endpoint is taken from what was typed.
+    endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
+    return Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "")
+
+
 def _kind_and_path(source: str) -> tuple[str, str]:
     kind, colon, path = source.partition(":")
     forms = ", ".join(f"{known}:PATH" if form.has_path else known for known, form in FORMATS.items())
@@ -433,9 +483,7 @@ def _has_tests(kind: str, path: str, overrides: Sequence[str]) -> bool:
     holds_tests = FORMATS[kind].holds_tests
     if holds_tests is None:
         return False
-    # The configuration is not built yet, for want of this very answer: the endpoint is taken from what was typed.
-    endpoints = [setting.partition("=")[2] for setting in overrides if _key(setting) == "data.s3_endpoint"]
-    return holds_tests(Storage(s3_endpoint=endpoints[-1].strip().strip("'\"") if endpoints else "").place(path))
+    return holds_tests(_storage(overrides).place(path))
 
 
 def _labels_of_tests(overrides: Sequence[str]) -> dict[str, str]:

@@ -176,8 +176,9 @@ def batch_in_file(spec: NetSpec) -> int | None:
 
 
 def makes_rows(spec: NetSpec) -> bool:
-    """Whether one state of a net has layers of the user's that make its rows."""
-    return any(not layer.bottom for _, layer in spec.python_layers())
+    """Whether one state of a net has layers that make its rows: Python layers without bottoms, or DummyData."""
+    dummies = any(layer.type == "DummyData" for layer in spec.parameters.layer)
+    return dummies or any(not layer.bottom for _, layer in spec.python_layers())
 
 
 def input_rows(spec: NetSpec) -> Shape | None:
@@ -213,11 +214,12 @@ def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, d
     if given == PASS:
         raise NetError(
             f"{spec.source}: phase {phase} takes {', '.join(blob.name for blob in blobs) or 'nothing'} and has no "
-            "Python layer without bottoms, so the net does not make its own rows: name some (data.source, --data)"
+            "Python layer without bottoms and no DummyData, so the net does not make its own rows: name some "
+            "(data.source, --data)"
         )
     if own_rows and not blobs:
         raise NetError(
-            f"{spec.source}: phase {phase} takes no rows, since its Python layers make them, and the data have the "
+            f"{spec.source}: phase {phase} takes no rows, since its own layers make them, and the data have the "
             f"columns {given}: leave --data out, or set data.source to 'net'"
         )
     if not blobs:
@@ -298,6 +300,9 @@ def _row_shape(spec: NetSpec, blob: InputBlob, found: Shape) -> Shape:
         raise NetError(f"{where}: {error}") from error
     # A database layer takes whatever shape its records have, as in Caffe; the others give theirs in the file.
     expected = blob.shape[1:] if blob.shape is not None and blob.kind not in _DATABASES else seen
+    # A table's list of numbers, or a single one, has no shape of its own: they fill the blob in their order.
+    if len(seen) < 2 and math.prod(seen) == math.prod(expected):
+        return expected
     if seen != expected:
         raise NetError(
             f"{where}: expected rows of shape {expected}, got {seen}; give the data that the net is made for, or "
