@@ -1,5 +1,4 @@
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -254,10 +253,13 @@ def test_layers_that_name_no_rows_take_the_columns_of_their_names(tmp_path: Path
 
 
 def test_sources_in_step_have_one_batch(here: Path) -> None:
-    images = layer("TRAIN", "images", "Data", "train_lmdb", "data")
-    goals = layer("TRAIN", "goals", "Data", "goal_lmdb", "goal").replace("batch_size: 4", "batch_size: 8")
+    images, goals = (
+        "".join(layer(phase, name, "Data", source, top) for phase in ("TRAIN", "TEST"))
+        for name, source, top in (("images", "train_lmdb", "data"), ("goals", "goal_lmdb", "goal"))
+    )
+    net = fed_net(here, images, goals.replace("batch_size: 4", "batch_size: 8"))
     with pytest.raises(ConfigError, match=r"layer 'images' has batch_size 4 and 'goals' 8; .*give both the same"):
-        data_source(None, ["data.validation=none"], net=replace(fed_net(here, images, goals), tested=False))
+        data_source(None, net=net)
 
 
 def test_a_net_of_dummies_makes_its_rows(tmp_path: Path) -> None:
