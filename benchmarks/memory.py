@@ -30,6 +30,7 @@ from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import give_back_memory, keep_freed_memory
 from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import OUTER, WEIGHTS, Checkpoints
 from sparknet.training.run_files.state_bytes import load_weights, weights_file
@@ -151,7 +152,9 @@ def measure(options: argparse.Namespace) -> tuple[list[Series], list[Bar]]:
             for _ in range(options.repetitions):
                 with ProcessPoolExecutor(1, mp_context=spawn) as pool, tempfile.TemporaryDirectory() as directory:
                     token = secrets.token_urlsafe(32)
-                    coordinator = Coordinator(Rules(slots=1, rounds=1, local_steps=1), now=time.monotonic())
+                    coordinator = Coordinator(
+                        Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic()
+                    )
                     checkpoints = Checkpoints(Path(directory), keep=1)
                     with DriverService(coordinator, checkpoints, host="127.0.0.1", token=token) as service:
                         address = DriverAddress(uri=service.address, token=token)

@@ -48,6 +48,7 @@ from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Committed, Exchange, Heartbeat, Ready, Register, Vote, Welcome
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 from sparknet.training.sync.flat_weights import FlatWeights
@@ -279,7 +280,7 @@ def _workers(address: DriverAddress, floats: int, device: str) -> Generator[_Pai
 
 @contextmanager
 def _driver(directory: Path) -> Generator[DriverAddress]:
-    rules = Rules(slots=WORKERS, rounds=1_000_000_000, local_steps=10)
+    rules = Rules(slots=WORKERS, rounds=1_000_000_000, plan=RoundPlan(local_steps=10))
     token = secrets.token_urlsafe(32)
     coordinator = Coordinator(rules, now=time.monotonic())
     with DriverService(coordinator, Checkpoints(directory, keep=2), host=HOST, token=token) as service:

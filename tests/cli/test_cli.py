@@ -294,8 +294,8 @@ BAD_SETTINGS = {
     "wrong type": (["run.workers=two"], "run.workers is 'two'; it must be a whole number"),
     "bad value": (["sync.local_steps=0"], "sync.local_steps is 0; it must be at least 1: set sync.local_steps"),
     "bad choice": (["sync.strategy=sum"], "must be one of 'average', 'diloco', 'none'"),
-    "rounds and epochs": (["run.epochs=3"], r"rounds and run.epochs is \(80, 3.0\); exactly one must be given"),
-    "neither": (["run.rounds="], "exactly one must be given: set run.rounds or run.epochs"),
+    "rounds and epochs": (["run.epochs=3"], r"run.epochs is \(80, None, 3.0\); exactly one must be given"),
+    "neither": (["run.rounds="], "exactly one must be given: set run.rounds, run.iterations or run.epochs"),
 }
 
 

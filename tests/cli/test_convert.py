@@ -102,7 +102,7 @@ def test_a_caffe_user_needs_no_more_than_the_databases(warm, tmp_path):
     done = warm.run("train", "--solver", example.solver, "--workers", 2, "--run-dir", "run", cwd=here)
     assert done.code == 0, done.err
     assert "160 training rows, 40 held out" in done.out
-    weights = here / "snapshots" / "cifar10_quick_iter_30.caffemodel"
+    weights = here / "snapshots" / "cifar10_quick_iter_24.caffemodel"
     test = ["test", "--model", example.net, "--weights", weights]
     scores = [
         [line for line in warm.run(*test, *data, cwd=here).out.splitlines() if " s  " not in line]

@@ -32,6 +32,7 @@ from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Register
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.preprocessing import Preprocessing
@@ -123,9 +124,7 @@ class BareRun:
         rules = Rules(
             slots=config.run.workers,
             rounds=rounds,
-            local_steps=config.sync.local_steps,
-            eval_every=config.run.eval_every,
-            checkpoint_every=config.run.checkpoint_every,
+            plan=RoundPlan.of(config),
             evaluation_parts=evaluation.parts,
             validation_rows=data.validation_rows,
             heartbeat_timeout_seconds=config.cluster.heartbeat_timeout_seconds,
@@ -148,7 +147,7 @@ class BareRun:
             config=config,
             driver=DriverAddress(uri=self._service.address, token=TOKEN),
             data=data,
-            rounds=rounds,
+            iterations=rounds * config.sync.local_steps,
             preprocessing=Preprocessing(train={"image": trained}, test={"image": plain}),
         )
         self.events: list[dict[str, Any]] = []

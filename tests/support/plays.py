@@ -1,7 +1,7 @@
 """A stage for the coordinator: workers that do what a test tells them, and time that passes when it is told to."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.training.coordination.coordinator import Coordinator
@@ -19,20 +19,22 @@ from sparknet.training.coordination.messages import (
     Vote,
     Welcome,
 )
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules, RunProgress
 
 RULES = Rules(
     slots=2,
     rounds=10,
-    local_steps=4,
+    plan=RoundPlan(local_steps=4),
     heartbeat_timeout_seconds=2.0,
     grace_seconds=10.0,
     start_seconds=60.0,
 )
+PLANNED = {field.name for field in fields(RoundPlan)}
 
 
 class Play:
-    """A coordinator with its clock at 0; keyword arguments are `Rules`.
+    """A coordinator with its clock at 0; keyword arguments are `Rules` and a `RoundPlan`.
 
     Attributes:
         told: all event records so far.
@@ -40,6 +42,8 @@ class Play:
 
     def __init__(self, *, start: RunProgress | None = None, checkpoint: int | None = None, **rules) -> None:
         self.now = 0.0
+        planned = {key: rules.pop(key) for key in PLANNED & rules.keys()}
+        rules["plan"] = replace(RULES.plan, **planned)
         self.coordinator = Coordinator(replace(RULES, **rules), now=0.0, start=start, checkpoint=checkpoint)
         self.told: list[dict[str, object]] = []
         self._serial = 0

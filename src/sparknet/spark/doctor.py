@@ -28,8 +28,10 @@ from sparknet.spark.jobs.jobs import Report, Task, collect_reports, numbered
 from sparknet.spark.jobs.session import driver_host, session_for
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
-from sparknet.training.coordination.coordinator import Coordinator, Rules
+from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Heartbeat
+from sparknet.training.coordination.round_plan import RoundPlan
+from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 from sparknet.training.sync.gloo_groups import Groups
 
@@ -133,7 +135,7 @@ class ClusterChecks:
         spark = self._session()
         token = secrets.token_urlsafe(32)
         # No run goes on here: the coordinator waits for workers that never register, and decides nothing.
-        rules = Rules(slots=self._workers, rounds=1, local_steps=1, start_seconds=_EVER)
+        rules = Rules(slots=self._workers, rounds=1, plan=RoundPlan(local_steps=1), start_seconds=_EVER)
         service = self._stack.enter_context(
             DriverService(
                 Coordinator(rules, now=time.monotonic()),

@@ -146,7 +146,8 @@ def test_the_run_directory_needs_none_of_the_files(place: Path, example: Example
     assert config.net.prototxt == example.net.read_text()
     solver = example.solver.read_text()
     assert config.solver.prototxt == solver.replace('"snapshots/', f'"{place}/snapshots/')
-    assert (config.run.rounds, config.run.eval_every, config.run.checkpoint_every) == (6, 2, 2)
+    run = config.run
+    assert (run.iterations, run.eval_iterations, run.checkpoint_iterations) == (24, 8, 8)
     assert (config.run.eval_batches, config.run.eval_first, config.run.seed) == (4, True, 3)
     assert config.solver.batch_size == 20
 
@@ -205,6 +206,35 @@ def test_an_interrupted_run_goes_on_without_its_files(shell: Shell, spark: Spark
     assert rounds[-1] == 8
     assert rounds[rounds.index(resumed["round"] + 1, 3) :] == list(range(resumed["round"] + 1, 9))
     assert (shell.place / "snapshots" / "cifar10_quick_iter_32.solverstate").exists()
+
+
+def test_tests_snapshots_and_the_end_come_at_their_iterations(shell: Shell, tmp_path: Path) -> None:
+    """Whatever a round has; and a run of rounds of another length goes on from any of its snapshots."""
+    solver = SOLVER
+    for key, value in (("max_iter", 25), ("snapshot", 7), ("test_interval", 9)):
+        solver = re.sub(rf"^{key}: \d+$", f"{key}: {value}", solver, flags=re.MULTILINE)
+    example = write_example(tmp_path / "example", solver=solver)
+    snapshots = shell.place / "snapshots"
+
+    def trained(name: str, *more: object) -> tuple[list[int], list[int], list[str]]:
+        shutil.rmtree(snapshots, ignore_errors=True)
+        events = shell.train(example, name, "--set", "sync.local_steps=10", *more)
+        at = {0: 0} | {event["round"]: event["iteration"] for event in of(events, "round")}
+        tested = [at[event["round"]] for event in of(events, "evaluation")]
+        states = sorted(path.name for path in snapshots.glob("*.solverstate"))
+        return list(at.values()), tested, states
+
+    def states(*iterations: int) -> list[str]:
+        return sorted(f"cifar10_quick_iter_{iteration}.solverstate" for iteration in iterations)
+
+    assert trained("exact") == ([0, 7, 9, 14, 18, 21, 25], [0, 9, 18, 25], states(7, 14, 21, 25))
+    last = read_state(snapshots / states(25)[0])
+    assert last.iteration == 25
+    kept = shutil.copytree(snapshots, tmp_path / "kept")
+    found = trained("goes-on", "--snapshot", kept / states(14)[0], "--set", "sync.local_steps=3")
+    assert found == ([0, 17, 18, 21, 24, 25], [18, 25], states(21, 25))
+    by_rounds = ("--set", "run.rounds=2", "--set", "run.eval_every=1", "--set", "run.checkpoint_every=2")
+    assert trained("rounds", *by_rounds) == ([0, 10, 20], [0, 10, 20], states(20))
 
 
 def test_a_worker_that_dies_costs_its_round(shell: Shell, spark: SparkSession, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from sparknet.training.coordination.messages import (
     Welcome,
     dump_message,
 )
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.checkpoint import INNER, OUTER, WEIGHTS, Checkpoints
@@ -50,7 +51,7 @@ class Stage:
     """A service with its coordinator and run directory."""
 
     def __init__(self, run_dir, *, slots=1, start=None, tls=None):
-        rules = Rules(slots=slots, rounds=4, local_steps=1, heartbeat_timeout_seconds=60.0)
+        rules = Rules(slots=slots, rounds=4, plan=RoundPlan(local_steps=1), heartbeat_timeout_seconds=60.0)
         self.coordinator = Coordinator(rules, now=time.monotonic(), start=start)
         self.checkpoints = Checkpoints(run_dir, keep=2)
         self.service = DriverService(self.coordinator, self.checkpoints, host="127.0.0.1", token=TOKEN, tls=tls)
@@ -132,7 +133,7 @@ def test_the_token_is_in_no_text(stage):
         config=config,
         driver=address,
         data=PreparedData(parts=(), manifests=(), inputs=(), targets=()),
-        rounds=1,
+        iterations=1,
         preprocessing=preprocessing,
     )
     errors = []
@@ -177,7 +178,7 @@ def test_tls_serves_those_who_trust_its_certificate_and_nobody_else(tmp_path, ce
 
 
 def test_an_address_that_is_not_here_names_the_setting(tmp_path):
-    coordinator = Coordinator(Rules(slots=1, rounds=1, local_steps=1), now=0.0)
+    coordinator = Coordinator(Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=0.0)
     with pytest.raises(ClusterError, match=r"cannot listen on 192\.0\.2\.1.*set cluster\.driver_host"):
         DriverService(coordinator, Checkpoints(tmp_path, keep=2), host="192.0.2.1", token=TOKEN)
 

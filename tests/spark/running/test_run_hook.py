@@ -46,8 +46,9 @@ class Hook:
     def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
         return [f"the hook sees {objective.name} and {rounds} rounds"]
 
-    def on_checkpoint(self, round: int, directory: Path) -> SideJob | None:
+    def on_checkpoint(self, round: int, iteration: int, directory: Path) -> SideJob | None:
         assert directory.name == f"round-{round:06d}"
+        assert iteration > 0
         if self._given:
             return None
         self._given = True

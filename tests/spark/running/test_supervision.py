@@ -12,6 +12,7 @@ from sparknet.spark.running import supervision
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.supervision import Supervision
 from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 
@@ -30,7 +31,7 @@ def spark():
 
 @pytest.fixture
 def service(tmp_path):
-    coordinator = Coordinator(Rules(slots=2, rounds=1, local_steps=1), now=time.monotonic())
+    coordinator = Coordinator(Rules(slots=2, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic())
     with DriverService(coordinator, Checkpoints(tmp_path, 2), host="127.0.0.1", token="t") as service:
         yield service
 

@@ -26,6 +26,7 @@ from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import Register
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.checkpoint import Checkpoints
@@ -74,7 +75,7 @@ class Stage:
     """A driver for one worker, and that worker's plan."""
 
     def __init__(self, directory, manifest, *, rounds):
-        rules = Rules(slots=1, rounds=rounds, local_steps=1, checkpoint_every=1, evaluation_parts=1)
+        rules = Rules(slots=1, rounds=rounds, plan=RoundPlan(local_steps=1, checkpoint_every=1), evaluation_parts=1)
         self.coordinator = Coordinator(rules, now=time.monotonic())
         checkpoints = Checkpoints(directory, keep=2)
         self.service = DriverService(self.coordinator, checkpoints, host="127.0.0.1", token="t")
@@ -89,7 +90,7 @@ class Stage:
             config=config,
             driver=DriverAddress(uri=self.service.address, token="t"),
             data=PreparedData.of(directory, manifest),
-            rounds=rounds,
+            iterations=rounds,
             preprocessing=Preprocessing(train={"image": PLAIN}, test={"image": PLAIN}),
         )
 

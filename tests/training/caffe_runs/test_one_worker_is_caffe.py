@@ -88,7 +88,9 @@ def test_one_worker_is_caffes_solver(name):
     source = batches(steps * per_step)
     reports = []
     for round in range(steps):
-        reports.append(replica.take_steps(source, 1, round=round, ended=GOES_ON))
+        reports.append(
+            replica.take_steps(source, 1, round=round, iterations=range(round, round + 1), ended=GOES_ON)
+        )
         sync.exchange(Alone(), 1.0)
         sync.apply()
     expected = solver.step(

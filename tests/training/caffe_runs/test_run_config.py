@@ -12,7 +12,6 @@ from sparknet.config import Beside, Data, Net, Run, RunConfig, Solver, TestRows,
 from sparknet.errors import ConfigError, NetError
 from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.caffe_runs.run_config import CaffeFiles, scored_run, solver_run
-from sparknet.training.caffe_runs.run_hooks import rounding_notes
 from sparknet.training.objectives.recipe import Recipe
 
 
@@ -41,7 +40,13 @@ def kept(solver: str) -> str:
 def test_the_example(example: Example) -> None:
     config = run_of(example)
     assert config.run == Run(
-        name="cifar10_quick", seed=3, rounds=3, eval_every=1, eval_first=True, eval_batches=4, checkpoint_every=1
+        name="cifar10_quick",
+        seed=3,
+        iterations=24,
+        eval_iterations=8,
+        eval_first=True,
+        eval_batches=4,
+        checkpoint_iterations=8,
     )
     assert config.solver == Solver(prototxt=kept(SOLVER), batch_size=20)
     assert config.net == Net(prototxt=example.net.read_text())
@@ -55,19 +60,17 @@ def test_the_example(example: Example) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [
-        ("max_iter: 24", "rounds", 6),
-        ("max_iter: 25", "rounds", 7),
-        ("max_iter: 1", "rounds", 1),
-        ("test_interval: 8", "eval_every", 2),
-        ("test_interval: 9", "eval_every", 2),
-        ("test_interval: 1", "eval_every", 1),
-        ("snapshot: 8", "checkpoint_every", 2),
+        ("max_iter: 25", "iterations", 25),
+        ("max_iter: 25", "rounds", None),
+        ("test_interval: 9", "eval_iterations", 9),
+        ("snapshot: 7", "checkpoint_iterations", 7),
+        ("snapshot: 0", "checkpoint_iterations", None),
         ("snapshot: 0", "checkpoint_every", 0),
         ("random_seed: -1", "seed", 0),
         ("test_iter: 4\ntest_initialization: false", "eval_first", False),
     ],
 )
-def test_iterations_become_rounds(example: Example, text: str, key: str, value: object) -> None:
+def test_iterations_stay_what_they_are(example: Example, text: str, key: str, value: object) -> None:
     field = text.partition(":")[0]
     lines = [text if line.startswith(f"{field}:") else line for line in SOLVER.splitlines()]
     config = run_of(example, "\n".join(lines), "sync.local_steps=4")
@@ -83,16 +86,16 @@ def test_settings_win(example: Example) -> None:
     config = run_of(example, SOLVER, "run.rounds=5", "run.seed=9", "data.mean=image", "solver.batch_size=7")
     assert (config.run.rounds, config.run.seed, config.data.mean, config.solver.batch_size) == (5, 9, "image", 7)
     epochs = run_of(example, SOLVER, "run.epochs=2.0")
-    assert (epochs.run.rounds, epochs.run.epochs) == (None, 2.0)
+    assert (epochs.run.rounds, epochs.run.iterations, epochs.run.epochs) == (None, None, 2.0)
 
 
-def test_what_rounds_move_is_told(example: Example) -> None:
-    config = run_of(example, SOLVER, "sync.local_steps=10")
-    told = rounding_notes(config, settings_of(config), 3)
-    assert told[0] == "max_iter is 24 and a round has 10 iterations: the run ends at iteration 30"
-    assert told[1].endswith("tests come every 10")
-    whole = run_of(example, SOLVER, "sync.local_steps=4")
-    assert rounding_notes(whole, settings_of(whole), 6) == []
+def test_what_is_counted_in_rounds_is_not_counted_in_iterations(example: Example) -> None:
+    run = run_of(example, SOLVER, "run.rounds=5", "run.eval_every=2", "run.checkpoint_every=0").run
+    assert (run.rounds, run.iterations) == (5, None)
+    assert (run.eval_every, run.eval_iterations) == (2, None)
+    assert (run.checkpoint_every, run.checkpoint_iterations) == (0, None)
+    run = run_of(example, SOLVER, "run.iterations=9", "run.eval_iterations=2").run
+    assert (run.rounds, run.iterations, run.eval_iterations, run.checkpoint_iterations) == (None, 9, 2, 8)
 
 
 def test_nets_are_found_from_here_then_beside_the_solver(

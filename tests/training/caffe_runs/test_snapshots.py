@@ -16,6 +16,7 @@ from sparknet.training.caffe_runs.open_run import RunStart
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.caffe_runs.snapshots import make_snapshots
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS
@@ -66,6 +67,8 @@ def snapshot_of(example: Example, iteration: int, solver: str = SOLVER) -> str:
         (16, ("run.rounds=4",), True),
         (0, (), False),
         (8, ("sync.local_steps=4",), True),
+        (8, ("run.rounds=2", "run.checkpoint_every=2"), True),
+        (8, ("run.rounds=3", "run.checkpoint_every=2"), False),
     ],
 )
 def test_the_last_round_has_a_regular_snapshot_where_its_checkpoint_is_one(
@@ -75,8 +78,9 @@ def test_the_last_round_has_a_regular_snapshot_where_its_checkpoint_is_one(
     start = run_of(example, text, *settings)
     config = start.config
     writer = make_snapshots(config, settings_of(start), objective_of(start), run_dir=example.directory)
-    assert config.run.rounds is not None
-    assert writer.due(config.run.rounds, last=True) == due
+    plan = RoundPlan.of(config)
+    rounds = config.run.rounds or plan.count_rounds(0, config.run.iterations or 0)
+    assert writer.due(rounds, plan.iteration_after(rounds, 0), last=True) == due
 
 
 @pytest.mark.parametrize(("kind", "histories"), [("Nesterov", 1), ("Adam", 2)])
@@ -95,7 +99,7 @@ def test_what_is_too_large_for_protobuf_is_written_as_hdf5(
         writer = make_snapshots(start.config, settings, objective, run_dir=example.directory)
         written = writer.write(1, example.directory)
         assert written is not None
-        _, model, state = written
+        model, state = written
         assert (model.name.rpartition("caffemodel")[2], state.name.rpartition("solverstate")[2]) == (ending, ending)
         assert read_state(state).learned_net == str(model)
         objective.train.load_weights(model)
@@ -146,7 +150,7 @@ def test_a_snapshot_of_another_solver_or_net(example: Example, change: tuple[str
     [
         (5, (), r"the snapshot is at iteration 10 and max_iter is 5: raise max_iter in the solver file, or"),
         (10, (), r"the snapshot is at iteration 10 and max_iter is 10: raise max_iter"),
-        (24, ("run.rounds=1",), r"at iteration 10 and run\.rounds is 1, which is iteration 10: raise run\.rounds"),
+        (24, ("run.rounds=2",), r"at iteration 10 and run\.rounds is 2, and round 2 ends there: raise run\.rounds"),
     ],
 )
 def test_a_snapshot_at_the_end_of_the_run(

@@ -34,7 +34,7 @@ def test_the_run_starts_when_all_workers_are_there():
     assert play.register(2) is None
     assert play.coordinator.status == "starting"
     welcome = play.register(1)
-    assert welcome == Welcome(round=0, heal=False, steps=4, cursor=START)
+    assert welcome == Welcome(round=0, heal=False, steps=4, iteration=0, iterations=4, cursor=START)
     assert play.answer(0) == play.answer(2) == welcome
     assert [event["slot"] for event in play.events("worker_joined")] == [0, 1, 2]
 
@@ -81,9 +81,11 @@ def test_a_slot_that_does_not_exist_fails_the_run():
 
 def test_a_resumed_run_begins_at_its_checkpoint():
     cursors = {0: Cursor(epoch=1, position=7), 1: Cursor(epoch=1, position=9)}
-    play = Play(start=RunProgress(round=6, samples=480, cursors=cursors), checkpoint=6)
+    play = Play(start=RunProgress(round=6, iteration=24, samples=480, cursors=cursors), checkpoint=6)
     play.begin(0, 1)
-    assert play.answer(1) == Welcome(round=6, heal=False, steps=4, cursor=cursors[1], checkpoint=6)
+    assert play.answer(1) == Welcome(
+        round=6, heal=False, steps=4, iteration=24, iterations=4, cursor=cursors[1], checkpoint=6
+    )
     play.commit(0, 1)
     assert play.coordinator.round == 7
     assert play.coordinator.samples == 480 + 80
@@ -102,8 +104,8 @@ def test_a_round_commits_when_everybody_voted():
     assert first == Exchange(rank=0, weight=0.75, **expected)
     assert second == Exchange(rank=1, weight=0.25, **expected)
     assert play.vote(0, of=first) is None
-    assert play.vote(1, of=second) == Committed(round=1, steps=4, chores=False)
-    assert play.answer(0) == Committed(round=1, steps=4, chores=False)
+    assert play.vote(1, of=second) == Committed(round=1, steps=4, iteration=4, iterations=4, chores=False)
+    assert play.answer(0) == Committed(round=1, steps=4, iteration=4, iterations=4, chores=False)
     assert play.coordinator.cursors == {0: Cursor(epoch=0, position=30), 1: Cursor(epoch=0, position=1010)}
     (record,) = play.events("round")
     assert record["round"] == 1
@@ -199,7 +201,7 @@ def test_a_late_vote_of_one_that_was_taken_for_dead_is_told_of_the_commit():
     play.vote(0, of=exchanges[0])
     play.passes(2.5, alive=[0])
     assert play.coordinator.round == 1
-    assert play.vote(1, of=exchanges[1]) == Committed(round=1, steps=4, chores=False)
+    assert play.vote(1, of=exchanges[1]) == Committed(round=1, steps=4, iteration=4, iterations=4, chores=False)
     assert play.events("worker_returned")[0]["slot"] == 1
     assert all(not exchange.heal for exchange in play.quorum(0, 1))
 
@@ -214,7 +216,7 @@ def test_one_that_fell_silent_after_its_vote_hears_of_the_commit_when_it_wakes()
         play.vote(slot, of=exchanges[slot])
     assert play.coordinator.round == 1
     play.passes(0.25, alive=[0, 1, 2])
-    assert play.answer(0) == Committed(round=1, steps=4, chores=False)
+    assert play.answer(0) == Committed(round=1, steps=4, iteration=4, iterations=4, chores=False)
     assert all(not exchange.heal for exchange in play.quorum(0, 1, 2))
 
 
@@ -239,7 +241,7 @@ def test_a_late_vote_is_told_the_round_that_its_weights_are_of():
     play.passes(2.5, alive=[0])
     play.commit(0)
     assert play.coordinator.round == 2
-    assert play.vote(1, of=exchanges[1]) == Committed(round=1, steps=4, chores=False)
+    assert play.vote(1, of=exchanges[1]) == Committed(round=1, steps=4, iteration=8, iterations=4, chores=False)
     play.do_chores(0)
     play.ready(1)
     play.ready(0)
@@ -283,7 +285,7 @@ def test_repeating_a_request_is_harmless():
     play.vote(1, of=play.exchange(1))
     committed = play.answer(0)
     play.coordinator.receive(vote, play.now)
-    assert play.answer(0) == committed == Committed(round=1, steps=4, chores=False)
+    assert play.answer(0) == committed == Committed(round=1, steps=4, iteration=4, iterations=4, chores=False)
     assert exchange.epoch == 0
     assert play.coordinator.round == 1
 
@@ -418,7 +420,14 @@ def test_killed_at_the_very_end_the_last_round_is_not_trained_again():
     play.register(0, 2)
     welcome = play.ready(0, 2, steps=0)
     assert welcome == Welcome(
-        round=2, heal=False, steps=4, cursor=Cursor(epoch=0, position=40), checkpoint=2, chores=True
+        round=2,
+        heal=False,
+        steps=4,
+        iteration=8,
+        iterations=4,
+        cursor=Cursor(epoch=0, position=40),
+        checkpoint=2,
+        chores=True,
     )
     chores = [play.chore(0, 2)]
     while play.coordinator.status == "running":

@@ -38,7 +38,7 @@ def test_a_late_joiner_is_healed_from_one_that_holds_the_weights():
     assert joiner.epoch == donor.epoch > 0
     play.vote(1, of=donor)
     play.vote(0, 7, of=joiner)
-    assert play.answer(0, 7) == Committed(round=2, steps=4, chores=False)
+    assert play.answer(0, 7) == Committed(round=2, steps=4, iteration=8, iterations=4, chores=False)
     assert all(not exchange.heal for exchange in play.quorum((0, 7), 1))
     assert play.events("quorum")[1]["healed"] == [0]
 
@@ -149,7 +149,9 @@ def test_when_all_are_dead_the_run_falls_back_to_its_checkpoint():
     assert play.register(0, 2).heal
     play.ready(0, 2, steps=0)
     welcome = play.answer(0, 2)
-    assert welcome == Welcome(round=2, heal=False, steps=4, cursor=cursors[0], checkpoint=2)
+    assert welcome == Welcome(
+        round=2, heal=False, steps=4, iteration=8, iterations=4, cursor=cursors[0], checkpoint=2
+    )
     assert (play.coordinator.round, play.coordinator.samples) == (2, 160)
     assert play.events("rollback") == [
         {"event": "rollback", "from_round": 3, "to_round": 2, "reason": play.events("rollback")[0]["reason"]}
@@ -167,7 +169,9 @@ def test_without_a_checkpoint_the_run_falls_back_to_the_beginning():
     play.commit(0, 1)
     play.passes(2.5)
     play.register(1, 2)
-    assert play.ready(1, 2, steps=0) == Welcome(round=0, heal=False, steps=4, cursor=START)
+    assert play.ready(1, 2, steps=0) == Welcome(
+        round=0, heal=False, steps=4, iteration=0, iterations=4, cursor=START
+    )
 
 
 def test_one_that_returns_after_the_fall_back_does_not_pass_for_current():
@@ -220,7 +224,7 @@ def test_the_initial_weights_are_evaluated_when_that_is_asked_for():
 
 
 def test_a_run_that_begins_later_does_not_evaluate_first():
-    play = Play(evaluate_first=True, evaluation_parts=3, start=RunProgress(round=2), checkpoint=2)
+    play = Play(evaluate_first=True, evaluation_parts=3, start=RunProgress(round=2, iteration=8), checkpoint=2)
     play.begin(0, 1)
     assert not play.answer(0).chores
 

@@ -32,6 +32,7 @@ from sparknet.training.coordination.messages import (
     Welcome,
 )
 from sparknet.training.coordination.post_commit import CHECKPOINT
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 
 START = Cursor(epoch=0, position=0)
@@ -85,10 +86,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.rules = Rules(
             slots=slots,
             rounds=rounds,
-            local_steps=4,
+            plan=RoundPlan(local_steps=4, eval_every=every, checkpoint_every=every),
             balanced=balanced,
-            eval_every=every,
-            checkpoint_every=every,
             evaluation_parts=slots + 1,
             grace_seconds=3.0,
             start_seconds=5.0,

@@ -14,8 +14,8 @@ from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.caffe.solver.solverstate import read_state
 from sparknet.config import Data, Net, Run, RunConfig, Solver, Sync
-from sparknet.errors import CheckpointError, ConfigError, NetError
-from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_round
+from sparknet.errors import CheckpointError, NetError
+from sparknet.training.caffe_runs.snapshots import CaffeSnapshots, begin, make_snapshots, starting_point
 from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
 from sparknet.training.objectives.caffe_objective import CaffeObjective
@@ -265,14 +265,14 @@ def trained(config: RunConfig, checkpoints: Checkpoints, round: int) -> CaffeObj
         inner.optimizer.zero_grad()
         objective.loss(as_batch(*batch())).backward()
         inner.optimizer.step()
-    with checkpoints.writing(RunProgress(round=round)) as draft:
+    with checkpoints.writing(RunProgress(round=round, iteration=2 * round)) as draft:
         draft.write(WEIGHTS, dump_weights(objective.module))
         draft.write(INNER, dump_optimizer(inner.optimizer))
     return objective
 
 
-def written(writer: CaffeSnapshots, round: int, checkpoints: Checkpoints) -> tuple[int, Path, Path]:
-    found = writer.write(round, checkpoints.path(round))
+def written(writer: CaffeSnapshots, round: int, checkpoints: Checkpoints) -> tuple[Path, Path]:
+    found = writer.write(2 * round, checkpoints.path(round))
     assert found is not None
     return found
 
@@ -284,16 +284,15 @@ def test_a_checkpoint_goes_to_caffe_and_back(tmp_path: Path, kind: str, form: st
     config = config_with(kind, form)
     objective = trained(config, checkpoints, 2)
     writer = writer_of(config, tmp_path)
-    iteration, model, state = written(writer, 2, checkpoints)
+    model, state = written(writer, 2, checkpoints)
     ending = ".h5" if form else ""
-    assert iteration == 4
     assert model == tmp_path / "snapshots" / f"small_iter_4.caffemodel{ending}"
     assert read_state(state).current_step == 1, "one step value was passed"
 
     other = Checkpoints(tmp_path / "other", keep=2)
     saved, missing = begun(config_with(kind, form, snapshot=str(state)), other)
     assert missing == ()
-    assert (saved.round, saved.samples) == (2, 0)
+    assert (saved.round, saved.iteration, saved.samples) == (2, 4, 0)
     for name in (WEIGHTS, INNER):
         assert (other.path(2) / name).read_bytes() == (checkpoints.path(2) / name).read_bytes(), name
     fresh = objective_of()
@@ -317,17 +316,16 @@ def test_layers_that_the_weights_lack_are_told(tmp_path: Path) -> None:
     assert lacking
 
 
-def test_a_snapshot_between_two_rounds_names_what_fits(tmp_path: Path) -> None:
+def test_a_snapshot_of_any_iteration_is_gone_on_from(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     config = config_with()
     trained(config, checkpoints, 3)
     writer = writer_of(config, tmp_path)
-    _, _, state = written(writer, 3, checkpoints)
+    _, state = written(writer, 3, checkpoints)
     later = replace(config_with(snapshot=str(state)), sync=Sync(local_steps=4))
-    with pytest.raises(ConfigError, match=r"of iteration 6 and sync\.local_steps is 4; .*to one of 1, 2, 3, 6"):
-        starting_round(later, settings_of(later))
+    assert starting_point(later, settings_of(later)) == RunProgress(round=2, iteration=6)
     with pytest.raises(CheckpointError, match="none"):
-        starting_round(config_with(snapshot="/none.solverstate"), settings_of(config))
+        starting_point(config_with(snapshot="/none.solverstate"), settings_of(config))
 
 
 def test_a_snapshot_of_another_solver_is_refused(tmp_path: Path) -> None:
@@ -335,7 +333,7 @@ def test_a_snapshot_of_another_solver_is_refused(tmp_path: Path) -> None:
     config = config_with("Adam")
     trained(config, checkpoints, 1)
     writer = writer_of(config, tmp_path)
-    _, _, state = written(writer, 1, checkpoints)
+    _, state = written(writer, 1, checkpoints)
     with pytest.raises(CheckpointError, match=r"the history has 4 blobs; type SGD over 2 parameters has 2"):
         begun(config_with("SGD", snapshot=str(state)), Checkpoints(tmp_path / "x", keep=2))
 
@@ -352,7 +350,7 @@ def test_the_last_snapshot_is_left_out_where_the_solver_says_so(
     tmp_path: Path, solver: str, last: bool, due: bool
 ) -> None:
     writer = writer_of(config_with(solver=solver), tmp_path)
-    assert writer.due(3, last=last) == due
+    assert writer.due(3, 6, last=last) == due
 
 
 def test_a_prefix_that_cannot_be_written(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from group_member import Member
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import Checkpoints
 
@@ -48,7 +49,7 @@ class Crew:
 
 @pytest.fixture(scope="module")
 def crew(tmp_path_factory):
-    coordinator = Coordinator(Rules(slots=1, rounds=1, local_steps=1), now=time.monotonic())
+    coordinator = Coordinator(Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic())
     checkpoints = Checkpoints(tmp_path_factory.mktemp("run"), keep=2)
     with DriverService(coordinator, checkpoints, host="127.0.0.1", token=TOKEN) as service:
         crew = Crew(DriverAddress(uri=service.address, token=TOKEN))

@@ -15,6 +15,7 @@ from sparknet.config import Sync
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints
 from sparknet.training.run_files.state_bytes import load_weights, weights_file
@@ -62,7 +63,7 @@ def test_a_checkpoint_of_more_than_2_gib_and_heartbeats_meanwhile(tmp_path):
     sync.exchange(SoloGroup(), 1.0)
     sync.apply()
     anchor_hash = sync.anchor_hash
-    coordinator = Coordinator(Rules(slots=1, rounds=1, local_steps=1), now=time.monotonic())
+    coordinator = Coordinator(Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic())
     with DriverService(coordinator, Checkpoints(tmp_path, keep=1), host="127.0.0.1", token=TOKEN) as service:
         client = DriverClient(DriverAddress(uri=service.address, token=TOKEN))
         with Ticker() as ticker:

@@ -101,7 +101,7 @@ def trained(table, feed, device="cpu"):
     solver = build_inner_solver(Recipe(net=CONFIG.net, solver=CONFIG.solver), judged, total_iterations=20)
     replica = Replica(judged, solver, CONFIG, slot=0, feed=feed)
     with loader(table, feed) as source:
-        report = replica.take_steps(source, 6, round=0, ended=threading.Event())
+        report = replica.take_steps(source, 6, round=0, iterations=range(6), ended=threading.Event())
     return report, [parameter.detach().cpu() for parameter in judged.module.parameters()]
 
 

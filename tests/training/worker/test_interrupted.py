@@ -67,7 +67,8 @@ class Pair:
         for round in rounds:
             for slot, replica in enumerate(self.replicas):
                 loader = batches(slot, round * LOCAL_STEPS * ACCUMULATE)
-                assert replica.take_steps(loader, LOCAL_STEPS, round=round, ended=GOES_ON)
+                iterations = range(round * LOCAL_STEPS, (round + 1) * LOCAL_STEPS)
+                assert replica.take_steps(loader, LOCAL_STEPS, round=round, iterations=iterations, ended=GOES_ON)
             group = MemoryGroup(2)
             together(*(lambda s=s, m=m: s.exchange(m, 0.5) for s, m in zip(self.syncs, group.members, strict=True)))
             for sync, replica in zip(self.syncs, self.replicas, strict=True):

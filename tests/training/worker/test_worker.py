@@ -18,6 +18,7 @@ from sparknet.data.loading.transform import Normalise
 from sparknet.errors import TrainingDiverged
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import NextChore, Ready, Register, Vote
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.optimiser import build_inner_solver
@@ -118,8 +119,9 @@ class Crew:
         self.config, self.workers, self.rounds = config, workers, rounds
         self.table, _, _ = make_table(directory, [61, 40])
         self.network, self.lock = {}, threading.Lock()
-        rules = {"checkpoint_every": 2, "eval_every": 3, "evaluation_parts": 3, **rules}
-        rules = Rules(slots=workers, rounds=rounds, local_steps=config.sync.local_steps, **rules)
+        planned = {key: rules.pop(key, every) for key, every in (("checkpoint_every", 2), ("eval_every", 3))}
+        plan = RoundPlan(local_steps=config.sync.local_steps, **planned)
+        rules = Rules(slots=workers, rounds=rounds, plan=plan, **{"evaluation_parts": 3, **rules})
         rules = replace(rules, replicas_agree=config.sync.strategy != "none")
         self.driver = MemoryDriver(Coordinator(rules, now=0.0, start=start, checkpoint=checkpoint))
 

@@ -38,17 +38,23 @@ class Run:
     min_workers: int = 1
     """Start with so many when `cluster.start_seconds` have passed; fewer fails the run."""
     rounds: int | None = None
-    """Rounds to train; give this or `epochs`."""
+    """Rounds to train; give this, `iterations` or `epochs`."""
+    iterations: int | None = None
+    """Local steps of each worker; the last round has fewer where need be. Give this, `rounds` or `epochs`."""
     epochs: float | None = None
-    """Passes over the training rows, rounded up to whole rounds; give this or `rounds`."""
+    """Passes over the training rows, rounded up to whole rounds; give this, `rounds` or `iterations`."""
     eval_every: int = 10
     """Rounds between validations; the last round is always validated. 0: only the last."""
+    eval_iterations: int | None = None
+    """In place of `eval_every`: local steps between validations; a round ends where one is due."""
     eval_first: bool = False
     """Validate the initial weights too, before the first round."""
     eval_batches: int | None = None
     """Batches of a validation, over the rows from the first on and round again; not given: every row once."""
     checkpoint_every: int = 10
     """Rounds between checkpoints; the last round always gets one. 0: only the last."""
+    checkpoint_iterations: int | None = None
+    """In place of `checkpoint_every`: local steps between checkpoints; a round ends where one is due."""
     keep_checkpoints: int = 3
     """Checkpoints kept, newest first; at least 2, so that a damaged one has a predecessor."""
     keep: Literal["last", "best"] = "last"
@@ -68,19 +74,20 @@ class Run:
             f"it must not exceed run.workers, which is {self.workers}",
         )
         require(
-            (self.rounds is None) != (self.epochs is None),
-            "run.rounds and run.epochs",
-            (self.rounds, self.epochs),
-            "exactly one must be given: set run.rounds or run.epochs",
+            (self.rounds, self.iterations, self.epochs).count(None) == 2,
+            "run.rounds, run.iterations and run.epochs",
+            (self.rounds, self.iterations, self.epochs),
+            "exactly one must be given: set run.rounds, run.iterations or run.epochs",
         )
-        if self.rounds is not None:
-            at_least("run.rounds", self.rounds, 1)
+        for key in ("rounds", "iterations", "eval_iterations", "checkpoint_iterations"):
+            if getattr(self, key) is not None:
+                at_least(f"run.{key}", getattr(self, key), 1)
         if self.epochs is not None:
             require(self.epochs > 0, "run.epochs", self.epochs, "it must be more than 0")
         at_least("run.eval_every", self.eval_every, 0)
         for key, judges in (("early_stop", self.early_stop is not None), ("keep", self.keep == "best")):
             require(
-                not judges or self.eval_every > 0,
+                not judges or self.eval_every > 0 or self.eval_iterations is not None,
                 "run.eval_every",
                 self.eval_every,
                 f"run.{key} needs validations on the way: set it to at least 1",

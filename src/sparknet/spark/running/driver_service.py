@@ -260,6 +260,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
             {
                 "event": "checkpoint",
                 "round": round,
+                "iteration": progress.iteration,
                 "path": str(self._checkpoints.path(round)),
                 "bytes": sum(sizes.values()),
                 "seconds": time.monotonic() - began,

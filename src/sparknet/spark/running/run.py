@@ -30,6 +30,7 @@ from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.coordination.best_round import Aim
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.post_commit import as_fields
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.build_objective import check_net
 from sparknet.training.objectives.objective import Objective
@@ -131,15 +132,24 @@ def train(
 
 
 def count_rounds(start: RunStart, training_rows: int, done: RunProgress) -> int:
-    """Rounds of the whole run: as given, or enough for the epochs asked for beyond what is done."""
+    """Rounds of the whole run: as given, or enough for the iterations or epochs asked for beyond what is done."""
     config = start.config
+    plan = RoundPlan.of(config)
     # Rounds are the whole run's, so that a resumed one ends where it would have ended.
     if config.run.rounds is not None:
         return config.run.rounds
+    if config.run.iterations is not None:
+        return max(1, done.round + plan.count_rounds(done.iteration, config.run.iterations))
     per_step = config.solver.batch_size * start.recipe.batches_per_step
-    per_round = config.run.workers * config.sync.local_steps * per_step
+    per_iteration = config.run.workers * per_step
     missing = (config.run.epochs or 0) * training_rows - done.samples
-    return max(1, done.round + math.ceil(max(0, missing) / per_round))
+    end = done.iteration + math.ceil(max(0, missing) / per_iteration)
+    return max(1, done.round + plan.count_rounds(done.iteration, end))
+
+
+def _last_iteration(config: RunConfig, rounds: int, done: RunProgress) -> int:
+    """At which the run ends."""
+    return config.run.iterations or RoundPlan.of(config).iteration_after(rounds - done.round, done.iteration)
 
 
 class _Run:
@@ -192,14 +202,14 @@ class _Run:
             # After the preparation, which may take hours: its clock runs from here, and workers have only so long
             # to come.
             coordinator = self._coordinator(data, objective, rounds, saved)
-            self._announce(data, objective, rounds, first_round=coordinator.round + 1, notes=notes)
+            self._announce(data, objective, rounds, done=done, notes=notes)
             with self._service(coordinator, spark) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
                     config=config,
                     driver=self._address(service),
                     data=data,
-                    rounds=rounds,
+                    iterations=_last_iteration(config, rounds, done),
                     preprocessing=preprocessing,
                 )
                 self._supervise(spark, service, plan)
@@ -214,9 +224,9 @@ class _Run:
                 if event != DONE:
                     self._tell(event, **fields)
                 if event == "checkpoint" and self._hook is not None:
-                    round = int(str(fields["round"]))
+                    round, iteration = int(str(fields["round"])), int(str(fields["iteration"]))
                     # Only made here; writing a net's files takes seconds, in which no hung task would be freed.
-                    job = self._hook.on_checkpoint(round, self._checkpoints.path(round))
+                    job = self._hook.on_checkpoint(round, iteration, self._checkpoints.path(round))
                     if job is not None:
                         jobs.submit(job)
                 self._tell_all(jobs.collect())
@@ -252,11 +262,9 @@ class _Run:
         rules = Rules(
             slots=run.workers,
             rounds=rounds,
-            local_steps=sync.local_steps,
+            plan=RoundPlan.of(self._config),
             min_workers=run.min_workers,
             balanced=sync.pace == "balanced",
-            eval_every=run.eval_every,
-            checkpoint_every=run.checkpoint_every,
             evaluation_parts=evaluation.parts,
             validation_rows=data.validation_rows,
             evaluate_first=run.eval_first and evaluation.parts > 0,
@@ -276,7 +284,7 @@ class _Run:
         )
 
     def _announce(
-        self, data: PreparedData, objective: Objective, rounds: int, *, first_round: int, notes: Sequence[str]
+        self, data: PreparedData, objective: Objective, rounds: int, *, done: RunProgress, notes: Sequence[str]
     ) -> None:
         config = self._config
         for note in notes:
@@ -292,8 +300,9 @@ class _Run:
             parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
             workers=config.run.workers,
             rounds=rounds,
-            first_round=first_round,
+            first_round=done.round + 1,
             local_steps=config.sync.local_steps,
+            iterations=_last_iteration(config, rounds, done),
             strategy=config.sync.strategy,
             training_rows=data.train_rows,
             validation_rows=data.validation_rows,

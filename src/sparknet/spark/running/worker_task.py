@@ -41,7 +41,8 @@ class WorkerPlan:
     driver: DriverAddress
     data: PreparedData
     """The rows, in directories that are the same on every worker."""
-    rounds: int
+    iterations: int
+    """Of the whole run, also when it resumes: a learning rate that falls to its end must know that end."""
     preprocessing: Preprocessing
     """What rows go through on their way to the net."""
 
@@ -181,8 +182,7 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     for name, rows in plan.data.tests.items():
         tables[name] = means.held.enter_context(rows.table(threads=threads))
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
-    # The whole run's iterations, also when it resumes: a learning rate that falls to its end must know that end.
-    solver = build_inner_solver(recipe, objective, total_iterations=plan.rounds * config.sync.local_steps)
+    solver = build_inner_solver(recipe, objective, total_iterations=plan.iterations)
     replica = Replica(objective, solver, config, slot=who.slot, feed=feed)
 
     def open_loader(cursor: Cursor) -> Loader:

@@ -185,11 +185,15 @@ def _check_passes(config: RunConfig) -> None:
             f"data.source is 'net' and net.name {config.net.name!r}; only the Python layers of a Caffe net make "
             "their own rows: name other rows"
         )
-    for key, value, asked in (
-        ("run.rounds", config.run.rounds, "set run.rounds, not run.epochs"),
-        ("run.eval_batches", config.run.eval_batches, "set it, test_iter in the solver, or --iterations of a test"),
+    for key, missing, asked in (
+        ("run.rounds", config.run.epochs is not None, "set it or run.iterations, not run.epochs"),
+        (
+            "run.eval_batches",
+            config.run.eval_batches is None,
+            "set it, test_iter in the solver, or --iterations of a test",
+        ),
     ):
-        if value is None:
+        if missing:
             raise ConfigError(f"{key} is not given and the net makes its own rows, which have no number: {asked}")
 
 

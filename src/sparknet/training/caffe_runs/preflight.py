@@ -6,7 +6,7 @@ from sparknet.caffe.weights.trained import load_listed
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.open_run import RunStart
-from sparknet.training.caffe_runs.snapshots import check_prefix, restored, starting_round
+from sparknet.training.caffe_runs.snapshots import check_prefix, restored, starting_point
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.preprocessing import check_preprocessing
 
@@ -25,7 +25,7 @@ def check_caffe(start: RunStart, rows: RowSchema | None) -> RunStart:
 
     Raises:
         NetError: the net cannot be built, does not take the rows, or weights do not fit it.
-        ConfigError: a mean file is missing, or the snapshot is not at the end of a round, or at the end of the run.
+        ConfigError: a mean file is missing, or the snapshot is of the end of the run, or beyond.
         CheckpointError: the snapshot is missing, damaged, or of another net or solver type, or the directory of
             snapshots cannot be written.
     """
@@ -33,7 +33,7 @@ def check_caffe(start: RunStart, rows: RowSchema | None) -> RunStart:
     if recipe.settings is not None:
         # The cheap checks first: building a large net takes seconds.
         check_prefix(recipe.settings)
-        starting_round(config, recipe.settings)
+        starting_point(config, recipe.settings)
     if recipe.spec is None or rows is None:
         return start
     # Built in earnest, since nothing short of it finds what a layer refuses. The driver needs the net: it is kept.

@@ -3,7 +3,6 @@
 docs/caffe.md has the table of it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,10 +92,7 @@ def solver_run(files: CaffeFiles, source: str | None, overrides: Sequence[str]) 
             "batch_size": batch_in_file(spec.select("TRAIN")) or 64,
         },
     }
-    # Once to learn the length of a round, which iterations are counted in.
-    tables["run"] |= _counted(settings, overrides, local_steps=1)
-    local_steps = config_from(tables, overrides).sync.local_steps
-    tables["run"] |= _counted(settings, overrides, local_steps=local_steps)
+    tables["run"] |= _counted(settings, overrides)
     config = config_from(tables, overrides)
     # An override may name other files than those that were read here.
     return open_run(
@@ -140,24 +136,21 @@ def scored_run(
     return open_run(config, net=net if config.net.prototxt == net.text else None)
 
 
-def _counted(settings: SolverSettings, overrides: Sequence[str], *, local_steps: int) -> Mapping[str, Any]:
-    """What a solver counts in iterations, in rounds."""
-
-    def rounds(iterations: int) -> int:
-        # Whatever is asked for at all comes: 0 would mean never.
-        return max(1, round(iterations / local_steps)) if iterations else 0
-
+def _counted(settings: SolverSettings, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """What a solver counts in iterations: exactly so, unless a setting counts it in rounds or epochs."""
+    typed = {setting.partition("=")[0].strip() for setting in overrides}
     tests = bool(settings.test_iter and settings.test_iter[0])
-    counted: dict[str, Any] = {
-        "eval_every": rounds(settings.test_interval) if tests else 0,
-        "eval_first": tests and settings.test_initialization,
-        "checkpoint_every": rounds(settings.snapshot),
-    }
+    counted: dict[str, Any] = {"eval_first": tests and settings.test_initialization}
     if tests:
         counted["eval_batches"] = settings.test_iter[0]
-    # Rounds and epochs exclude each other, and what was typed wins.
-    if not any(setting.strip().startswith("run.epochs") for setting in overrides):
-        counted["rounds"] = math.ceil((settings.max_iter or 0) / local_steps)
+    for every, iterations, asked in (
+        ("eval_every", "eval_iterations", settings.test_interval if tests else 0),
+        ("checkpoint_every", "checkpoint_iterations", settings.snapshot),
+    ):
+        if f"run.{every}" not in typed:
+            counted |= {iterations: asked} if asked else {every: 0}
+    if not typed & {"run.rounds", "run.epochs"}:
+        counted["iterations"] = settings.max_iter
     return counted
 
 

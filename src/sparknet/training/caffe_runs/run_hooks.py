@@ -1,4 +1,4 @@
-"""What Caffe's files add to a run: where it begins, snapshots beside its checkpoints, what whole rounds move."""
+"""What Caffe's files add to a run: where it begins, and snapshots beside its checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from sparknet.training.run_files.checkpoint import Checkpoints, Saved
 from sparknet.training.run_files.pretrained import begin_pretrained
 from sparknet.training.run_files.run_hook import SideJob, Tell
 
-__all__ = ["CaffeHook", "rounding_notes"]
+__all__ = ["CaffeHook"]
 
 
 class CaffeHook:
@@ -63,26 +63,26 @@ class CaffeHook:
         return saved
 
     def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
-        """Make the directory of the snapshots; the notes are `rounding_notes`."""
+        """Make the directory of the snapshots; there are no notes."""
         self._rounds = rounds
         if self._settings is None:
             return []
         # Before the training: a directory that cannot be made must not be found out at its end.
         if isinstance(objective, CaffeObjective):
             self._snapshots = make_snapshots(self._config, self._settings, objective, run_dir=run_dir)
-        return rounding_notes(self._config, self._settings, rounds)
+        return []
 
-    def on_checkpoint(self, round: int, directory: Path) -> SideJob | None:
+    def on_checkpoint(self, round: int, iteration: int, directory: Path) -> SideJob | None:
         """Write it once more as Caffe's snapshot, where the solver wants one."""
         snapshots = self._snapshots
-        if snapshots is None or not snapshots.due(round, last=round == self._rounds):
+        if snapshots is None or not snapshots.due(round, iteration, last=round == self._rounds):
             return None
 
         def write() -> Mapping[str, object] | None:
-            written = snapshots.write(round, directory)
+            written = snapshots.write(iteration, directory)
             if written is None:
                 return None
-            iteration, model, state = written
+            model, state = written
             return {
                 "event": "snapshot",
                 "round": round,
@@ -92,19 +92,4 @@ class CaffeHook:
             }
 
         missed = f"no snapshot of round {round}: writing the ones before took longer than the rounds since"
-        return SideJob(work=write, missed=f"{missed}; raise run.checkpoint_every")
-
-
-def rounding_notes(config: RunConfig, settings: SolverSettings, rounds: int) -> list[str]:
-    """Where whole rounds move what the solver file counts in iterations, one line each."""
-    local_steps, run = config.sync.local_steps, config.run
-    moved = [
-        ("max_iter", settings.max_iter or 0, rounds * local_steps, "the run ends at iteration"),
-        ("test_interval", settings.test_interval, run.eval_every * local_steps, "tests come every"),
-        ("snapshot", settings.snapshot, run.checkpoint_every * local_steps, "snapshots come every"),
-    ]
-    return [
-        f"{key} is {asked} and a round has {local_steps} iterations: {what} {comes}"
-        for key, asked, comes, what in moved
-        if asked and comes and asked != comes
-    ]
+        return SideJob(work=write, missed=f"{missed}; raise snapshot in the solver file")

@@ -5,7 +5,6 @@ what Caffe itself would have written after N iterations.
 """
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
@@ -20,13 +19,14 @@ from sparknet.caffe.weights.caffemodel import LIMIT_BYTES
 from sparknet.caffe.weights.trained import check_hdf5, load_listed
 from sparknet.config import RunConfig
 from sparknet.errors import CheckpointError, ConfigError
+from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.run_files.checkpoint import INNER, WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.state_bytes import load_optimizer, load_weights, optimizer_file, weights_file
 from sparknet.training.run_files.tensor_bytes import TensorFile, read_bytes
 
-__all__ = ["CaffeSnapshots", "begin", "check_prefix", "make_snapshots", "restored", "starting_round"]
+__all__ = ["CaffeSnapshots", "begin", "check_prefix", "make_snapshots", "restored", "starting_point"]
 
 
 class CaffeSnapshots:
@@ -35,8 +35,7 @@ class CaffeSnapshots:
     Args:
         objective: a net of the run's kind, to read checkpoints into.
         settings: the solver's.
-        local_steps: iterations of a round.
-        checkpoint_every: rounds between checkpoints; 0: only the last round has one.
+        plan: says after which rounds checkpoints are due.
         stem: what the names begin with, directory included.
         since: iteration and step count that the run began with.
 
@@ -49,16 +48,14 @@ class CaffeSnapshots:
         objective: CaffeObjective,
         settings: SolverSettings,
         *,
-        local_steps: int,
-        checkpoint_every: int,
+        plan: RoundPlan,
         stem: Path,
         since: tuple[int, int] = (0, 0),
     ) -> None:
         # The driver's own net, which nothing else uses once the run has begun: it serves as a place to read into.
         self._net = objective.train
         self._settings = settings
-        self._local_steps = local_steps
-        self._checkpoint_every = checkpoint_every
+        self._plan = plan
         self._stem = stem
         self._since = since
         self._optimizer = CaffeOptimizer(
@@ -71,18 +68,20 @@ class CaffeSnapshots:
         if self._ending:
             check_hdf5(self._net, f"{stem}{self._ending}")
 
-    def due(self, round: int, *, last: bool) -> bool:
+    def due(self, round: int, iteration: int, *, last: bool) -> bool:
         """Whether the settings want this checkpoint as a snapshot: of the last round only some do."""
-        # Rounds are whole, so that the regular ones come with the checkpoints and not at multiples of `snapshot`.
-        every = self._checkpoint_every if self._settings.snapshot else 0
-        regular = every > 0 and round % every == 0
+        regular = self._settings.snapshot > 0 and self._plan.checkpoints(round, iteration)
         return not last or self._settings.snapshot_after_train or regular
 
-    def write(self, round: int, checkpoint: Path) -> tuple[int, Path, Path] | None:
+    def write(self, iteration: int, checkpoint: Path) -> tuple[Path, Path] | None:
         """Write weights and solver state of a checkpoint, each whole or not at all.
 
+        Args:
+            iteration: which it is of.
+            checkpoint: its directory.
+
         Returns:
-            The iteration, and the two files; None where the checkpoint has made room for newer ones by now.
+            The two files; None where the checkpoint has made room for newer ones by now.
 
         Raises:
             CheckpointError: they cannot be written, or the checkpoint cannot be read.
@@ -99,7 +98,6 @@ class CaffeSnapshots:
             self._stem.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"no snapshot of {checkpoint} can be made: {error}; see to that file") from error
-        iteration = round * self._local_steps
         model, state = (
             self._stem.with_name(f"{self._stem.name}_iter_{iteration}.{kind}{self._ending}")
             for kind in ("caffemodel", "solverstate")
@@ -114,7 +112,7 @@ class CaffeSnapshots:
         write_state(
             SavedState(iteration=iteration, current_step=step, learned_net=str(model), history=history), state
         )
-        return iteration, model, state
+        return model, state
 
 
 def make_snapshots(
@@ -140,8 +138,7 @@ def make_snapshots(
     return CaffeSnapshots(
         objective,
         settings,
-        local_steps=config.sync.local_steps,
-        checkpoint_every=config.run.checkpoint_every,
+        plan=RoundPlan.of(config),
         stem=stem,
         since=(begun, passed),
     )
@@ -172,38 +169,31 @@ def check_prefix(settings: SolverSettings) -> None:
     )
 
 
-def starting_round(config: RunConfig, settings: SolverSettings) -> int:
-    """The round after which a run begins; more than 0 only with `solver.snapshot`.
+def starting_point(config: RunConfig, settings: SolverSettings) -> RunProgress:
+    """Rounds and iterations after which a run begins; more than 0 only with `solver.snapshot`.
 
     Raises:
         CheckpointError: the snapshot is missing or damaged.
-        ConfigError: its iteration is not the end of a round, or is the end of the run.
+        ConfigError: it is of the end of the run, or beyond.
     """
     if not config.solver.snapshot:
-        return 0
-    began, local_steps = config.solver.snapshot_step, config.sync.local_steps
+        return RunProgress()
+    began, run = config.solver.snapshot_step, config.run
     iteration = began[0] if began else read_state(config.solver.snapshot).iteration
-    # A round in the middle would end at another iteration than all others, and its rates with it.
-    if iteration % local_steps:
-        fits = [str(steps) for steps in range(1, min(iteration, 1000) + 1) if iteration % steps == 0]
-        raise ConfigError(
-            f"solver.snapshot {config.solver.snapshot} is of iteration {iteration} and sync.local_steps is "
-            f"{local_steps}; a run goes on after a whole round: set sync.local_steps to one of {', '.join(fits)}"
-        )
-    rounds = config.run.rounds
-    if rounds is not None and iteration >= rounds * local_steps:
-        most = settings.max_iter
-        by_solver = most is not None and rounds == math.ceil(most / local_steps)
-        end, remedy = (
-            (f"max_iter is {most}", "raise max_iter in the solver file")
-            if by_solver
-            else (f"run.rounds is {rounds}, which is iteration {rounds * local_steps}", "raise run.rounds")
-        )
-        raise ConfigError(
-            f"solver.snapshot {config.solver.snapshot}: the snapshot is at iteration {iteration} and {end}: "
-            f"{remedy}, or give an earlier snapshot"
-        )
-    return iteration // local_steps
+    # As many as there would have been, so that run.rounds counts from the beginning.
+    done = RoundPlan.of(config).count_rounds(0, iteration)
+    if run.iterations is not None and iteration >= run.iterations:
+        by_solver = run.iterations == settings.max_iter
+        end = f"{'max_iter' if by_solver else 'run.iterations'} is {run.iterations}"
+        remedy = "raise max_iter in the solver file" if by_solver else "raise run.iterations"
+    elif run.rounds is not None and done >= run.rounds:
+        end, remedy = f"run.rounds is {run.rounds}, and round {done} ends there", "raise run.rounds"
+    else:
+        return RunProgress(round=done, iteration=iteration)
+    raise ConfigError(
+        f"solver.snapshot {config.solver.snapshot}: the snapshot is at iteration {iteration} and {end}: {remedy}, "
+        "or give an earlier snapshot"
+    )
 
 
 def restored(snapshot: str, settings: SolverSettings, net: CaffeNet) -> CaffeSolver:
@@ -230,16 +220,16 @@ def begin(
     Raises:
         CheckpointError: the snapshot is missing, damaged or of another net, or the checkpoint cannot be written.
         NetError: the weights are missing, damaged or of another net.
-        ConfigError: the snapshot's iteration is not the end of a round, or is the end of the run.
+        ConfigError: the snapshot is of the end of the run, or beyond.
     """
-    net, files, round = objective.train, dict[str, TensorFile](), 0
+    net, files, start = objective.train, dict[str, TensorFile](), RunProgress()
     missing = load_listed(net, config.net.weights) if config.net.weights else ()
     if settings is not None and config.solver.snapshot:
-        round = starting_round(config, settings)
+        start = starting_point(config, settings)
         files[INNER] = optimizer_file(restored(config.solver.snapshot, settings, net).optimizer)
     # As a checkpoint, which workers begin from and fall back to as from any other.
     files[WEIGHTS] = weights_file(net)
-    with checkpoints.writing(RunProgress(round=round)) as draft:
+    with checkpoints.writing(start) as draft:
         for name, data in files.items():
             draft.write_all(name, data)
-    return checkpoints.load(round), missing  # read back, with its hashes
+    return checkpoints.load(start.round), missing  # read back, with its hashes

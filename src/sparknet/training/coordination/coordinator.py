@@ -61,7 +61,7 @@ class Coordinator:
         reason: why it was stopped or failed.
         culprit: the worker whose error failed the run, where it was one.
         last_error: the last error that a worker told and has not recovered from.
-        round: rounds committed so far.
+        round, iteration: rounds committed so far, and the iterations of these.
         samples: samples in them.
         cursors: per slot, where its data goes on.
         failures: workers lost so far.
@@ -87,6 +87,7 @@ class Coordinator:
         self.reason = ""
         self._start = start = start or RunProgress()
         self.round = start.round
+        self.iteration = start.iteration
         self.samples = start.samples
         self.cursors = dict(start.cursors)
         self.failures = 0
@@ -209,7 +210,8 @@ class Coordinator:
     def progress(self) -> RunProgress:
         """What a checkpoint of the current round must record."""
         cursors = dict(self.cursors)
-        return replace(self._start, round=self.round, samples=self.samples, cursors=cursors, best=self.judge.best)
+        done = replace(self._start, round=self.round, iteration=self.iteration, samples=self.samples)
+        return replace(done, cursors=cursors, best=self.judge.best)
 
     def drain_events(self) -> list[dict[str, object]]:
         """The event records since the last call, oldest first."""
@@ -300,7 +302,9 @@ class Coordinator:
             round=self.round,
             heal=heal,
             checkpoint=None if heal else self._checkpoint,
-            steps=self.rules.local_steps,
+            steps=self._planned,
+            iteration=self.iteration,
+            iterations=self._planned,
             # Where the slot's last commit ended: rows of an open round that was lost are read again.
             cursor=self.cursors.get(member.slot, Cursor(epoch=0, position=0)),
             chores=bool(self._chores) and not heal,
@@ -415,7 +419,8 @@ class Coordinator:
         before, self._generation = self.round, self._generation + 1
         self._settled.clear()  # what was committed then is not part of this generation,
         self._group = []  # nor is a vote of then one of now: the next quorum gets a new epoch
-        self.round, self.samples = self._fallback.round, self._fallback.samples
+        back = self._fallback
+        self.round, self.iteration, self.samples = back.round, back.iteration, back.samples
         self.cursors = dict(self._fallback.cursors)
         self.judge = Judge(self.rules.aim, self._fallback.best)
         self._emit(
@@ -499,7 +504,7 @@ class Coordinator:
     def _commit(self, quorum: Quorum, now: float) -> None:
         self._settle(quorum, committed=True)
         self._aborts_in_a_row = 0
-        self.round += 1
+        self.round, self.iteration = self.round + 1, self.iteration + self._planned
         for ready in quorum.readies():
             self.samples += ready.samples
             # Without steps it is a newcomer, whose cursor may stand anywhere.
@@ -516,30 +521,28 @@ class Coordinator:
             member.answer = self._committed(member, self.round)
         record = quorum.record(now - self._round_began)
         self.loss = quorum.loss()
-        self._emit("round", round=self.round, **record, started_from=self.anchor_hash)
+        self._emit("round", round=self.round, iteration=self.iteration, **record, started_from=self.anchor_hash)
         self._round_began = now
 
     def _committed(self, member: Member, round: int) -> Committed:
         chores = bool(self._chores) and round == self.round
-        return Committed(round=round, steps=self._steps_for(member), chores=chores)
+        planned = self._planned
+        # Equal counts, or as many as fit the median worker's time.
+        steps = balanced_steps(planned, member, self._live()) if self.rules.balanced else planned
+        return Committed(round=round, steps=steps, iteration=self.iteration, iterations=planned, chores=chores)
 
-    def _steps_for(self, member: Member) -> int:
-        """Local steps of the next round: equal counts, or as many as fit the median worker's time."""
-        steps = self.rules.local_steps
-        return balanced_steps(steps, member, self._live()) if self.rules.balanced else steps
+    @property
+    def _planned(self) -> int:
+        return self.rules.plan.steps_from(self.iteration)
 
     # Chores ----------------------------------------------------------------------------------------------
 
     def _add_chores(self) -> None:
-        last, first = self._is_last, not self.round
-
-        def due(every: int) -> bool:
-            return last or (every > 0 and self.round % every == 0)
-
+        last, first, at = self._is_last, not self.round, (self.round, self.iteration)
         self._chores = Chores(
             round=self.round,
-            parts=self.rules.evaluation_parts if first or due(self.rules.eval_every) else 0,
-            checkpoint=not first and due(self.rules.checkpoint_every) and self._checkpoint != self.round,
+            parts=self.rules.evaluation_parts if first or last or self.rules.plan.evaluates(*at) else 0,
+            checkpoint=not first and (last or self.rules.plan.checkpoints(*at)) and self._checkpoint != self.round,
             # What the evaluation says is part of what a judged run's checkpoint records.
             checkpoint_last=self.rules.aim is not None,
             conclude=self._conclude,

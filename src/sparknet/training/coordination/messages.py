@@ -145,6 +145,11 @@ class Welcome:
     heal: bool
     """Wait for a peer's state: say `Ready` with 0 steps."""
     steps: int
+    """Local steps of the next round."""
+    iteration: int
+    """Of the run, at which that round begins."""
+    iterations: int
+    """That the round has: `steps`, unless paces differ."""
     cursor: Cursor
     checkpoint: int | None = None
     """Without `heal`: load this checkpoint, or keep the initial weights when None."""
@@ -176,6 +181,10 @@ class Committed:
     round: int
     steps: int
     """Local steps of the next round."""
+    iteration: int
+    """Of the run, at which that round begins."""
+    iterations: int
+    """That the round has: `steps`, unless paces differ."""
     chores: bool
     """Ask for chores before the next step."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.training.coordination.best_round import Aim, BestRound
+from sparknet.training.coordination.round_plan import RoundPlan
 
 __all__ = ["Rules", "RunProgress"]
 
@@ -15,11 +16,9 @@ class Rules:
 
     slots: int
     rounds: int
-    local_steps: int
+    plan: RoundPlan
     min_workers: int = 1
     balanced: bool = False
-    eval_every: int = 0
-    checkpoint_every: int = 0
     evaluation_parts: int = 0
     """Parts that the rows which are measured are handed out in."""
     validation_rows: int = 0
@@ -41,6 +40,8 @@ class RunProgress:
     """How far a run is: what a checkpoint records beside the weights."""
 
     round: int = 0
+    iteration: int = 0
+    """Local steps that a worker has made in these rounds; where paces differ, those that were planned."""
     samples: int = 0
     cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
     """Per slot, where its data goes on."""

@@ -28,7 +28,7 @@ def learning_rate(solver: Solver, iteration: float, total: int) -> float:
 
     Args:
         solver: base rate, policy and its constants.
-        iteration: local steps since the run began, as the run counts them: round times local_steps.
+        iteration: local steps since the run began, as the run counts them.
         total: iterations of the whole run.
     """
     warmup = solver.warmup_steps

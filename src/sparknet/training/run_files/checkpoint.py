@@ -44,6 +44,7 @@ class Saved:
     """One checkpoint as its `checkpoint.json` describes it."""
 
     round: int
+    iteration: int
     samples: int
     cursors: dict[str, Cursor]
     order: str = ""
@@ -57,7 +58,12 @@ class Saved:
         """Where the run goes on from here."""
         cursors = {int(slot): cursor for slot, cursor in self.cursors.items()}
         return RunProgress(
-            round=self.round, samples=self.samples, cursors=cursors, order=self.order, best=self.best
+            round=self.round,
+            iteration=self.iteration,
+            samples=self.samples,
+            cursors=cursors,
+            order=self.order,
+            best=self.best,
         )
 
 
@@ -103,6 +109,7 @@ class Draft:
         cursors = {str(slot): cursor for slot, cursor in progress.cursors.items()}
         saved = Saved(
             round=progress.round,
+            iteration=progress.iteration,
             samples=progress.samples,
             cursors=cursors,
             order=progress.order,

@@ -44,6 +44,6 @@ class RunHook(Protocol):
         """
         ...
 
-    def on_checkpoint(self, round: int, directory: Path) -> SideJob | None:
-        """What to do with a checkpoint that is complete; None: nothing."""
+    def on_checkpoint(self, round: int, iteration: int, directory: Path) -> SideJob | None:
+        """What to do with a checkpoint that is complete, of a round that ended at an iteration; None: nothing."""
         ...

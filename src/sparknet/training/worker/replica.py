@@ -99,14 +99,23 @@ class Replica:
         """Compile the net for the loader's batches; empty, or why that cannot be done."""
         return compile_net(self.objective, self._feed.batch(next(loader)), self._precision)
 
-    def take_steps(self, loader: Loader, steps: int, *, round: int, ended: threading.Event) -> StepReport | None:
+    def take_steps(
+        self, loader: Loader, steps: int, *, round: int, iterations: range, ended: threading.Event
+    ) -> StepReport | None:
         """Take so many steps; None when `ended` was set on the way.
+
+        Args:
+            loader: gives the batches.
+            steps: how many.
+            round: which one they are of, for its random numbers.
+            iterations: of the run, which are those of that round.
+            ended: ends the steps before their time.
 
         Raises:
             TrainingDiverged: the mean loss is not finite, or fp16 overflows whatever the scale.
             NetError: the net does not return what it must.
         """
-        local_steps, share = self.config.sync.local_steps, self._solver.batch_share
+        share = self._solver.batch_share
         # A seed per (run, slot, round): dropout repeats exactly whatever died or resumed before.
         seed_draws(int(np.random.SeedSequence([self.config.run.seed, self.slot, round]).generate_state(1)[0]))
         # An evaluation may have left it in the other mode.
@@ -119,7 +128,7 @@ class Replica:
             if ended.is_set():
                 return None
             # Where paces differ, iterations are counted in shares of the round: all schedules agree.
-            rate = self._solver.rate(round * local_steps + step * local_steps / steps)
+            rate = self._solver.rate(iterations.start + step * len(iterations) / steps)
             self._solver.set_rate(rate)
             self.optimizer.zero_grad(set_to_none=True)
             for _ in range(self._solver.batches_per_step):

@@ -90,6 +90,7 @@ class Worker:
         self._loader: Loader | None = None
         self._round = 0
         self._steps = 0
+        self._iterations = range(0)
         self._ready: Ready | None = None
         self._followed = 0
 
@@ -147,7 +148,7 @@ class Worker:
     def _begin(self, welcome: Welcome) -> Answer:
         """Take the state of a round: the initial weights, a checkpoint, or (by saying so) a peer's state."""
         self.phase = f"taking the state of round {welcome.round}"
-        self._round, self._steps = welcome.round, welcome.steps
+        self._take_up(welcome)
         # After a fall-back there is one already, whose threads read ahead from another place.
         if self._loader is not None:
             self._loader.close()
@@ -159,6 +160,10 @@ class Worker:
             return self._say_ready()
         self._restore(welcome.checkpoint)
         return self._next_chore(None) if welcome.chores else self._train()
+
+    def _take_up(self, told: Welcome | Committed) -> None:
+        self._round, self._steps = told.round, told.steps
+        self._iterations = range(told.iteration, told.iteration + told.iterations)
 
     def _restore(self, checkpoint: int | None) -> None:
         files: dict[str, memoryview] = {}
@@ -185,7 +190,13 @@ class Worker:
     def _train(self) -> Answer:
         self.phase = f"taking the local steps of round {self._round + 1}"
         assert self._loader is not None
-        report = self._replica.take_steps(self._loader, self._steps, round=self._round, ended=self._around.ended)
+        report = self._replica.take_steps(
+            self._loader,
+            self._steps,
+            round=self._round,
+            iterations=self._iterations,
+            ended=self._around.ended,
+        )
         if report is None:
             # Steps that were broken off are never announced; the answer tells why the run has ended.
             self._check_driver()
@@ -259,7 +270,7 @@ class Worker:
 
     def _commit(self, committed: Committed) -> Answer:
         self._sync.apply()
-        self._round, self._steps = committed.round, committed.steps
+        self._take_up(committed)
         if self._config.sync.inner_state == "reset":
             self._replica.forget_inner_state()
         return self._next_chore(None) if committed.chores else self._train()
