@@ -2,9 +2,9 @@
 """Which of a directory's Caffe nets can be built here, and why the others cannot.
 
 Every `.prototxt` below the directory is read as a net or a solver. Each net is built in the states that the solvers
-found there ask for, else in those that its own layers tell apart (TRAIN, TEST, their stages; a net for deployment as
-it is), without weights, data or memory. Shapes that data layers leave to their rows are tried from --rows, in order,
-until one makes a net of it.
+found there ask for, else in those that its own layers tell apart (TRAIN, TEST, their stages; a net for deployment
+as it is), without weights, data or memory. Shapes that data layers leave to their rows are tried from --rows, in
+order, until one makes a net of it.
 
 A refusal that has no kind is "unexplained"; if there is one, the exit code is 1.
 """
@@ -135,18 +135,21 @@ class Corpus:
         for phase, stages in sorted(states):
             state = spec.select(phase, stages=stages)
             faults = list[NetError]()
-            for row in self._rows:
-                given = _shapes(state, row, self._shapes)
+            for given in self._given(state):
                 try:
                     with torch.device("meta"):  # no memory, and nothing is drawn
                         build(state, given)
+                    faults = []
                     break
                 except NetError as error:
                     faults.append(error)
-                if not given:
-                    break
-            if len(faults) == (len(self._rows) if given else 1):
+            if faults:
                 raise faults[0]
+
+    def _given(self, state: NetSpec) -> list[dict[str, Shape]]:
+        """The shapes that are tried."""
+        every = [_shapes(state, row, self._shapes) for row in self._rows]
+        return every if every[0] else every[:1]
 
 
 def _nearest(name: str, solver: Path, paths: Sequence[Path]) -> Path | None:
@@ -175,7 +178,7 @@ def _states(spec: NetSpec) -> list[State]:
         for phase, stage in states
         if any(not layer.bottom for layer in spec.select(phase, stages=stage).parameters.layer)
     ]
-    return found or [("TRAIN", ())]
+    return found or states[:1]
 
 
 def _shapes(state: NetSpec, row: Shape, given: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -10,8 +10,19 @@ import pytest
 
 FILES = Path(__file__).with_name("corpus")
 SCRIPT = Path(__file__).parents[2] / "scripts/caffe_corpus.py"
-SHAPES = ["--rows", "3x40x40", "1x20x20", "2x20x20", "4"]
-SHAPES += [word for name in ("goes_on", "words", "next_words") for word in ("--shape", f"{name}=6x4")]
+SHAPES = [
+    "--rows",
+    "3x40x40",
+    "1x20x20",
+    "2x20x20",
+    "4",
+    "--shape",
+    "goes_on=6x4",
+    "--shape",
+    "words=6x4",
+    "--shape",
+    "next_words=6x4",
+]
 
 REFUSED = {
     "a_part.prototxt": "part of a net: a bottom that no layer makes",
