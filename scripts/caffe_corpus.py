@@ -173,7 +173,7 @@ def _states(spec: NetSpec) -> list[State]:
     states: list[State] = [
         (phase, ((stage,) if stage else ())) for phase in ("TRAIN", "TEST") for stage in ("", *stages)
     ]
-    found = [
+    found: list[State] = [
         (phase, stage)
         for phase, stage in states
         if any(not layer.bottom for layer in spec.select(phase, stages=stage).parameters.layer)

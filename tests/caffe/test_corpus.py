@@ -10,18 +10,10 @@ import pytest
 
 FILES = Path(__file__).with_name("corpus")
 SCRIPT = Path(__file__).parents[2] / "scripts/caffe_corpus.py"
+SENTENCES = ("goes_on", "words", "next_words")
 SHAPES = [
-    "--rows",
-    "3x40x40",
-    "1x20x20",
-    "2x20x20",
-    "4",
-    "--shape",
-    "goes_on=6x4",
-    "--shape",
-    "words=6x4",
-    "--shape",
-    "next_words=6x4",
+    *("--rows", "3x40x40", "1x20x20", "2x20x20", "4"),
+    *(word for name in SENTENCES for word in ("--shape", f"{name}=6x4")),
 ]
 
 REFUSED = {

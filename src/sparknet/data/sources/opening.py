@@ -90,6 +90,7 @@ class OpenedSource:
             channels=channels if images else 3,
             resize=rule.resize,
             keep=rule.keep,
+            own_size="if_needed" if rule.may_keep_sizes and _holds_pixels(found, images=images) else "no",
             threads=data.threads,
         )
 
@@ -335,8 +336,14 @@ def _locate(data: Data, *, validation: bool) -> Location:
         columns=data.column_names,
         windows=data.windows,
         order=data.channel_order or "rgb",
+        several_sizes=data.column("image").may_keep_sizes,
         storage=Storage(s3_endpoint=data.s3_endpoint),
     )
+
+
+def _holds_pixels(found: Column | None, *, images: bool) -> bool:
+    """Whether a column's rows are images, or pixels of the shape of one."""
+    return images or (found is not None and found.dtype == "uint8" and len(found.shape) == 3)
 
 
 def _check_columns(data: Data, schema: RowSchema) -> None:

@@ -162,7 +162,8 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     torch.set_num_threads(config.cluster.threads_per_worker)
     keep_freed_memory()
     threads = config.data.threads
-    train = means.held.enter_context(plan.data.train_table(threads=threads))
+    preprocessing = plan.preprocessing
+    train = means.held.enter_context(plan.data.train_table(threads=threads, cuts=preprocessing.train))
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     recipe = Recipe.read(config.net, config.solver, objective=config.objective)
@@ -177,9 +178,10 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     # Before the optimiser is built: it keeps the tensors that it finds.
     objective.to(means.device)
     evaluation = Evaluation.of(objective, plan.data, config)
-    tables = {"": means.held.enter_context(plan.data.validation_table(threads=threads))}
+    held_out = plan.data.validation_table(threads=threads, cuts=preprocessing.test)
+    tables = {"": means.held.enter_context(held_out)}
     for name, rows in plan.data.tests.items():
-        tables[name] = means.held.enter_context(rows.table(threads=threads))
+        tables[name] = means.held.enter_context(rows.table(threads=threads, cuts=preprocessing.evaluated[name]))
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
     # The whole run's iterations, also when it resumes: a learning rate that falls to its end must know that end.
     solver = build_inner_solver(recipe, objective, total_iterations=plan.rounds * config.sync.local_steps)
