@@ -141,7 +141,8 @@ class OpenedSource:
             shape = plan.number_shape
         elif not shape:
             return None
-        return Column(name=name, dtype=plan.dtype or self._stored_dtype(found), shape=shape)
+        image = _kept_as_files(plan) if found and found.image else None
+        return Column(name=name, dtype=plan.dtype or self._stored_dtype(found), shape=shape, image=image)
 
     def _stored_dtype(self, found: Column | None) -> Literal["uint8", "float32", "int64"]:
         """What becomes of numbers of which nothing is said: in lists and as inputs whole ones are float32 too."""
@@ -151,7 +152,7 @@ class OpenedSource:
         plan, found = self.column_plan(data, name), self._found(name)
         if found is not None and found.image and plan.form is not None:
             # A source that gives images alone has them as inputs and targets.
-            return Column(name=name, dtype="uint8", shape=self._shape_of_images(plan))
+            return Column(name=name, dtype="uint8", shape=self._shape_of_images(plan), image=_kept_as_files(plan))
         if found is not None and found.shape:
             dtype = plan.dtype or self._stored_dtype(found)
         else:
@@ -339,6 +340,11 @@ def _locate(data: Data, *, validation: bool) -> Location:
         several_sizes=data.column("image").may_keep_sizes,
         storage=Storage(s3_endpoint=data.s3_endpoint),
     )
+
+
+def _kept_as_files(plan: ColumnPlan) -> ImageForm | None:
+    """How encoded images will be decoded where they are kept as files."""
+    return plan.form if plan.keep == "encoded" else None
 
 
 def _holds_pixels(found: Column | None, *, images: bool) -> bool:
