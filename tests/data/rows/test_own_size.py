@@ -17,6 +17,7 @@ from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import ImageForm
 from sparknet.data.rows.own_size import SeveralSizes, is_packed, pack, packed_among, planes_of
 from sparknet.data.rows.reading import ReadPlan, RowReader
+from sparknet.data.shards.prepared import JoinedTable
 from sparknet.data.shards.publish import several_sizes
 from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.data.shards.statistics import Statistics
@@ -123,6 +124,18 @@ def test_a_row_is_cut_the_same_whoever_reads_it(tmp_path: Path) -> None:
     assert seen(2, 0, 3) == alone
     assert seen(1, 2, 1) == {key: value for key, value in alone.items() if key[0] == 2}
     assert any(alone[0, row] != alone[1, row] for row in range(20))
+
+
+def test_tables_that_are_read_in_step_cut_their_own_columns(tmp_path: Path) -> None:
+    images = [picture(row) for row in range(9)]
+    report = prepared(tmp_path, PIXELS, images)
+    rows = np.arange(2, 7)
+    draws = row_draws(0, 0, rows)
+    tables = [table_of(tmp_path, report, cut) for cut in (RANDOM, CENTRE)]
+    joined = JoinedTable(tables, [{"image": "left", "label": "label"}, {"image": "right"}])
+    for found in (joined.take(rows, draws), joined.slice(2, 7, draws)):
+        np.testing.assert_array_equal(found["left"], tables[0].take(rows, draws)["image"])
+        np.testing.assert_array_equal(found["right"], tables[1].take(rows)["image"])
 
 
 @pytest.mark.parametrize("plan", [FILES, PIXELS])

@@ -1,5 +1,8 @@
 """LMDB databases whose pixels are of several sizes."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,22 +17,23 @@ from sparknet.errors import DataError
 SHAPE = (3, 5, 4)
 
 
-def pixels(row, shape=SHAPE):
+def pixels(row: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
     return np.random.default_rng(row).integers(0, 256, shape, dtype=np.uint8)
 
 
-def datum(row, **changes):
-    return write(**{"shape": SHAPE, "data": pixels(row).tobytes(), "label": row % 10, "encoded": False} | changes)
+def datum(row: int, **changes: Any) -> bytes:
+    given: dict[str, Any] = {"shape": SHAPE, "data": pixels(row).tobytes(), "label": row % 10, "encoded": False}
+    return write(**(given | changes))
 
 
-def database(directory, values):
+def database(directory: Path, values: list[bytes]) -> Path:
     with DatabaseWriter(directory) as writer:
         for value in values:
             writer.append(value)
     return directory
 
 
-def test_pixels_of_other_sizes_say_their_own_where_that_is_asked(tmp_path):
+def test_pixels_of_other_sizes_say_their_own_where_that_is_asked(tmp_path: Path) -> None:
     other = pixels(1, (3, 7, 6))
     strange = pixels(2, (1, 5, 12))
     begins_alike = np.frombuffer(pack(pixels(3))[:8] + pixels(3).tobytes()[8:], np.uint8).reshape(SHAPE)
@@ -60,7 +64,7 @@ def test_pixels_of_other_sizes_say_their_own_where_that_is_asked(tmp_path):
     )
 
 
-def test_databases_of_several_sizes_are_read_together_where_that_is_asked(tmp_path):
+def test_databases_of_several_sizes_are_read_together_where_that_is_asked(tmp_path: Path) -> None:
     other = pixels(1, (3, 7, 6))
     database(tmp_path / "d/a", [datum(0)])
     database(tmp_path / "d/b", [datum(1, shape=other.shape, data=other.tobytes())])

@@ -1,8 +1,11 @@
 """Images of several sizes, of which a square is cut: trained by two workers, resumed, tested, and refused."""
 
+import io
 import re
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -132,7 +135,7 @@ def place(
     return Place(capsys)
 
 
-def of(events: list[dict], kind: str) -> list[dict]:
+def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == kind]
 
 
@@ -205,6 +208,17 @@ def write_list() -> tuple[str, str]:
     return ("image_list", "list.txt")
 
 
+def write_tar() -> tuple[str, str]:
+    with tarfile.open("pictures.tar", "w") as tar:
+        for row in range(24):
+            data = png(picture(row))
+            member = tarfile.TarInfo(f"{row}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    Path("labels.txt").write_text("".join(f"{row}.png {row % 2}\n" for row in range(24)))
+    return ("image_tar", "pictures.tar")
+
+
 def write_parquet() -> tuple[str, str]:
     Path("rows").mkdir()
     for part in range(2):
@@ -215,10 +229,13 @@ def write_parquet() -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("keep", ["pixels", "encoded"])
-@pytest.mark.parametrize("write_rows", [write_folder, write_list, write_parquet])
-def test_any_images_of_which_a_square_is_cut(place: Place, write_rows, keep: str) -> None:
+@pytest.mark.parametrize("write_rows", [write_folder, write_list, write_tar, write_parquet])
+def test_any_images_of_which_a_square_is_cut(
+    place: Place, write_rows: Callable[[], tuple[str, str]], keep: str
+) -> None:
     source, path = write_rows()
     rows = f'source = "{source}"\npath = "{path}"\nvalidation_fraction = 0.25\ncrop = {SIDE}\nkeep = "{keep}"\n'
+    rows += 'labels = "labels.txt"\n' if source == "image_tar" else ""
     text = f'[net]\nprototxt = "net.prototxt"\n[data]\n{rows}[solver]\nbatch_size = 4\n[run]\nrounds = 2\n'
     Path("run.toml").write_text(text)
     Path("net.prototxt").write_text(INPUTS)

@@ -1,6 +1,7 @@
 """Whether a Caffe net's images may be of several sizes: where all its data layers cut a square out of each."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -39,13 +40,15 @@ def said(train: str, test: str, data: Data = LMDB) -> Data:
         (CROP, CROP, {"sizes": "one"}, "one"),
     ],
 )
-def test_a_square_of_each_in_both_phases_and_no_mean_image(train, test, changes, expected):
+def test_a_square_of_each_in_both_phases_and_no_mean_image(
+    train: str, test: str, changes: dict[str, Any], expected: str | None
+) -> None:
     data = said(train, test, replace(LMDB, **changes))
     assert data.sizes == expected
     assert data.column("image").may_keep_sizes == (expected == "own")
 
 
-def test_windows_are_of_one_size_and_numbers_have_none():
+def test_windows_are_of_one_size_and_numbers_have_none() -> None:
     windows = (
         'layer { name: "d" type: "WindowData" top: "x" top: "label" transform_param { crop_size: 6 } '
         'window_data_param { source: "w" batch_size: 4 } }'
@@ -55,7 +58,7 @@ def test_windows_are_of_one_size_and_numbers_have_none():
     assert with_sizes(LMDB, NetSpec.from_text(numbers, "net")) == LMDB
 
 
-def test_a_column_with_a_table_of_its_own_is_told_there():
+def test_a_column_with_a_table_of_its_own_is_told_there() -> None:
     data = replace(LMDB, columns={"image": DataColumn(channels="grey")})
     found = said(CROP, CROP, data)
     assert found.columns == {"image": DataColumn(channels="grey", sizes="own")}
