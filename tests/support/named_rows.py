@@ -32,6 +32,6 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+    def slice(self, start: int, stop: int, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` (exclusive)."""
         return {name: values[start:stop] for name, values in self.columns.items()}

@@ -76,10 +76,13 @@ def _started(record: Record, progress: Progress) -> Told:
         f"{whole(record, 'training_rows'):,} training rows, {f'{held:,}' if held else 'none'} held out"
         + (f" ({', '.join(texts(record, 'columns'))})" if texts(record, "columns") else ""),
     )
+    steps = whole(record, "local_steps")
+    # Rounds may end before, where something is due.
+    most = "at most " if 0 < whole(record, "iterations") < progress.rounds * steps else ""
     yield (
         "plain",
-        f"{counted(progress.workers, 'worker')}, {counted(progress.rounds, 'round')} of "
-        f"{counted(whole(record, 'local_steps'), 'step')}, "
+        f"{counted(progress.workers, 'worker')}, {counted(progress.rounds, 'round')} of {most}"
+        f"{counted(steps, 'step')}, "
         f"strategy {text(record, 'strategy')}; everything goes to {progress.run_dir}",
     )
 

@@ -20,6 +20,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, RunConfig, decode, encode
+from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
@@ -206,13 +207,26 @@ def measure_source(
     reading = ReadPlan(
         columns=tuple(
             # Of the trained shape, and no class beyond the trained ones.
-            replace(one, shape=expected[one.name].shape, classes=expected[one.name].classes)
+            _cut_at_once(one, expected[one.name], model.chain)
             for one in opened.read_plan(data).columns
         )
     )
     with _plan(spark, model, config) as plan:
         task = functools.partial(measure_rows, replace(plan, test_net_only=test_net_only, rows=reading))
         return _measured(tasks, task, conclude=model.objective.conclude, where=where, corrupt_share=share)
+
+
+def _cut_at_once(plan: ColumnPlan, expected: Column, chain: Chain) -> ColumnPlan:
+    """How a column is read to be measured at once: images that may be of several sizes are cut as they come."""
+    side = chain[plan.name].crop if plan.own_size != "no" and plan.name in chain else 0
+    return replace(
+        plan,
+        own_size="no",
+        cut=side,
+        # Of a cut the source says what the pixels are, or the first of them.
+        shape=plan.shape if side else expected.shape,
+        classes=expected.classes,
+    )
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -222,9 +236,9 @@ def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iter
     evaluation = Evaluation.of(plan.objective(), plan.data, plan.config)
     chains = {"": plan.chain, **plan.tests}
     with ExitStack() as held:
-        tables = {"": held.enter_context(plan.data.validation_table(threads=threads))}
+        tables = {"": held.enter_context(plan.data.validation_table(threads=threads, cuts=plan.chain))}
         for name, rows in plan.data.tests.items():
-            tables[name] = held.enter_context(rows.table(threads=threads))
+            tables[name] = held.enter_context(rows.table(threads=threads, cuts=plan.tests[name]))
         began = time.perf_counter()
         for number in (number for batch in batches for number in batch.column(0).to_pylist()):
             found = evaluation.measure(number, tables, chains)
@@ -248,8 +262,10 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
 
 
 def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[str, Any]:
-    for expected, found in zip(plan.description.rows.columns, rows.columns, strict=True):
-        _check_column(found, expected, any_type=plan.test_net_only)
+    assert plan.rows is not None, "rows come by Spark"
+    cuts = [bool(one.cut) for one in plan.rows.columns]
+    for expected, found, cut in zip(plan.description.rows.columns, rows.columns, cuts, strict=True):
+        _check_column(found, expected, any_type=plan.test_net_only, cut=cut)
     table = _Rows(rows.values, len(rows))
     return encode(evaluate_part(objective, table, plan.chain, cuts=Cuts.of(objective, len(table)), part=(0, 1)))
 
@@ -264,8 +280,8 @@ class _Rows:
     def __len__(self) -> int:
         return self._count
 
-    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Rows `start` to `stop` (exclusive) of each column."""
+    def slice(self, start: int, stop: int, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive) of each column; images are cut already."""
         return {name: values[start:stop] for name, values in self._columns.items()}
 
 
@@ -326,10 +342,13 @@ def _check_fit(
             )
 
 
-def _check_column(found: Column, expected: Column, *, any_type: bool) -> None:
+def _check_column(found: Column, expected: Column, *, any_type: bool, cut: bool = False) -> None:
     # A net's file says nothing of the type: any that can be read becomes float32.
     dtype = found.dtype if any_type else expected.dtype
-    if (found.dtype, found.shape) != (dtype, expected.shape):
+    # A square that is cut out of them makes images of several sizes one.
+    several = found.own_size or expected.own_size or cut
+    here, there = (one.shape[:1] if several else one.shape for one in (found, expected))
+    if (found.dtype, here) != (dtype, there):
         raise DataError(
             f"column {found.name} is {found.dtype} of shape {found.shape}; the model was trained on "
             f"{expected.dtype} of shape {expected.shape}: test on rows of the same kind"

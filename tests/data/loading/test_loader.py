@@ -202,7 +202,7 @@ def test_nothing_is_copied_without_preprocessing(table):
         def __len__(self):
             return len(rows)
 
-        def take(self, numbers):
+        def take(self, numbers, draws):
             taken.append(rows.take(numbers))
             return dict(taken[-1])
 

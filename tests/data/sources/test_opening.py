@@ -102,6 +102,8 @@ def test_the_first_whole_image_tells_the_size_of_all(tmp_path):
     opened = open_source(data)
     assert opened.schema(data).input.shape == (3, 4, 6)
     assert opened.schema(replace(data, resize=(8, 9))).input.shape == (3, 8, 9)
+    assert not opened.schema(data).encoded
+    assert opened.schema(replace(data, keep="encoded")).encoded, "what is kept as files can be asked for"
     write_tar(tmp_path / "tar" / "ILSVRC2012_img_val" / "a.tar", {"x.jpg": jpeg(2)})
     (tmp_path / "tar" / "val.txt").write_text("x.jpg 1\n")
     held_out = at(tmp_path / "tar", "image_tar", validation_path=str(tmp_path / "tar"))

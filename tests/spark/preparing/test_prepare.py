@@ -269,8 +269,8 @@ def test_concurrent_preparations_of_the_same_both_succeed(spark, store, monkeypa
 def test_leftovers_of_failed_attempts_are_removed(spark, store, monkeypatch):
     run_job = preparation._run_job
 
-    def littered(task, hidden):
-        reports = run_job(task, hidden)
+    def littered(task, plan):
+        reports, hidden = run_job(task, plan), Path(plan.directory)
         (hidden / "train-00000-ffff-0000.arrow").write_bytes(b"half")
         (hidden / ".train-00001-ffff-0000.arrow.part").write_bytes(b"half")
         return reports
@@ -560,8 +560,8 @@ def test_a_store_that_cannot_be_written(spark, tmp_path):
 def test_a_store_that_the_driver_does_not_share(spark, store, monkeypatch):
     run_job = preparation._run_job
 
-    def elsewhere(task, hidden):
-        reports = run_job(task, hidden)
+    def elsewhere(task, plan):
+        reports, hidden = run_job(task, plan), Path(plan.directory)
         for path in hidden.iterdir():
             path.unlink()
         return reports

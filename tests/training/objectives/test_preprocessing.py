@@ -11,7 +11,7 @@ from image_rows import image_rows
 from sparknet.caffe.weights.mean_image import write_mean
 from sparknet.config import Data, DataColumn, Net, Run, RunConfig, Solver
 from sparknet.data.loading.transform import Normalise
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import StoredColumn, save_mean_image
 from sparknet.errors import ConfigError, RunDirError
@@ -444,3 +444,13 @@ def test_a_mean_that_does_not_reach_under_windows_is_refused(tmp_path: Path, siz
         ConfigError, match=rf"has shape \(3, {size[0]}, {size[1]}\) and the rows have \(3, 32, 32\)"
     ):
         file_preprocessing(config, objective.transforms, ROWS)
+
+
+def test_images_of_several_sizes_need_a_cut(place: Path) -> None:
+    column = replace(ROWS.input, image=ImageForm(own_size=True))
+    several = "row 3 is an image of 40 x 50 (height x width); 32 x 32 is the size of the others"
+    stored = replace(STORED, column=column, mean_image="", several=several)
+    both = made(config_with(place, TEST, TEST), place, stored=stored)
+    assert (both.train.crop, both.train.cut, both.test.cut) == (24, "random", "centre")
+    with pytest.raises(ConfigError, match=r"^column image: row 3 is an image of 40 x 50 .*: set data.crop or"):
+        made(config_with(place, "scale: 2", "scale: 2"), place, stored=stored)

@@ -85,6 +85,10 @@ class Data:
     keep: Literal["pixels", "encoded"] = "pixels"
     """What shards hold of encoded images: pixels, which are read fastest, or the files, which are several times
     smaller and decoded whenever they are read."""
+    sizes: Literal["one", "own"] | None = None
+    """Without `resize`: all images must be of one size, or each keeps its own, of which `crop` cuts a square
+    whenever the row is read. Not given: own where a square is cut and no mean image is taken off, and with
+    `net.prototxt` where its data layers of both phases say so."""
     class_values: Literal["mapped", "stored"] | None = None
     """What becomes of classes that are whole numbers and do not begin at 0, as 1 to 10 or -1 and 1: they are
     numbered from 0 in rising order, and the model keeps which is which; or they stay as they are, negative ones
@@ -213,6 +217,7 @@ _SHARED = (
     "channel_order",
     "channels",
     "keep",
+    "sizes",
     "mean",
     "mean_values",
     "mean_file",

@@ -38,6 +38,8 @@ class DataColumn:
     """As `data.channels`."""
     keep: Literal["pixels", "encoded"] = "pixels"
     """As `data.keep`."""
+    sizes: Literal["one", "own"] | None = None
+    """As `data.sizes`."""
     mean: Literal["none", "channel", "image"] | None = None
     """As `data.mean`; not given: channel for images, none for others."""
     mean_values: tuple[float, ...] = ()
@@ -57,6 +59,13 @@ class DataColumn:
 
     def __post_init__(self) -> None:
         all_finite("data.columns", self)
+
+    @property
+    def may_keep_sizes(self) -> bool:
+        """Whether images may be of several sizes: a square is cut out of each, and no mean image is taken off."""
+        if self.resize or self.shape or self.mean == "image" or self.mean_file:
+            return False
+        return self.sizes == "own" or (self.sizes is None and self.crop > 0)
 
     def check(self, key: str) -> None:
         """Hold the values against each other.
@@ -131,6 +140,7 @@ _TAKEN_BY = {
     "channel_order": ("image",),
     "channels": ("image",),
     "keep": ("image",),
+    "sizes": _PIXELS,
     "mean": _NUMBERS,
     "mean_values": _NUMBERS,
     "mean_file": _NUMBERS,
@@ -169,6 +179,13 @@ def _check_images(column: DataColumn, key: str) -> None:
         f"both say how many channels images have: leave {key}.channels out",
     )
     at_least(f"{key}.crop", column.crop, 0)
+    require(
+        column.sizes != "own" or column.may_keep_sizes,
+        f"{key}.sizes",
+        column.sizes,
+        "images that keep their own sizes have no shape, resize, mean image or mean_file: leave these out, or "
+        f"{key}.sizes",
+    )
 
 
 def _check_mean_and_std(column: DataColumn, key: str) -> None:

@@ -178,7 +178,7 @@ class Loader(Iterator[Batch]):
 
     def _make(self, cursor: Cursor) -> Batch:
         rows, draws = self._rows(cursor)
-        columns = self._table.take(rows)  # decodes images, by the table's threads
+        columns = self._table.take(rows, draws)  # decodes images, by the table's threads
         after = cursor.advance(self._batch_size, rows_per_epoch=len(self._order))
         if self._preprocess is None:
             return Batch(columns=columns, cursor=after, draws=draws)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -160,6 +160,17 @@ class Normalise:
             # Rounded down, as Caffe's data transformer cuts in TEST.
             ys, xs = (np.full(rows, free // 2, np.int64) for free in places_free)
         return Windows(ys=ys, xs=xs, turned=tosses(draws[:, _MIRROR]) if self.mirror else np.zeros(rows, np.bool_))
+
+    def place(self, height: int, width: int, draws: np.ndarray | None) -> tuple[int, int]:
+        """First line and column of what is cut out of an image of this size by itself; see `windows`.
+
+        Raises:
+            ValueError: `draws`, uint32 [4], are needed and are None.
+        """
+        shape = (1, 1, height, width)
+        self.row_shape(shape[1:])
+        found = replace(self, mirror=False).windows(shape, None if draws is None else draws[None])
+        return int(found.ys[0]), int(found.xs[0])
 
     @property
     def factor(self) -> np.ndarray | None:

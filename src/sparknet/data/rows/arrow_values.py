@@ -15,6 +15,7 @@ import pyarrow as pa
 from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import MOST_CLASSES, Column, ImageForm, check_labels
 from sparknet.data.rows.image_cells import ImageCells, holds_pixels, is_binary
+from sparknet.data.rows.own_size import SeveralSizes, is_packed, packed_among, planes_of
 from sparknet.errors import BadImage, DataError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "column_of",
     "encoded_cells",
     "image_values",
+    "images_of_own_size",
     "validation_marks",
     "values_of",
 ]
@@ -101,6 +103,8 @@ def values_of(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np
     """
     _refuse_nulls(array, name=column.name, rows=rows)
     if is_binary(array.type):
+        if plan.own_size == "if_needed":
+            _find_packed(array, column=column, rows=rows)
         # A view of Arrow's own memory: what is checked here is copied once, into the shard.
         values, widths = _bytes(array)
         _check_widths(widths, column=column, rows=rows, size=column.width)
@@ -123,7 +127,7 @@ def values_of(array: Any, *, column: Column, plan: ColumnPlan, rows: Rows) -> np
 
 
 def image_values(
-    array: Any, *, column: Column, rows: Rows, resizes: bool, threads: int = 1
+    array: Any, *, column: Column, rows: Rows, resizes: bool, several: bool = False, threads: int = 1
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Decode an Arrow array of images; null and damaged ones are left out and complained about.
 
@@ -132,18 +136,20 @@ def image_values(
         column: with `image` set; its shape is what every image is brought to.
         rows: what the array holds.
         resizes: images of other sizes are scaled; False: they are an error.
+        several: which says that they may be read in another way.
         threads: that decode at the same time; the decoders let go of Python's lock.
 
     Returns:
         Pixels, uint8 [n, *shape], 0 where a row is damaged, and by row what is wrong with it.
 
     Raises:
+        SeveralSizes: an image of another size than the column's, where `several`.
         DataError: an image of another size than the column's, and not `resizes`; or of another number of channels
             where these are as stored.
     """
     cells = ImageCells(array)
     if not resizes:
-        _check_sizes(cells, column=column, rows=rows)
+        _check_sizes(cells, column=column, rows=rows, several=several)
     form = column.image
     assert form is not None, "the caller decodes images"
     if form.as_stored:
@@ -154,6 +160,41 @@ def image_values(
     # A decoder that failed may have written half an image.
     pixels[list(bad)] = 0
     return pixels, _complaints(bad, name=column.name, rows=rows)
+
+
+def images_of_own_size(
+    array: Any, *, column: Column, bare: bool, rows: Rows, threads: int = 1
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode an Arrow array of images of any size; null and damaged ones are left out and complained about.
+
+    Args:
+        array: binary, or the struct of Spark's `image` source.
+        column: with `image` set.
+        bare: the bytes are no files, but pixels of the column's shape or those that say their own.
+        rows: what the array holds.
+        threads: as for `image_values`.
+
+    Returns:
+        The images, object [n], each uint8 [channels, height, width], None where a row is damaged; and by row what
+        is wrong with it.
+
+    Raises:
+        DataError: an image of another number of channels than the column's where these are as stored.
+    """
+    form, channels = column.image, column.shape[0]
+    assert form is not None, "the caller decodes images"
+    cells, images = ImageCells(array), np.full(len(array), None, object)
+    if form.as_stored and not bare:
+        _check_channels(cells, column=column, rows=rows)
+
+    def read(at: int) -> None:
+        if bare and len(cell := array[at].as_py()) == column.width and not is_packed(cell):
+            images[at] = np.frombuffer(cell, np.uint8).reshape(column.shape)
+        else:
+            images[at] = cells.planes(at, form=form, channels=channels)
+
+    bad = _for_each(len(array), read, threads=threads)
+    return images, _complaints(bad, name=column.name, rows=rows)
 
 
 def check_images(array: Any, *, name: str, form: ImageForm, rows: Rows, threads: int = 1) -> dict[int, str]:
@@ -270,7 +311,27 @@ def _check_channels(cells: ImageCells, *, column: Column, rows: Rows) -> None:
         )
 
 
-def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows) -> None:
+def _find_packed(array: Any, *, column: Column, rows: Rows) -> None:
+    """Find pixels that say a size of their own among those of the column's."""
+    values, widths = _bytes(array)
+    odd = widths != column.width
+    if not odd.any():
+        odd = packed_among(values.reshape(len(array), -1))
+    for index in np.flatnonzero(odd).tolist():
+        cell = array[index].as_py()
+        if is_packed(cell):
+            size = planes_of(cell, form=ImageForm(), channels=column.shape[0]).shape[1:]
+            raise SeveralSizes(column.name, _two_sizes(rows.name(index), size, column))
+
+
+def _two_sizes(row: str, size: tuple[int, ...], column: Column) -> str:
+    return (
+        f"{row} is an image of {size[0]} x {size[1]} (height x width); {column.shape[1]} x {column.shape[2]} is "
+        "the size of the others"
+    )
+
+
+def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows, several: bool) -> None:
     form = column.image
     assert form is not None, "the caller decodes images"
     for index in range(len(cells)):
@@ -282,9 +343,12 @@ def _check_sizes(cells: ImageCells, *, column: Column, rows: Rows) -> None:
         except BadImage:
             continue
         if size != column.shape[1:]:
+            example = _two_sizes(rows.name(index), size, column)
+            if several:
+                raise SeveralSizes(column.name, example)
             raise DataError(
-                f"column {column.name}: {rows.name(index)} is an image of {size[0]} x {size[1]} (height x width); "
-                f"{column.shape[1]} x {column.shape[2]} is the size of the others: set data.resize"
+                f"column {column.name}: {example}: set data.resize; or cut a square out of each, with data.crop or "
+                "with crop_size in a Caffe net's data layers of both phases, and take no mean image off"
             )
 
 

@@ -41,5 +41,10 @@ class ColumnPlan:
     check_only: bool = False
     """Images that are kept as files may be of any size: they are decoded to see that they are whole, and the pixels
     let go."""
+    own_size: Literal["no", "if_needed", "yes"] = "no"
+    """Images keep their own sizes, and a square is cut out of each as it is read: never, and another size than the
+    first one's is an error; where there are several, which must first be found; or of all."""
+    cut: int = 0
+    """Side of the square that is cut out of the middle of every image at once; 0: nothing is."""
     threads: int = 1
     """Decode a task's images."""

@@ -29,6 +29,8 @@ class ImageForm:
     """The channels are the file's, and so must their number be; if not, files are brought to one or three."""
     resize_mode: Literal["exact", "shorter_side"] = "exact"
     """Stretch to the column's size, or cover it with the proportions kept and cut out the middle."""
+    own_size: bool = False
+    """Each image keeps its own size, at least the column's, and a square is cut out of it whenever it is read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,13 @@ class Column:
     @property
     def told(self) -> str:
         """Name and shape as people read them, `image 3 x 32 x 32`."""
-        return " ".join([self.name, " x ".join(map(str, self.shape))]).rstrip()
+        told = " ".join([self.name, " x ".join(map(str, self.shape))]).rstrip()
+        return f"{told} or larger" if self.own_size else told
+
+    @property
+    def own_size(self) -> bool:
+        """Whether the rows are images that each keep their own size; the shape is then the least of all."""
+        return self.image is not None and self.image.own_size
 
     @property
     def width(self) -> int:

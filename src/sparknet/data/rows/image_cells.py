@@ -8,6 +8,7 @@ import pyarrow as pa
 from sparknet.data.rows.columns import ImageForm
 from sparknet.data.rows.image_codec import (
     Header,
+    Space,
     StoredSpace,
     convert_space,
     decode,
@@ -19,6 +20,7 @@ from sparknet.data.rows.image_codec import (
     size_of,
     write_planes,
 )
+from sparknet.data.rows.own_size import planes_of
 from sparknet.errors import BadImage
 
 __all__ = ["ImageCells", "holds_pixels", "is_binary"]
@@ -78,6 +80,16 @@ class ImageCells:
             return _pixels(cell)
         return decode_stored(cell, order="bgr") if form.as_stored else decode(cell, channels=3, order="rgb")
 
+    def planes(self, index: int, *, form: ImageForm, channels: int) -> np.ndarray:
+        """All pixels as a net takes them, uint8 [channels, height, width], of whatever size the image is."""
+        cell = self._cell(index)
+        if not self._holds_pixels:
+            return planes_of(cell, form=form, channels=channels)
+        image = _pixels(cell)
+        if form.as_stored:
+            return in_order(image, form.order).transpose(2, 0, 1)
+        return convert_space(image, _SPACES[image.shape[2]], _wanted(form, channels)).transpose(2, 0, 1)
+
     def write(self, index: int, out: np.ndarray, *, form: ImageForm) -> None:
         """Decode the image into `out`, uint8 [channels, height, width]; see `decode_into`."""
         cell = self._cell(index)
@@ -89,7 +101,7 @@ class ImageCells:
             write_planes(out, in_order(image, form.order), form=form)
             return
         # Spark's source gives OpenCV's order, blue first.
-        space = "gray" if len(out) == 1 else form.order
+        space = _wanted(form, len(out))
         write_planes(out, convert_space(image, _SPACES[image.shape[2]], space), form=form)
 
     def _cell(self, index: int) -> Any:
@@ -97,6 +109,10 @@ class ImageCells:
         if cell is None:
             raise BadImage("the image is null: leave it out")
         return cell
+
+
+def _wanted(form: ImageForm, channels: int) -> Space:
+    return "gray" if channels == 1 else form.order
 
 
 def _pixels(cell: dict[str, Any]) -> np.ndarray:

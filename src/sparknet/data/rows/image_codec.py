@@ -31,6 +31,8 @@ from sparknet.errors import BadImage, DataError
 __all__ = [
     "MOST_PIXELS",
     "Header",
+    "Space",
+    "StoredSpace",
     "convert_space",
     "decode",
     "decode_into",

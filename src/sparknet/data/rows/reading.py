@@ -13,12 +13,14 @@ from sparknet.data.rows.arrow_values import (
     column_of,
     encoded_cells,
     image_values,
+    images_of_own_size,
     validation_marks,
     values_of,
 )
 from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.own_size import pack
 from sparknet.data.rows.ragged import Cells
 from sparknet.errors import DataError
 
@@ -54,9 +56,9 @@ class WholeRows:
     """What the rows are; a column with `image` set is kept as files."""
     values: Mapping[str, np.ndarray]
     """By column pixels or numbers, `dtype` [n, *shape]; of files what they decode to, unless they are only checked:
-    then nothing, [0]."""
+    then nothing, [0]. Of images that keep their own sizes each one's pixels, object [n]."""
     files: Mapping[str, Any]
-    """By column, where they are kept, an Arrow array of the encoded images."""
+    """By column, where they are kept, an Arrow array of the encoded images, or of `pack`ed pixels."""
 
     def __len__(self) -> int:
         return int(self.good.sum())
@@ -107,6 +109,12 @@ class RowReader:
         """Rows so far, damaged ones too."""
         return self._rows.first
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the rows so far are, of images that keep their own sizes the least; () before a whole one."""
+        found = tuple(column for column in self._columns if column is not None)
+        return found if len(found) == len(self._columns) else ()
+
     def read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[WholeRows]:
         """The whole rows, in pieces that take little memory when decoded.
 
@@ -136,7 +144,7 @@ class RowReader:
         decoded = 0
         for plan, column in zip(self._plan.columns, self._columns, strict=True):
             # It takes one whole image to know how large all are when decoded.
-            if column is None and plan.form is not None:
+            if (column is None and plan.form is not None) or plan.own_size == "yes" or plan.cut:
                 return _PIECE_ROWS
             # Files that are only checked are decoded one by one.
             if column is not None and column.image and not plan.check_only:
@@ -184,8 +192,12 @@ class RowReader:
             assert column is not None, "the caller has looked"
             # Copied only where something is left out, which is seldom.
             values[plan.name] = cells.values if all_good or not len(cells.values) else cells.values[good]
-            kept = column.image is not None and plan.keep == "encoded"
-            if kept:
+            packed = column.own_size and (plan.keep == "pixels" or plan.form is None)
+            kept = packed or (column.image is not None and plan.keep == "encoded")
+            if packed:
+                cells_of_good = [pack(image) for image in values[plan.name]]
+                files[plan.name] = pa.array(cells_of_good, pa.large_binary())
+            elif kept:
                 # not of the batch in which other cells stand in for those of damaged rows
                 array: Any = encoded_cells(batch.column(at), name=plan.name)
                 files[plan.name] = array if all_good else array.filter(chosen)
@@ -204,6 +216,8 @@ class RowReader:
 
 def _read_cells(plan: ColumnPlan, array: Any, *, column: Column | None, rows: Rows) -> _Cells:
     """Check and decode one column of some rows; `column` is what earlier rows have shown it to be."""
+    if plan.own_size == "yes" or plan.cut:
+        return _read_sized(plan, array, column=column, rows=rows)
     column = column or column_of(array, plan=plan, rows=rows)
     if column is None or (column.image and plan.check_only):
         # Every image is damaged: what they would be brought to is not known, only how they are damaged. Or each
@@ -215,10 +229,58 @@ def _read_cells(plan: ColumnPlan, array: Any, *, column: Column | None, rows: Ro
         )
     if column.image:
         values, complaints = image_values(
-            array, column=column, rows=rows, resizes=bool(plan.resize), threads=plan.threads
+            array,
+            column=column,
+            rows=rows,
+            resizes=bool(plan.resize),
+            several=plan.own_size == "if_needed",
+            threads=plan.threads,
         )
         return _Cells(column=column, values=values, complaints=complaints)
     return _Cells(column=column, values=values_of(array, column=column, plan=plan, rows=rows), complaints={})
+
+
+def _read_sized(plan: ColumnPlan, array: Any, *, column: Column | None, rows: Rows) -> _Cells:
+    """Decode images of several sizes, to be kept so, or to be cut to one at once."""
+    # Without its own form the source's bytes are pixels, which have no order but that of the net.
+    form = plan.form or ImageForm(as_stored=True)
+    shape = plan.shape if plan.form is None else column and column.shape
+    if not shape:
+        first = column_of(array, plan=plan, rows=rows)
+        if first is None:
+            complaints = check_images(array, name=plan.name, form=form, rows=rows, threads=plan.threads)
+            return _Cells(column=None, values=np.zeros(0, np.uint8), complaints=complaints)
+        shape = first.shape
+    known = Column(name=plan.name, dtype="uint8", shape=shape, image=replace(form, own_size=True))
+    images, complaints = images_of_own_size(
+        array, column=known, bare=plan.form is None, rows=rows, threads=plan.threads
+    )
+    if plan.cut:
+        cut = replace(known, shape=(shape[0], plan.cut, plan.cut), image=None)
+        return _Cells(column=cut, values=_cut_out(images, cut, rows=rows), complaints=complaints)
+    sizes = [image.shape[1:] for image in images if image is not None]
+    # Of earlier pieces too; of the first one its own, which may be of no image that is kept.
+    sizes += [column.shape[1:]] if column is not None else []
+    least = tuple(min(side) for side in zip(*sizes, strict=True)) if sizes else shape[1:]
+    return _Cells(column=replace(known, shape=(shape[0], *least)), values=images, complaints=complaints)
+
+
+def _cut_out(images: np.ndarray, column: Column, *, rows: Rows) -> np.ndarray:
+    """The middle of each image, uint8 [n, *shape]; 0 where there is none."""
+    side, result = column.shape[1], np.zeros((len(images), *column.shape), np.uint8)
+    for at, image in enumerate(images):
+        if image is None:
+            continue
+        height, width = image.shape[1:]
+        if min(height, width) < side:
+            raise DataError(
+                f"column {column.name}: {rows.name(at)} is an image of {height} x {width} (height x width), and "
+                f"crop_size is {side}; images must be at least as large: lower it, or give larger images"
+            )
+        # Rounded down, as Caffe's data transformer cuts in TEST.
+        y, x = (height - side) // 2, (width - side) // 2
+        result[at] = image[:, y : y + side, x : x + side]
+    return result
 
 
 def _errors(batch: pa.RecordBatch) -> dict[int, str]:

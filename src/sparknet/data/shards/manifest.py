@@ -1,6 +1,7 @@
 """The manifest: what a directory of shards holds, and where that came from."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from sparknet.config.codec import decode, encode
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
-from sparknet.data.shards.shard_table import Shard, ShardTable
+from sparknet.data.shards.shard_table import Cut, Shard, ShardTable
 from sparknet.errors import ConfigError, DataError
 from sparknet.whole_files import whole_file
 
@@ -36,6 +37,8 @@ class StoredColumn:
     """File beside the manifest with the mean of each value, float32 of the column's shape."""
     counts: tuple[int, ...] = ()
     """Of classes: rows of each."""
+    several: str = ""
+    """Of images that keep their own sizes: two of them, for messages."""
 
     def load_mean_image(self, directory: Path) -> np.ndarray:
         """Read the mean image, float32 [*shape].
@@ -111,13 +114,17 @@ class Manifest:
         """Number of validation rows."""
         return sum(shard.rows for shard in self.validation)
 
-    def train_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
-        """The training rows; `directory` is the manifest's, `threads` decode encoded images."""
-        return ShardTable(directory, self.train, self._plain, threads=threads)
+    def train_table(
+        self, directory: Path, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None
+    ) -> ShardTable:
+        """The training rows; `directory` is the manifest's, the others as for `ShardTable`."""
+        return ShardTable(directory, self.train, self._plain, threads=threads, cuts=cuts)
 
-    def validation_table(self, directory: Path, *, threads: int = 1) -> ShardTable:
-        """The validation rows; `directory` is the manifest's, `threads` decode encoded images."""
-        return ShardTable(directory, self.validation, self._plain, threads=threads)
+    def validation_table(
+        self, directory: Path, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None
+    ) -> ShardTable:
+        """The validation rows; `directory` is the manifest's, the others as for `ShardTable`."""
+        return ShardTable(directory, self.validation, self._plain, threads=threads, cuts=cuts)
 
     @property
     def _plain(self) -> tuple[Column, ...]:

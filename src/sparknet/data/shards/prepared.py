@@ -12,7 +12,7 @@ from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn
-from sparknet.data.shards.shard_table import ShardTable
+from sparknet.data.shards.shard_table import Cut, ShardTable
 from sparknet.errors import DataError
 
 __all__ = ["JoinedTable", "Part", "PreparedData", "PreparedTest", "RowTable"]
@@ -28,11 +28,14 @@ class RowTable(Protocol):
         """Rows of each shard: what `Order` takes."""
         ...
 
-    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows by their numbers, int64 [n]: of each column new values [n, *shape]."""
+    def take(self, rows: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Rows by their numbers, int64 [n]: of each column new values [n, *shape].
+
+        Where images of several sizes are cut at random, `draws` are each row's random numbers, uint32 [n, 4].
+        """
         ...
 
-    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+    def slice(self, start: int, stop: int, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` (exclusive): of each column values [stop - start, *shape], perhaps views."""
         ...
 
@@ -156,20 +159,23 @@ class PreparedData:
                     "would go with those of others: repair them"
                 )
 
-    def train_table(self, *, threads: int = 1) -> RowTable:
-        """The training rows; `threads` decode encoded images."""
+    def train_table(self, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None) -> RowTable:
+        """The training rows; `threads` decode encoded images.
+
+        `cuts` are by column of the run what is cut out of images of several sizes.
+        """
         return self._joined(
             [
-                manifest.train_table(Path(part.directory), threads=threads)
+                manifest.train_table(Path(part.directory), threads=threads, cuts=_of_part(cuts, part))
                 for part, manifest in zip(self.parts, self.manifests, strict=True)
             ]
         )
 
-    def validation_table(self, *, threads: int = 1) -> RowTable:
-        """The validation rows; `threads` decode encoded images."""
+    def validation_table(self, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None) -> RowTable:
+        """The validation rows; the rest as for `train_table`."""
         return self._joined(
             [
-                manifest.validation_table(Path(part.directory), threads=threads)
+                manifest.validation_table(Path(part.directory), threads=threads, cuts=_of_part(cuts, part))
                 for part, manifest in zip(self.parts, self.manifests, strict=True)
             ]
         )
@@ -191,12 +197,15 @@ class PreparedTest:
     def __len__(self) -> int:
         return self.data.train_rows if self.split == "train" else self.data.validation_rows
 
-    def table(self, *, threads: int = 1) -> RowTable:
-        """The rows; `threads` decode encoded images."""
-        data = self.data
-        return (
-            data.train_table(threads=threads) if self.split == "train" else data.validation_table(threads=threads)
-        )
+    def table(self, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None) -> RowTable:
+        """The rows; the rest as for `PreparedData.train_table`."""
+        table = self.data.train_table if self.split == "train" else self.data.validation_table
+        return table(threads=threads, cuts=cuts)
+
+
+def _of_part(cuts: Mapping[str, Cut] | None, part: Part) -> dict[str, Cut]:
+    """What is cut out of a part's own columns."""
+    return {own: cuts[name] for own, name in part.names.items() if cuts and name in cuts}
 
 
 class JoinedTable:
@@ -228,13 +237,13 @@ class JoinedTable:
         """Rows of each shard of the first table."""
         return self._tables[0].shard_rows
 
-    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def take(self, rows: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """As `ShardTable.take`."""
-        return self._named([table.take(rows) for table in self._tables])
+        return self._named([table.take(rows, draws) for table in self._tables])
 
-    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
+    def slice(self, start: int, stop: int, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """As `ShardTable.slice`."""
-        return self._named([table.slice(start, stop) for table in self._tables])
+        return self._named([table.slice(start, stop, draws) for table in self._tables])
 
     def _named(self, found: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {

@@ -3,13 +3,14 @@
 import errno
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparknet.config import Data
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn, save_mean_image
 from sparknet.data.shards.shard_table import Shard
@@ -17,7 +18,7 @@ from sparknet.data.shards.statistics import Statistics
 from sparknet.data.shards.write_partition import PartitionReport, ShardReport
 from sparknet.errors import DataError
 
-__all__ = ["Origin", "assemble", "discard", "publish"]
+__all__ = ["Origin", "assemble", "discard", "publish", "several_sizes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,23 @@ class Origin:
     """Drew the validation rows; 0 where nothing was drawn."""
     table: TableEncoding | None
     """How columns of words became numbers."""
+    several: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By column of images that keep their own sizes two of them."""
+
+
+def several_sizes(reports: Sequence[PartitionReport], plan: ReadPlan) -> dict[str, str]:
+    """By column two images of different sizes, where these may be and have not been read so: they are to be."""
+    found = {name: example for report in reports for name, example in report.several.items()}
+    columns = [report.columns for report in reports if report.columns]
+    for at, one in enumerate(plan.columns):
+        sizes = list(dict.fromkeys(each[at].shape[1:] for each in columns))
+        if one.own_size == "if_needed" and len(sizes) > 1 and one.name not in found:
+            (height, width), (others_height, others_width) = sizes[:2]
+            found[one.name] = (
+                f"images of one partition are {height} x {width} (height x width), and those of another "
+                f"{others_height} x {others_width}"
+            )
+    return found
 
 
 def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, origin: Origin) -> None:
@@ -62,7 +80,10 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
     # What attempts left that failed or were overtaken, and the files of sums.
     _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
-    stored = [_stored(hidden, number, column, train) for number, column in enumerate(columns)]
+    stored = [
+        replace(_stored(hidden, number, column, train), several=origin.several.get(column.name, ""))
+        for number, column in enumerate(columns)
+    ]
     Manifest(
         columns=tuple(stored),
         inputs=data.input_names,
@@ -94,7 +115,7 @@ def _stored(hidden: Path, number: int, column: Column, train: Statistics) -> Sto
         column=column,
         channel_mean=sums.channel_mean,
         channel_std=sums.channel_std,
-        mean_image=save_mean_image(hidden, number, sums.mean_image),
+        mean_image="" if column.own_size else save_mean_image(hidden, number, sums.mean_image),
         counts=tuple(counts),
     )
 
@@ -142,6 +163,7 @@ def _common_columns(reports: Sequence[PartitionReport]) -> tuple[Column, ...]:
         raise DataError(
             f"the data have no {whole}rows; training needs at least one: check data.path and its filters"
         )
+    found = _of_least_size(found)
     for others in found[1:]:
         for here, there in zip(found[0], others, strict=True):
             if here != there:
@@ -151,6 +173,23 @@ def _common_columns(reports: Sequence[PartitionReport]) -> tuple[Column, ...]:
                     "one column among several the same in data.columns)"
                 )
     return found[0]
+
+
+def _of_least_size(found: list[tuple[Column, ...]]) -> list[tuple[Column, ...]]:
+    """The same columns, those of images that keep their own sizes with the least of all partitions."""
+    least = [
+        tuple(min(sides) for sides in zip(*(columns[at].shape for columns in found), strict=True))
+        if one.own_size
+        else None
+        for at, one in enumerate(found[0])
+    ]
+    return [
+        tuple(
+            replace(one, shape=(one.shape[0], *shape[1:])) if shape else one
+            for one, shape in zip(columns, least, strict=True)
+        )
+        for columns in found
+    ]
 
 
 def _with_classes(

@@ -2,18 +2,19 @@
 
 A shard is an uncompressed Arrow IPC file with exactly one record batch, so that each column is one
 contiguous piece of the file: numpy reads it in place. A column of images may be stored as the encoded files
-(`Column.image`), which are decoded whenever they are read.
+(`Column.image`), which are decoded whenever they are read. Images of several sizes are stored as files, or as
+pixels with their size before them, and a square is cut out of each as it is read.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from sparknet.data.rows.ragged import Cells
 from sparknet.data.shards.shard_writer import ShardWriter, WrittenShard
 from sparknet.errors import BadImage, DataError
 
-__all__ = ["Shard", "ShardTable", "ShardWriter", "WrittenShard"]
+__all__ = ["Cut", "Shard", "ShardTable", "ShardWriter", "WrittenShard"]
 
 _SMALL_ROW_BYTES = 1 << 12
 """Numpy takes longer to set up the copy of a smaller row than to make it."""
@@ -43,6 +44,19 @@ class Shard:
     """What reads it."""
 
 
+class Cut(Protocol):
+    """What is cut out of images that keep their own sizes."""
+
+    @property
+    def crop(self) -> int:
+        """Side of the square."""
+        ...
+
+    def place(self, height: int, width: int, draws: np.ndarray | None) -> tuple[int, int]:
+        """First line and first column, for an image of this size and its random numbers, uint32 [4]."""
+        ...
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class _Places:
     """Where the rows of a batch lie."""
@@ -53,6 +67,8 @@ class _Places:
     """The shard of each row; of one number where all lie in that shard."""
     local: np.ndarray
     """Number of each row within its shard, int64 [n]."""
+    draws: np.ndarray | None = None
+    """Random numbers of each row, uint32 [n, 4]."""
 
     def each(self) -> Iterator[tuple[int, int]]:
         """Shard and number within it of each row."""
@@ -70,14 +86,22 @@ class ShardTable:
         shards: the manifest's training or validation shards.
         columns: the manifest's columns.
         threads: how many decode images at a time, where shards hold them encoded.
+        cuts: by column what is cut out of images that keep their own sizes; other columns are left alone.
     """
 
     def __init__(
-        self, directory: Path, shards: Sequence[Shard], columns: Sequence[Column], *, threads: int = 1
+        self,
+        directory: Path,
+        shards: Sequence[Shard],
+        columns: Sequence[Column],
+        *,
+        threads: int = 1,
+        cuts: Mapping[str, Cut] | None = None,
     ) -> None:
         self._directory = Path(directory)
         self._shards = tuple(shards)
         self._columns = tuple(columns)
+        self._cuts = {column.name: (cuts or {}).get(column.name) for column in self._columns if column.own_size}
         self._edges = [0, *accumulate(shard.rows for shard in self._shards)]
         self._starts = np.array(self._edges[:-1], np.int64)
         self._opened: set[int] = set()
@@ -124,11 +148,12 @@ class ShardTable:
         for index in range(len(self._shards)):
             self._open(index)
 
-    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def take(self, rows: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Gather rows in the order asked.
 
         Args:
             rows: row numbers, int64 [n], repetitions allowed.
+            draws: random numbers of each row, uint32 [n, 4], where images of several sizes are cut at random.
 
         Returns:
             For each column its name and values, `dtype` [n, *shape], C-contiguous, writable. Images are uint8
@@ -144,11 +169,11 @@ class ShardTable:
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= len(self):
             raise IndexError(f"rows {low}..{high} of a table of {len(self)} rows")
-        places = self._find(rows, low, high)
+        places = replace(self._find(rows, low, high), draws=draws)
         return {column.name: self._gather(column, places) for column in self._columns}
 
-    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Read consecutive rows `start` to `stop` (exclusive).
+    def slice(self, start: int, stop: int, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Read consecutive rows `start` to `stop` (exclusive); `draws` as for `take`.
 
         Returns:
             For each column its name and values, `dtype` [stop - start, *shape], C-contiguous. Rows of a
@@ -166,13 +191,27 @@ class ShardTable:
         pieces: list[dict[str, np.ndarray]] = []
         for index in range(first, last + 1):
             base = self._edges[index]
-            pieces.append(self._part(index, max(start - base, 0), min(stop, self._edges[index + 1]) - base))
+            low, high = max(start - base, 0), min(stop, self._edges[index + 1]) - base
+            own = None if draws is None else draws[base + low - start : base + high - start]
+            pieces.append(self._part(index, low, high, own))
         if len(pieces) == 1:
             return pieces[0]
         return {column.name: np.concatenate([piece[column.name] for piece in pieces]) for column in self._columns}
 
     def _empty(self) -> dict[str, np.ndarray]:
-        return {column.name: np.empty((0, *column.shape), column.dtype) for column in self._columns}
+        return {column.name: np.empty((0, *self._shape(column)), column.dtype) for column in self._columns}
+
+    def _shape(self, column: Column) -> tuple[int, ...]:
+        """Of one row as it is read."""
+        if not column.own_size:
+            return column.shape
+        cut = self._cuts[column.name]
+        if cut is None or not cut.crop:
+            raise DataError(
+                f"column {column.name} holds images of several sizes, and nothing says which square is cut out of "
+                "them: set data.crop, or crop_size in a Caffe net's data layers of both phases"
+            )
+        return (column.shape[0], cut.crop, cut.crop)
 
     def _find(self, rows: np.ndarray, low: int, high: int) -> _Places:
         """Look up rows, of which `low` is the smallest and `high` the largest, and open their shards."""
@@ -189,14 +228,14 @@ class ShardTable:
                 self._open(index)
         return _Places(rows=rows, owners=owners, local=rows - self._starts[owner])
 
-    def _part(self, index: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    def _part(self, index: int, start: int, stop: int, draws: np.ndarray | None) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` (exclusive) of one shard."""
         self._open(index)
         parts: dict[str, np.ndarray] = {}
         for column in self._columns:
             if column.image:
                 local = np.arange(start, stop)
-                places = _Places(rows=local + self._edges[index], owners=[index], local=local)
+                places = _Places(rows=local + self._edges[index], owners=[index], local=local, draws=draws)
                 parts[column.name] = self._gather(column, places)
             else:
                 parts[column.name] = self._stored[column.name][index][start:stop]
@@ -206,9 +245,9 @@ class ShardTable:
         name, local = column.name, places.local
         if not column.shape:
             return self._scalars[name].take(places.rows)
-        result = np.empty((len(local), *column.shape), column.dtype)
+        result = np.empty((len(local), *self._shape(column)), column.dtype)
         if column.image:
-            self._decode(result, places, name=name, form=column.image)
+            self._decode(result, places, column=column, form=column.image)
         elif len(places.owners) == 1:
             # "clip" writes straight into `out`; the range was checked before
             self._stored[name][places.owners[0]].take(local, 0, result, "clip")
@@ -229,16 +268,25 @@ class ShardTable:
         joined = bytearray().join([stored[owner][low:high] for owner, low, high in ranges])
         return np.frombuffer(joined, column.dtype).reshape(len(first), *column.shape)
 
-    def _decode(self, result: np.ndarray, places: _Places, *, name: str, form: ImageForm) -> None:
+    def _decode(self, result: np.ndarray, places: _Places, *, column: Column, form: ImageForm) -> None:
         # Imported here: of tables of pixels nobody needs what decodes images.
         from sparknet.data.rows.image_codec import decode_into
+        from sparknet.data.rows.own_size import planes_of
 
+        name, cut, draws = column.name, self._cuts.get(column.name), places.draws
         wanted = list(enumerate(places.each()))
+
+        def read(place: int, cell: memoryview) -> None:
+            if cut is None:
+                return decode_into(result[place], cell, form=form)
+            planes = planes_of(cell, form=form, channels=column.shape[0])
+            y, x = cut.place(planes.shape[1], planes.shape[2], None if draws is None else draws[place])
+            result[place] = planes[:, y : y + cut.crop, x : x + cut.crop]
 
         def work(start: int, stop: int) -> None:
             for place, (owner, row) in wanted[start:stop]:
                 try:
-                    decode_into(result[place], self._stored[name][owner][row], form=form)
+                    read(place, self._stored[name][owner][row])
                 except BadImage as error:
                     path = self._directory / self._shards[owner].path
                     raise DataError(

@@ -21,7 +21,7 @@ class Sums:
     """Sums over some rows of one column of numbers; those of two sets of rows add up to those of their union."""
 
     rows: int
-    """Number of rows."""
+    """Number of rows; of images of several sizes, number of their places."""
     total: np.ndarray
     """Sum over the rows of each value, float64 [*shape]; exact for bytes."""
     deviation: np.ndarray
@@ -39,6 +39,12 @@ class Sums:
         """Count `values`, uint8 or float32 [n, *shape], of one axis at least."""
         total, deviation = (_count_bytes if values.dtype == np.uint8 else _count_floats)(values)
         return cls(rows=len(values), total=total, deviation=deviation)
+
+    @classmethod
+    def of_image(cls, image: np.ndarray) -> "Sums":
+        """Count the places of one image, uint8 [channels, height, width], as rows of shape (channels, 1, 1)."""
+        whole = cls.of(image.reshape(1, len(image), -1))
+        return cls(rows=image[0].size, total=whole.total.sum(1).reshape(-1, 1, 1), deviation=whole.deviation)
 
     @property
     def mean_image(self) -> np.ndarray:
@@ -96,7 +102,7 @@ class Statistics:
         columns = tuple(columns)
         return cls(
             rows=len(values[columns[0].name]),
-            sums={one.name: Sums.of(values[one.name]) for one in columns if _is_summed(one)},
+            sums={one.name: _sums_of(one, values[one.name]) for one in columns if _is_summed(one)},
             counts={
                 one.name: np.bincount(values[one.name].reshape(-1)) for one in columns if one.classes is not None
             },
@@ -108,7 +114,7 @@ class Statistics:
         columns = tuple(columns)
         return cls(
             rows=0,
-            sums={one.name: Sums.none(one.shape) for one in columns if _is_summed(one)},
+            sums={one.name: Sums.none(_summed_shape(one)) for one in columns if _is_summed(one)},
             counts={one.name: np.zeros(0, np.int64) for one in columns if one.classes is not None},
         )
 
@@ -125,7 +131,11 @@ class Statistics:
             return cls(
                 rows=rows,
                 sums={
-                    name: Sums(rows=rows, total=arrays[f"total{at}"], deviation=arrays[f"deviation{at}"])
+                    name: Sums(
+                        rows=int(arrays[f"rows{at}"]),
+                        total=arrays[f"total{at}"],
+                        deviation=arrays[f"deviation{at}"],
+                    )
                     for at, name in enumerate(empty.sums)
                 },
                 counts={name: arrays[f"counts{at}"] for at, name in enumerate(empty.counts)},
@@ -141,6 +151,7 @@ class Statistics:
         arrays: dict[str, Any] = {"rows": np.array(self.rows, np.int64)}
         for at, sums in enumerate(self.sums.values()):
             arrays |= {f"total{at}": sums.total, f"deviation{at}": sums.deviation}
+            arrays[f"rows{at}"] = np.array(sums.rows, np.int64)
         arrays |= {f"counts{at}": counts for at, counts in enumerate(self.counts.values())}
         np.savez(path, **arrays)
 
@@ -156,6 +167,17 @@ class Statistics:
 def _is_summed(column: Column) -> bool:
     """Whole numbers have no mean that means anything, and single numbers are targets and weights."""
     return column.dtype != "int64" and bool(column.shape)
+
+
+def _summed_shape(column: Column) -> tuple[int, ...]:
+    # Images of several sizes have no mean image, only a mean of each channel over all places.
+    return (column.shape[0], 1, 1) if column.own_size else column.shape
+
+
+def _sums_of(column: Column, values: np.ndarray) -> Sums:
+    if not column.own_size:
+        return Sums.of(values)
+    return sum((Sums.of_image(image) for image in values), Sums.none(_summed_shape(column)))
 
 
 def _added(here: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import socket
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.own_size import SeveralSizes
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import ShardWriter
@@ -66,6 +67,8 @@ class PartitionReport:
     A file, since a thousand sums of ImageNet's size exceed what Spark lets a driver collect."""
     damage: Damage
     """Rows that were left out."""
+    several: dict[str, str] = field(default_factory=dict[str, str])
+    """The column whose images turned out to be of several sizes, with two of them: it is to be read again so."""
 
 
 class _Writers:
@@ -143,6 +146,10 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
             return None
         # A partition of damaged rows alone writes nothing, and yet is reported, for its damage counts.
         sums, shards = writers.finish() if writers else ("", ())
+    except SeveralSizes as found:
+        # What is written so far has no report, and is removed with all that nobody names.
+        several = {found.column: found.example}
+        return PartitionReport(partition=partition, shards=(), sums="", damage=Damage(), several=several)
     except OSError as error:
         raise DataError(
             f"{plan.directory}: cannot be written from {socket.gethostname()}: {error}; set data.store to a "
@@ -150,10 +157,17 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
         ) from error
     return PartitionReport(
         partition=partition,
-        columns=writers.columns if writers else (),
+        columns=_written(writers.columns, reader.columns) if writers else (),
         shards=shards,
         sums=sums,
         damage=reader.damage,
+    )
+
+
+def _written(columns: tuple[Column, ...], seen: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns, of images that keep their own sizes with the least of all rows."""
+    return tuple(
+        replace(one, shape=last.shape) if one.own_size else one for one, last in zip(columns, seen, strict=True)
     )
 
 

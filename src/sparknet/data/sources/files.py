@@ -39,6 +39,9 @@ class Location:
     """Which windows of images are rows, for the source that cuts them out."""
     order: Literal["rgb", "bgr"] = "rgb"
     """Of the channels, for sources that decode images themselves."""
+    several_sizes: bool = False
+    """Pixels of other sizes than the first are rows too, for the source of which each says its own: they come as
+    `data.rows.own_size.pack` makes them."""
     storage: Storage = LOCAL
     """How the files are reached."""
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import accumulate, islice, pairwise
@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL, Column
+from sparknet.data.rows.own_size import is_packed, pack
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.datum import Datum, parse
 from sparknet.data.sources.files import Location
@@ -63,6 +64,8 @@ class Records:
     """(channels, height, width); () for encoded images, whose bytes say it."""
     encoded: bool
     """The records are image files (JPEG, PNG, …)."""
+    several_sizes: bool = False
+    """Pixels may have another height and width than `shape`, and are then `pack`ed with their own."""
 
     @property
     def kind(self) -> Kind:
@@ -114,22 +117,26 @@ def open_source(where: Location) -> Source:
     return Source(
         schema=RowSchema(inputs=(image,), targets=(LABEL,)),
         files=[_facts(place) for place in databases],
-        cut=lambda: _partitions(databases, held),
+        cut=lambda: _partitions(databases, held, several_sizes=where.several_sizes),
     )
 
 
-def _partitions(databases: Sequence[Place], held: "_Held") -> list[LmdbPartition]:
+def _partitions(databases: Sequence[Place], held: "_Held", *, several_sizes: bool) -> list[LmdbPartition]:
     """The partitions of all databases; `held` are pages of the first."""
     found = [_partitions_of(place, {} if number else held) for number, place in enumerate(databases)]
     first = found[0][0]
+    several_sizes = several_sizes and first.form.kind == "pixels"
     for other, *_ in found[1:]:
-        if other.form != first.form:
+        shape = (*other.form.shape[:1], *first.form.shape[1:]) if several_sizes else other.form.shape
+        if replace(other.form, shape=shape) != first.form:
             raise DataError(
                 f"{other.uri}: {other.form.kind} of shape {other.form.shape}; {first.uri} has {first.form.kind} "
                 f"of shape {first.form.shape}: databases that are read together must be alike; name those alone "
                 "that are"
             )
-    return [part for parts in found for part in parts]
+    # The shape of all is the first one's: the pixels of the others say their own.
+    form = replace(first.form, several_sizes=several_sizes)
+    return [replace(part, form=form) for parts in found for part in parts]
 
 
 def read(partition: LmdbPartition, storage: Storage = LOCAL) -> Iterator[pa.RecordBatch]:
@@ -453,7 +460,7 @@ class RowBatch:
         try:
             datum = parse(value)
             cell, label = self._cell(datum), datum.label
-            self._bytes += cell.nbytes
+            self._bytes += len(cell) if isinstance(cell, bytes) else cell.nbytes
         except DataError as why:
             error = f"{self._where}: record {row}{self._from} (key {_name(key)!r}): {why}"
         self._names.append(_name(key))
@@ -473,7 +480,7 @@ class RowBatch:
         self._start()
         return pa.RecordBatch.from_arrays(columns, names=["name", "image", "label", "error"])
 
-    def _cell(self, datum: Datum) -> memoryview | np.ndarray:
+    def _cell(self, datum: Datum) -> bytes | memoryview | np.ndarray:
         form = self._form
         # One kind for a database: Arrow has one type for the column, and a net one shape.
         if datum.encoded != form.encoded:
@@ -489,8 +496,24 @@ class RowBatch:
             if not 0 < count <= _LARGEST_RECORD:
                 raise DataError(f"it has {count} bytes of data; a record has 1 to {_LARGEST_RECORD}")
         if not form.encoded and (datum.shape != form.shape or count != prod(form.shape)):
-            raise DataError(f"shape {datum.shape} with {count} values; the first record has shape {form.shape}")
+            return self._of_other_size(datum, count)
+        if form.several_sizes and is_packed(datum.data):
+            return pack(_planes(datum))  # pixels that begin by chance as packed ones do
         return values
+
+    def _of_other_size(self, datum: Datum, count: int) -> bytes:
+        form = self._form
+        what = f"shape {datum.shape} with {count} values; the first record has shape {form.shape}"
+        if form.several_sizes and datum.channels == form.shape[0] and min(datum.shape) >= 1:
+            if count == prod(datum.shape):
+                return pack(_planes(datum))
+        elif count == prod(datum.shape) and datum.channels == form.shape[0] and form.kind == "pixels":
+            what += " (images of several sizes take a crop_size or data.crop, and no mean image)"
+        raise DataError(what)
+
+
+def _planes(datum: Datum) -> np.ndarray:
+    return np.frombuffer(datum.data, np.uint8).reshape(datum.shape)
 
 
 def _lists(cells: Sequence[np.ndarray | None]) -> pa.Array:

@@ -90,6 +90,7 @@ class OpenedSource:
             channels=channels if images else 3,
             resize=rule.resize,
             keep=rule.keep,
+            own_size="if_needed" if rule.may_keep_sizes and _holds_pixels(found, images=images) else "no",
             threads=data.threads,
         )
 
@@ -140,7 +141,8 @@ class OpenedSource:
             shape = plan.number_shape
         elif not shape:
             return None
-        return Column(name=name, dtype=plan.dtype or self._stored_dtype(found), shape=shape)
+        image = _kept_as_files(plan) if found and found.image else None
+        return Column(name=name, dtype=plan.dtype or self._stored_dtype(found), shape=shape, image=image)
 
     def _stored_dtype(self, found: Column | None) -> Literal["uint8", "float32", "int64"]:
         """What becomes of numbers of which nothing is said: in lists and as inputs whole ones are float32 too."""
@@ -150,7 +152,7 @@ class OpenedSource:
         plan, found = self.column_plan(data, name), self._found(name)
         if found is not None and found.image and plan.form is not None:
             # A source that gives images alone has them as inputs and targets.
-            return Column(name=name, dtype="uint8", shape=self._shape_of_images(plan))
+            return Column(name=name, dtype="uint8", shape=self._shape_of_images(plan), image=_kept_as_files(plan))
         if found is not None and found.shape:
             dtype = plan.dtype or self._stored_dtype(found)
         else:
@@ -335,8 +337,19 @@ def _locate(data: Data, *, validation: bool) -> Location:
         columns=data.column_names,
         windows=data.windows,
         order=data.channel_order or "rgb",
+        several_sizes=data.column("image").may_keep_sizes,
         storage=Storage(s3_endpoint=data.s3_endpoint),
     )
+
+
+def _kept_as_files(plan: ColumnPlan) -> ImageForm | None:
+    """How encoded images will be decoded where they are kept as files."""
+    return plan.form if plan.keep == "encoded" else None
+
+
+def _holds_pixels(found: Column | None, *, images: bool) -> bool:
+    """Whether a column's rows are images, or pixels of the shape of one."""
+    return images or (found is not None and found.dtype == "uint8" and len(found.shape) == 3)
 
 
 def _check_columns(data: Data, schema: RowSchema) -> None:

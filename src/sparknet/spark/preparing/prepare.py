@@ -4,7 +4,7 @@ The shards are written into a hidden directory beside the final one, which appea
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
 from sparknet.data.shards.prepared import Part, PreparedData, PreparedTest
-from sparknet.data.shards.publish import Origin, assemble, discard, publish
+from sparknet.data.shards.publish import Origin, assemble, discard, publish, several_sizes
 from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport, write_partition
 from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, data_of_parts, open_sources
 from sparknet.data.sources.registry import find_format
@@ -199,7 +199,9 @@ def _prepare_test(
     found = _prepare_sources(spark, alone, store=store, seed=0, workers=1, sources=None)
     here, there = (one.rows.columns for one in (found, made))
     for column, wanted in zip(here, there, strict=True):
-        if (column.dtype, column.shape) != (wanted.dtype, wanted.shape):
+        # A square that is cut out of them makes images of several sizes one.
+        axes = 1 if column.own_size or wanted.own_size else None
+        if (column.dtype, column.shape[:axes]) != (wanted.dtype, wanted.shape[:axes]):
             raise DataError(
                 f"data.tests.{name}: column {column.name} is {column.dtype} of shape {column.shape}, and "
                 f"{wanted.dtype} of shape {wanted.shape} in training; both must be alike: give rows of one kind"
@@ -282,6 +284,7 @@ def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
             f"{directory}: holds data with fingerprint {manifest.fingerprint}, not {digest}: "
             f"delete {directory} to prepare the data again"
         )
+    _check_own_sizes(asked, manifest)
     # They may have been prepared when more was allowed.
     damage = Damage(rows=manifest.skipped, examples=manifest.skipped_examples)
     damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=asked.data.corrupt_share)
@@ -294,6 +297,17 @@ def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
             "run.workers to a smaller number"
         )
     return directory, manifest
+
+
+def _check_own_sizes(asked: _Preparation, manifest: Manifest) -> None:
+    """Refuse images of several sizes, prepared for a run that cuts them, where another asks for one size."""
+    for stored in manifest.columns:
+        name = stored.column.name
+        if stored.column.own_size and asked.opened.column_plan(asked.data, name).own_size == "no":
+            raise DataError(
+                f"column {name}: {stored.several}: set data.resize; or cut a square out of each, with data.crop or "
+                "with crop_size in a Caffe net's data layers of both phases, and take no mean image off"
+            )
 
 
 def _check_store(store: str) -> None:
@@ -328,7 +342,8 @@ def _digest(asked: _Preparation) -> str:
 
 def _deciding(plan: ColumnPlan) -> Any:
     """What of a column's plan decides what is stored, as JSON values."""
-    plan = replace(plan, threads=1)
+    # Which square is cut out of images decides nothing: that they are of several sizes is theirs.
+    plan = replace(plan, threads=1, own_size="no")
     # Of what are no images, nothing says how images are treated.
     return encode(plan if plan.form else replace(plan, resize=(), keep="pixels"))
 
@@ -349,8 +364,19 @@ def _make(asked: _Preparation, directory: Path, *, digest: str) -> None:
             f"{asked.store}: the store cannot be written: {error}; set data.store to a directory that can"
         ) from error
     try:
-        reports, table = _run_job(asked, hidden)
-        origin = Origin(source=asked.source, fingerprint=digest, seed=_split_seed(asked), table=table)
+        several: dict[str, str] = {}
+        # Most often once: that images are of several sizes shows only when they are read, and the rows of other
+        # preparations, of one size, are read faster.
+        while True:
+            plan = _plan(asked, hidden, several)
+            reports, table = _run_job(asked, plan)
+            found = several_sizes(reports, plan.rows)
+            if not found:
+                break
+            several |= found
+        origin = Origin(
+            source=asked.source, fingerprint=digest, seed=_split_seed(asked), table=table, several=several
+        )
         assemble(hidden, reports, asked.data, origin=origin)
         publish(hidden, directory)
     except OSError as error:
@@ -361,9 +387,9 @@ def _make(asked: _Preparation, directory: Path, *, digest: str) -> None:
         discard(hidden)
 
 
-def _run_job(asked: _Preparation, hidden: Path) -> tuple[list[PartitionReport], TableEncoding | None]:
+def _run_job(asked: _Preparation, plan: PartitionPlan) -> tuple[list[PartitionReport], TableEncoding | None]:
     """Write the shards; what became of each partition, in order, and what was learned of a table."""
-    spark, rows, plan, table = asked.spark, asked.rows, _plan(asked, hidden), None
+    spark, rows, table = asked.spark, asked.rows, None
     with spark_errors(_DOING):
         if isinstance(rows, OpenedSources):
             reader = PartitionReader.of(*rows.sides)
@@ -382,11 +408,14 @@ def _run_job(asked: _Preparation, hidden: Path) -> tuple[list[PartitionReport], 
     return sorted(reports, key=lambda report: report.partition), table
 
 
-def _plan(asked: _Preparation, hidden: Path) -> PartitionPlan:
+def _plan(asked: _Preparation, hidden: Path, several: Collection[str]) -> PartitionPlan:
+    """What the tasks do; `several` are the columns whose images are known to be of several sizes."""
     data = asked.data
+    rows = asked.opened.read_plan(data, validation=data.validation_column or data.validation_path)
+    columns = tuple(replace(one, own_size="yes") if one.name in several else one for one in rows.columns)
     return PartitionPlan(
         directory=str(hidden.absolute()),
-        rows=asked.opened.read_plan(data, validation=data.validation_column or data.validation_path),
+        rows=replace(rows, columns=columns),
         fraction=data.validation_fraction,
         seed=asked.seed,
         shard_bytes=int(data.shard_megabytes * 1e6),

@@ -163,7 +163,8 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     torch.set_num_threads(config.cluster.threads_per_worker)
     keep_freed_memory()
     threads = config.data.threads
-    train = means.held.enter_context(plan.data.train_table(threads=threads))
+    preprocessing = plan.preprocessing
+    train = means.held.enter_context(plan.data.train_table(threads=threads, cuts=preprocessing.train))
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     recipe = Recipe.read(config.net, config.solver, objective=config.objective)
@@ -178,9 +179,10 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     # Before the optimiser is built: it keeps the tensors that it finds.
     objective.to(means.device)
     evaluation = Evaluation.of(objective, plan.data, config)
-    tables = {"": means.held.enter_context(plan.data.validation_table(threads=threads))}
+    held_out = plan.data.validation_table(threads=threads, cuts=preprocessing.test)
+    tables = {"": means.held.enter_context(held_out)}
     for name, rows in plan.data.tests.items():
-        tables[name] = means.held.enter_context(rows.table(threads=threads))
+        tables[name] = means.held.enter_context(rows.table(threads=threads, cuts=preprocessing.evaluated[name]))
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
     solver = build_inner_solver(recipe, objective, total_iterations=plan.iterations)
     replica = Replica(objective, solver, config, slot=who.slot, feed=feed)

@@ -1,5 +1,6 @@
 """How many channels the images of a Caffe net have: its data layers say it, or leave it to the files."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -8,7 +9,7 @@ from sparknet.caffe.schema import LayerParameter
 from sparknet.config import Data, DataColumn
 from sparknet.errors import ConfigError
 
-__all__ = ["with_channels"]
+__all__ = ["image_layers", "with_channels"]
 
 Channels = Literal["colour", "grey", "stored"]
 _IMAGES = ("Data", "ImageData", "WindowData")
@@ -28,19 +29,10 @@ def with_channels(data: Data, spec: NetSpec) -> Data:
     Raises:
         ConfigError: layers that give the same blob contradict each other.
     """
-    layers = [layer for layer in spec.parameters.layer if layer.type in _IMAGES and layer.top]
-    tops = list(dict.fromkeys(layer.top[0] for layer in layers))
     columns = dict(data.columns)
-    for name in data.column_names:
-        if name in tops:
-            top = name
-        elif name == data.input_names[0] and name not in data.beside:
-            # The columns of a source have their own names; the blob that no column is called after is its images.
-            top = next((one for one in tops if one not in data.column_names), "")
-        else:
-            continue
+    for name, layers in image_layers(data, spec):
         beside = data.beside.get(name)
-        said = _said([layer for layer in layers if layer.top[0] == top], spec)
+        said = _said(layers, spec)
         if said == "stored" and (beside.source if beside else data.source) != "lmdb":
             continue
         rule = data.column(name)
@@ -52,6 +44,26 @@ def with_channels(data: Data, spec: NetSpec) -> Data:
         else:
             columns[name] = replace(columns.get(name, DataColumn()), channels=said)
     return replace(data, columns=columns)
+
+
+def image_layers(data: Data, spec: NetSpec) -> Iterator[tuple[str, list[LayerParameter]]]:
+    """Columns that hold images, each with the layers of all phases that give its blob.
+
+    Args:
+        data: with the sources settled.
+        spec: all phases of the net.
+    """
+    layers = [layer for layer in spec.parameters.layer if layer.type in _IMAGES and layer.top]
+    tops = list(dict.fromkeys(layer.top[0] for layer in layers))
+    for name in data.column_names:
+        if name in tops:
+            top = name
+        elif name == data.input_names[0] and name not in data.beside:
+            # The columns of a source have their own names; the blob that no column is called after is its images.
+            top = next((one for one in tops if one not in data.column_names), "")
+        else:
+            continue
+        yield name, [layer for layer in layers if layer.top[0] == top]
 
 
 def _said(layers: list[LayerParameter], spec: NetSpec) -> Channels | None:

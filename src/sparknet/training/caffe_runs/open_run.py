@@ -23,6 +23,7 @@ from sparknet.data.sources.passes import PASS
 from sparknet.errors import ConfigError
 from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
+from sparknet.training.caffe_runs.sizes import with_sizes
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.recipe import Recipe, with_python_layers
@@ -305,7 +306,7 @@ def _data_of(data: Data, spec: NetSpec | None) -> Data:
         # Its labels are what they are: a layer may leave out those of one value, or take distances for labels.
         class_values=data.class_values or "stored",
     )
-    return with_channels(data, spec)
+    return with_sizes(with_channels(data, spec), spec)
 
 
 def _from_anywhere(data: Data) -> Data:

@@ -5,7 +5,7 @@ training rows are cut at random and mirrored, evaluated ones cut in the middle. 
 configuration for both kinds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -166,7 +166,9 @@ def make_preprocessing(
             mean = _kept_mean(before, column) if known else None
             if mean is None and not settings.rows_say_mean:
                 mean = settings.named_mean(said, remedy=_ROWS_OWN)
-            chain[column.name] = settings.normalise(said, training=place == 0, rows=stored[column.name], mean=mean)
+            made = settings.normalise(said, training=place == 0, rows=stored[column.name], mean=mean)
+            _check_cut(made, column, said_by_rows=stored[column.name][0].several, key=settings.key)
+            chain[column.name] = made
         return chain
 
     own: InputTransforms = objective.transforms if objective else {}
@@ -266,6 +268,19 @@ def _check_rows(rows: RowSchema, data: Data) -> None:
             raise ConfigError(
                 f'{key}.keep is "encoded", and column {column.name} holds no encoded images: leave {key}.keep out'
             )
+
+
+def _check_cut(normalise: Normalise, column: Column, *, said_by_rows: str, key: Callable[[str], str]) -> None:
+    """Refuse images of several sizes of which no square is cut.
+
+    Raises:
+        ConfigError: naming two of them.
+    """
+    if column.own_size and not normalise.crop:
+        raise ConfigError(
+            f"column {column.name}: {said_by_rows}, and no square is cut out of them: set {key('crop')} or "
+            f"{key('resize')}, or in a Caffe net crop_size in both phases"
+        )
 
 
 def _preprocessed(rows: RowSchema, data: Data, transforms: InputTransforms) -> list[Column]:

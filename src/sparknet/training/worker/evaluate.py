@@ -28,8 +28,8 @@ class Table(Protocol):
 
     def __len__(self) -> int: ...
 
-    def slice(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Rows `start` to `stop` (exclusive) of each column."""
+    def slice(self, start: int, stop: int, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Rows `start` to `stop` (exclusive) of each column; with each row's random numbers, uint32 [n, 4]."""
         ...
 
 
@@ -166,23 +166,23 @@ def evaluate_part(
     feed = DeviceFeed.of(objective, chain)
     for start, stop in cuts.batches(*part):
         # Slices of the table and no loader: rows come in their own order, and none is read ahead for another part.
-        columns = _read(table, start, stop)
         # The same numbers for a row in every evaluation, of whatever run.
         draws = row_draws(0, 0, np.arange(start, stop) % len(table), stream="evaluation")
+        columns = _read(table, start, stop, draws)
         # Sums and not means, so that parts of different length add up.
         found.append(objective.measure(feed.rows(columns, draws)))
         rows += stop - start
     return ChoreReport(part=part[0], rows=rows, sums=add_up(found))
 
 
-def _read(table: Table, start: int, stop: int) -> dict[str, np.ndarray]:
+def _read(table: Table, start: int, stop: int, draws: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of a table that starts over at its end."""
     pieces: list[dict[str, np.ndarray]] = []
     while start < stop:
         at = start % len(table)
         count = min(stop - start, len(table) - at)
-        pieces.append(table.slice(at, at + count))
-        start += count
+        pieces.append(table.slice(at, at + count, draws[:count]))
+        start, draws = start + count, draws[count:]
     if len(pieces) == 1:
         return pieces[0]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
