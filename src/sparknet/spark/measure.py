@@ -38,6 +38,8 @@ from sparknet.spark.preparing.prepare import prepare_run
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import Conclude, add_up, as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
+from sparknet.training.objectives.label_check import check_held_out
+from sparknet.training.objectives.label_rules import check_extremes
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain
 from sparknet.training.objectives.recipe import Recipe
@@ -160,6 +162,7 @@ def measure_validation(
     """
     data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
     _check_fit(model.description, data.rows, data.table, test_net_only=test_net_only)
+    check_held_out(model.objective, data)
     evaluation = Evaluation.of(model.objective, data, config)
     # Parts are the run's own, whoever measures them: tasks only share them out.
     frame = numbered(spark, evaluation.parts, tasks=config.run.workers)
@@ -250,6 +253,7 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
 def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[str, Any]:
     for expected, found in zip(plan.description.rows.columns, rows.columns, strict=True):
         _check_column(found, expected, any_type=plan.test_net_only)
+    check_extremes(objective.test_label_rules, rows.extremes(np.ones(len(rows), bool)))
     table = _Rows(rows.values, len(rows))
     return encode(evaluate_part(objective, table, plan.chain, cuts=Cuts.of(objective, len(table)), part=(0, 1)))
 

@@ -3,7 +3,7 @@
 import socket
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import ShardWriter
@@ -66,6 +67,10 @@ class PartitionReport:
     A file, since a thousand sums of ImageNet's size exceed what Spark lets a driver collect."""
     damage: Damage
     """Rows that were left out."""
+    train: dict[str, Extremes] = field(default_factory=dict[str, Extremes])
+    """By column that is judged, the outermost values of the training rows."""
+    validation: dict[str, Extremes] = field(default_factory=dict[str, Extremes])
+    """The same of the validation rows."""
 
 
 class _Writers:
@@ -76,6 +81,8 @@ class _Writers:
         self._attempt = f"{partition:05d}-{uuid.uuid4().hex}"
         self.columns = columns
         self._directory = Path(plan.directory)
+        self.seen_train: dict[str, Extremes] = {}
+        self.seen_validation: dict[str, Extremes] = {}
         self._train, self._validation = (
             ShardWriter(
                 self._directory,
@@ -88,7 +95,12 @@ class _Writers:
 
     def append(self, rows: WholeRows, marks: np.ndarray) -> None:
         """Add rows; `marks` are the validation rows among them, bool [n]."""
-        for writer, chosen in ((self._validation, marks), (self._train, ~marks)):
+        for writer, chosen, seen in (
+            (self._validation, marks, self.seen_validation),
+            (self._train, ~marks, self.seen_train),
+        ):
+            for name, extremes in rows.extremes(chosen).items():
+                seen[name] = seen.get(name, Extremes()) + extremes
             # Most often: no copy is made of the rows.
             if chosen.all():
                 writer.append(*rows.stored())
@@ -154,6 +166,8 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
         shards=shards,
         sums=sums,
         damage=reader.damage,
+        train=writers.seen_train if writers else {},
+        validation=writers.seen_validation if writers else {},
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparknet.caffe.solver.updates import Multiplied
 from sparknet.data.loading.transform import Normalise
+from sparknet.training.objectives.label_rules import LabelRule
 
 __all__ = [
     "EVALUATION_BATCH",
@@ -82,6 +83,16 @@ class Objective(Protocol):
     @property
     def transforms(self) -> InputTransforms:
         """What the net itself says is done to its inputs."""
+        ...
+
+    @property
+    def label_rules(self) -> Sequence[LabelRule]:
+        """Which numbers of columns the net takes in training, as far as that is known."""
+        ...
+
+    @property
+    def test_label_rules(self) -> Sequence[LabelRule]:
+        """The same of rows that are measured."""
         ...
 
     @property
