@@ -242,7 +242,9 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
     # The net is built once for a partition, and before the clock starts.
     reader, objective = RowReader(plan.rows, context.partitionId()), plan.objective()
     began = time.perf_counter()
+    rules = objective.label_rules(testing=True)
     for rows in reader.read(batches):
+        check_extremes(rules, rows.extremes(np.ones(len(rows), bool)))
         found = _measure(plan, objective, rows)
         yield {**found, "until_seconds": time.perf_counter() - began}
     # At the end and with no rows: also a partition whose every row is damaged has something to say.
@@ -253,7 +255,6 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
 def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[str, Any]:
     for expected, found in zip(plan.description.rows.columns, rows.columns, strict=True):
         _check_column(found, expected, any_type=plan.test_net_only)
-    check_extremes(objective.test_label_rules, rows.extremes(np.ones(len(rows), bool)))
     table = _Rows(rows.values, len(rows))
     return encode(evaluate_part(objective, table, plan.chain, cuts=Cuts.of(objective, len(table)), part=(0, 1)))
 

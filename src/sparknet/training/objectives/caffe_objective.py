@@ -146,15 +146,9 @@ class CaffeObjective:
         """Phase TRAIN needs no more than torch's own mode."""
         self.train.train()
 
-    @property
-    def label_rules(self) -> Sequence[LabelRule]:
-        """Of the TRAIN net's layers."""
-        return _rules_of(self.train, self.intakes[0])
-
-    @property
-    def test_label_rules(self) -> Sequence[LabelRule]:
-        """Of the TEST net's layers."""
-        return _rules_of(self.test, self.intakes[1])
+    def label_rules(self, *, testing: bool = False) -> Sequence[LabelRule]:
+        """Of the layers of one of the nets."""
+        return _rules_of(self.test, self.intakes[1]) if testing else _rules_of(self.train, self.intakes[0])
 
     @property
     def better(self) -> dict[str, Better]:

@@ -1,7 +1,7 @@
 """Which numbers may stand in a column, as whoever reads it says, held against those that do."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,11 @@ class LabelRule:
         if legal.whole:
             broken |= values != np.trunc(values)
         return broken if legal.ignored is None else broken & (values != legal.ignored)
+
+    def is_like(self, other: "LabelRule") -> bool:
+        """Whether both take the same numbers of one column."""
+        here, there = ((one.column, replace(one.legal, ignored_by="", room="")) for one in (self, other))
+        return here == there
 
     def fault(self, seen: Seen, *, least: float) -> DataError:
         """The error that says so of a value.

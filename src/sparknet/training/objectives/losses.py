@@ -53,7 +53,7 @@ class Loss(Protocol):
         ...
 
     def label_rules(self, outputs: object) -> Sequence[LabelRule]:
-        """Which numbers of the targets it takes, for what the net has returned, on whatever device; none: unknown."""
+        """Which numbers of the targets it takes, for what the net has returned, on any device; (): any."""
         ...
 
     def to(self, device: torch.device) -> Self:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -112,16 +111,11 @@ class ModuleObjective:
             if own and getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in own):
                 part.eval()
 
-    @cached_property
-    def label_rules(self) -> Sequence[LabelRule]:
-        """Of the loss, over outputs as wide as a pass without memory shows them."""
+    def label_rules(self, *, testing: bool = False) -> Sequence[LabelRule]:
+        """Of the loss, over outputs as wide as a pass without memory shows them; it is a measure too."""
+        del testing
         outputs = self._outputs_without_memory()
         return () if outputs is None else self._loss.label_rules(outputs)
-
-    @property
-    def test_label_rules(self) -> Sequence[LabelRule]:
-        """The loss is a measure too."""
-        return self.label_rules
 
     def _outputs_without_memory(self) -> object:
         """What the module returns for two rows, on the device `meta`; None where it does not run there."""

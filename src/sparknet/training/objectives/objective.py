@@ -85,14 +85,8 @@ class Objective(Protocol):
         """What the net itself says is done to its inputs."""
         ...
 
-    @property
-    def label_rules(self) -> Sequence[LabelRule]:
-        """Which numbers of columns the net takes in training, as far as that is known."""
-        ...
-
-    @property
-    def test_label_rules(self) -> Sequence[LabelRule]:
-        """The same of rows that are measured."""
+    def label_rules(self, *, testing: bool = False) -> Sequence[LabelRule]:
+        """Which numbers of columns the net takes in training, or in a test, as far as that is known."""
         ...
 
     @property
