@@ -25,6 +25,7 @@ from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
 from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
+from sparknet.training.objectives.label_check import check_tested_labels
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import Model, load_model
@@ -81,6 +82,7 @@ def _test_run(arguments: argparse.Namespace) -> int:
         opened = open_source(config.data, validation=True)
     else:
         opened = open_sources(config.data)
+    check_tested_labels(model.objective, opened, config.data)
     check_java()
     store = Path(config.data.store).resolve() if config.data.store else run_dir / "store"
 
@@ -124,6 +126,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
         else open_source(config.data, validation=bool(config.data.validation_path))
     )
     tested = caffe_model(start, opened.schema(config.data), weights=arguments.weights)
+    check_tested_labels(tested.model.objective, opened, config.data)
     check_java()
     batches: int | None = arguments.iterations
     most_rows = None if batches is None else batches * tested.batch

@@ -19,6 +19,7 @@ from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.caffe_runs.preflight import check_caffe
 from sparknet.training.caffe_runs.run_config import CaffeFiles, solver_run
 from sparknet.training.objectives.build_objective import check_net
+from sparknet.training.objectives.label_check import check_first_labels
 from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import check_preprocessing
 from sparknet.training.run_files.run_dir import RunDir
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows = sources.schema(config.data)
     # Built here if the rows tell their shape, so that a net that does not fit them costs no Spark start.
     start = check_caffe(start, rows)
+    if start.built is not None:
+        check_first_labels(start.built[1], sources, config.data)
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, None, rows)
     # Only now: what is wrong at first sight leaves no directory behind.

@@ -39,6 +39,8 @@ from sparknet.spark.preparing.prepare import prepare_run
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import Conclude, add_up, as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
+from sparknet.training.objectives.label_check import check_held_out
+from sparknet.training.objectives.label_rules import check_extremes
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain
 from sparknet.training.objectives.recipe import Recipe
@@ -161,6 +163,7 @@ def measure_validation(
     """
     data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
     _check_fit(model.description, data.rows, data.table, test_net_only=test_net_only)
+    check_held_out(model.objective, data)
     evaluation = Evaluation.of(model.objective, data, config)
     # Parts are the run's own, whoever measures them: tasks only share them out.
     frame = numbered(spark, evaluation.parts, tasks=config.run.workers)
@@ -253,7 +256,9 @@ def measure_rows(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterat
     # The net is built once for a partition, and before the clock starts.
     reader, objective = RowReader(plan.rows, context.partitionId()), plan.objective()
     began = time.perf_counter()
+    rules = objective.label_rules(testing=True)
     for rows in reader.read(batches):
+        check_extremes(rules, rows.extremes(np.ones(len(rows), bool)))
         found = _measure(plan, objective, rows)
         yield {**found, "until_seconds": time.perf_counter() - began}
     # At the end and with no rows: also a partition whose every row is damaged has something to say.

@@ -162,13 +162,13 @@ def test_a_mean_of_another_shape(commands: Commands, example: Example) -> None:
     commands.train_refused(2, r"has shape \(3, 8, 8\) and the rows have \(3, 32, 32\); they must be equal")
 
 
-def test_a_snapshot_between_rounds(commands: Commands, tmp_path: Path) -> None:
-    state = SavedState(iteration=6, current_step=0, learned_net="", history=())
-    write_state(state, tmp_path / "x_iter_6.solverstate")
+def test_a_snapshot_beyond_the_end(commands: Commands, tmp_path: Path) -> None:
+    state = SavedState(iteration=24, current_step=0, learned_net="", history=())
+    write_state(state, tmp_path / "x_iter_24.solverstate")
     commands.train_refused(
         2,
-        r"of iteration 6 and sync\.local_steps is 10; .*set sync\.local_steps to one of 1, 2, 3, 6",
-        **{"--snapshot": tmp_path / "x_iter_6.solverstate"},
+        r"the snapshot is at iteration 24 and max_iter is 24: raise max_iter in the solver file",
+        **{"--snapshot": tmp_path / "x_iter_24.solverstate"},
     )
 
 

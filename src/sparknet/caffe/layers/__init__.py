@@ -19,7 +19,7 @@ from sparknet.caffe.layers.activations import (
 from sparknet.caffe.layers.combine import Concat, Eltwise, Slice, Split
 from sparknet.caffe.layers.convolution import Convolution, Deconvolution, Im2col
 from sparknet.caffe.layers.inputs import INPUT_LAYERS, InputBlob, Transform, input_blobs
-from sparknet.caffe.layers.layer import Layer, Shape
+from sparknet.caffe.layers.layer import Layer, Legal, Shape
 from sparknet.caffe.layers.linear import Embed, InnerProduct
 from sparknet.caffe.layers.losses import (
     ContrastiveLoss,
@@ -38,7 +38,7 @@ from sparknet.caffe.layers.shape import BatchReindex, Crop, Filter, Flatten, Red
 from sparknet.caffe.layers.softmax import InfogainLoss, Softmax, SoftmaxWithLoss
 from sparknet.caffe.layers.sources import DummyData, Parameter
 
-__all__ = ["INPUT_LAYERS", "LAYERS", "InputBlob", "Layer", "Shape", "Transform", "input_blobs"]
+__all__ = ["INPUT_LAYERS", "LAYERS", "InputBlob", "Layer", "Legal", "Shape", "Transform", "input_blobs"]
 
 LAYERS: dict[str, type[Layer]] = {
     # activations

@@ -87,6 +87,7 @@ class Slice(Layer):
 class Split(Layer):
     """The same blob under several names; their gradients add up."""
 
+    keeps_numbers = True
     caffe_in_place = "refused"
 
     # `needs_output` stays true: one reader that worked in place would change what the other readers see.

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparknet.caffe.layers.layer import Shape
+from sparknet.caffe.layers.layer import Legal, Shape
 from sparknet.caffe.schema.net_format_pb2 import LossParameter
 from sparknet.errors import NetError
 
-__all__ = ["Normalizer", "check_label_count", "in_range", "normalizer_of", "with_gradient_of"]
+__all__ = ["Normalizer", "check_label_count", "class_labels", "in_range", "normalizer_of", "with_gradient_of"]
 
 Mode = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
 
@@ -29,6 +29,14 @@ def check_label_count(scores: Shape, labels: Shape, axis: int) -> None:
             f"there are {math.prod(labels)} labels, of shape {labels}, for {math.prod(expected)} predictions: "
             f"scores of shape {scores} with the classes along axis {axis} need labels of shape {expected}"
         )
+
+
+def class_labels(classes: int, *, ignored: int | None = None, ignored_by: str = "") -> dict[int, Legal]:
+    """What a layer over scores takes as its second bottom: see `Layer.legal`."""
+    room = "num_output of the layer that gives the scores"
+    return {
+        1: Legal(most=classes - 1, whole=True, ignored=ignored, ignored_by=ignored_by, room=room),
+    }
 
 
 @contextmanager

@@ -1,19 +1,37 @@
 """What every layer is: an `nn.Module` made from its description and the shapes of its bottoms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sparknet.caffe.schema import LayerParameter
 
-__all__ = ["InPlace", "Layer", "Shape"]
+__all__ = ["InPlace", "Layer", "Legal", "Shape"]
 
 Shape = tuple[int, ...]
 """Of a blob, the batch axis first."""
 InPlace = Literal["right", "gradient", "values", "refused"]
 """What Caffe computes in place, with a top that is its bottom: the same as otherwise; another gradient, it takes it
 from what it has overwritten; other values too, for it still reads what it overwrites; or nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Legal:
+    """Which numbers a layer takes in a bottom."""
+
+    least: int = 0
+    most: int
+    whole: bool
+    """Numbers with a fraction are none of them."""
+    ignored: int | None = None
+    """A number beside these that does not count."""
+    ignored_by: str = ""
+    """The message of the layer's description whose `ignore_label` says which that is; empty: it has none."""
+    room: str = ""
+    """What of the net makes room for more, for messages."""
 
 
 class Layer(nn.Module):
@@ -53,6 +71,11 @@ class Layer(nn.Module):
     """Whether a pass writes a file."""
     onnx_refusal: ClassVar[str] = ""
     """Why no ONNX file can hold the layer; empty where one can."""
+
+    legal: Mapping[int, Legal] = MappingProxyType({})
+    """By place of a bottom, which numbers may stand in it; of others any may."""
+    keeps_numbers: ClassVar[bool] = False
+    """Whether each top holds the numbers of the first bottom, in whatever shape."""
 
     blob_names: tuple[str, ...] = ()
     """Attributes that hold this layer's blobs (parameters or buffers), in Caffe's order."""

@@ -9,7 +9,7 @@ from torch.nn import functional
 from sparknet.caffe.layers.axes import canonical_axis
 from sparknet.caffe.layers.fillers import new_blob
 from sparknet.caffe.layers.labels import in_range
-from sparknet.caffe.layers.layer import Layer, Shape
+from sparknet.caffe.layers.layer import Layer, Legal, Shape
 from sparknet.caffe.schema import LayerParameter
 from sparknet.errors import NetError
 
@@ -59,6 +59,7 @@ class Embed(Layer):
         given = parameters.embed_param
         _check_positive("num_output", given.num_output, "embed_param")
         _check_positive("input_dim", given.input_dim, "embed_param")
+        self.legal = {0: Legal(most=given.input_dim - 1, whole=True, room="input_dim of embed_param")}
         self.weight = nn.Parameter(new_blob((given.input_dim, given.num_output), given.weight_filler))
         self.bias = nn.Parameter(new_blob((given.num_output,), given.bias_filler)) if given.bias_term else None
         self.blob_names = ("weight", "bias") if given.bias_term else ("weight",)

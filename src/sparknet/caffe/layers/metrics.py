@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparknet.caffe.layers.axes import canonical_axis
-from sparknet.caffe.layers.labels import check_label_count, in_range
+from sparknet.caffe.layers.labels import check_label_count, class_labels, in_range
 from sparknet.caffe.layers.layer import Layer, Shape
 from sparknet.caffe.schema import LayerParameter
 from sparknet.errors import NetError
@@ -37,6 +37,7 @@ class Accuracy(Layer):
             raise NetError(f"top_k is {given.top_k}; with {classes} classes it must be from 1 to {classes}")
         self.top_k = given.top_k
         self.ignore_label = given.ignore_label if given.HasField("ignore_label") else None
+        self.legal = class_labels(classes, ignored=self.ignore_label, ignored_by="accuracy_param")
         self.gives_classes = len(parameters.top) > 1
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ __all__ = ["BatchReindex", "Crop", "Filter", "Flatten", "Reduction", "Reshape", 
 class Flatten(Layer):
     """The axes from `axis` to `end_axis` made one."""
 
+    keeps_numbers = True
     caffe_in_place = "refused"
 
     # `needs_output` stays true, as in Reshape and Crop: the top may be a view of the bottom, and whoever
@@ -47,6 +48,7 @@ class Reshape(Layer):
     In `shape` 0 copies the bottom's size at that place and one -1 takes what is left.
     """
 
+    keeps_numbers = True
     caffe_in_place = "refused"
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:
@@ -140,6 +142,7 @@ class Crop(Layer):
 class Tile(Layer):
     """The blob `tiles` times behind itself along `axis`."""
 
+    keeps_numbers = True
     needs_output = False
 
     def __init__(self, parameters: LayerParameter, bottoms: Sequence[Shape]) -> None:

@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparknet.caffe.layers.axes import canonical_axis
-from sparknet.caffe.layers.labels import check_label_count, in_range, normalizer_of, with_gradient_of
+from sparknet.caffe.layers.labels import (
+    check_label_count,
+    class_labels,
+    in_range,
+    normalizer_of,
+    with_gradient_of,
+)
 from sparknet.caffe.layers.layer import Layer, Shape
 from sparknet.caffe.schema import BlobProto, LayerParameter
 from sparknet.caffe.weights.blobs import array_of
@@ -58,6 +64,8 @@ class SoftmaxWithLoss(Layer):
         self.axis = canonical_axis(parameters.softmax_param.axis, scores)
         check_label_count(scores, labels, self.axis)
         self.normalizer = normalizer_of(parameters.loss_param)
+        ignored = self.normalizer.ignore_label
+        self.legal = class_labels(scores[self.axis], ignored=ignored, ignored_by="loss_param")
         self.gives_probabilities = len(parameters.top) > 1
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -113,6 +121,7 @@ class InfogainLoss(Layer):
         self.normalizer = normalizer_of(parameters.loss_param)
         self.gives_probabilities = len(parameters.top) > 1
         classes = bottoms[0][self.axis]
+        self.legal = class_labels(classes, ignored=self.normalizer.ignore_label, ignored_by="loss_param")
         if len(bottoms) == 2:
             if not given.source:
                 raise NetError("infogain_loss_param has no source; give the matrix's file, or a third bottom")

@@ -28,6 +28,8 @@ class ColumnPlan:
     """Long lists are cut; if not, they are an error."""
     classes: int | None = None
     """Single whole numbers are classes below this; 0: how many only the rows tell; None: they are no classes."""
+    target: bool = False
+    """It is given to a loss, which may take some numbers only: its outermost values are kept."""
     weight: bool = False
     """The numbers are weights: at least 0."""
     form: ImageForm | None = None

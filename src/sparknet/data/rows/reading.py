@@ -20,6 +20,7 @@ from sparknet.data.rows.arrow_values import (
 from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.columns import Column, ImageForm
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.own_size import pack
 from sparknet.data.rows.ragged import Cells
 from sparknet.errors import DataError
@@ -44,6 +45,8 @@ class ReadPlan:
 class WholeRows:
     """The whole ones among some consecutive rows."""
 
+    partition: int
+    """The input partition that they come from."""
     first: int
     """Number of the first of those rows within the partition, damaged ones counted too."""
     good: np.ndarray
@@ -59,6 +62,8 @@ class WholeRows:
     then nothing, [0]. Of images that keep their own sizes each one's pixels, object [n]."""
     files: Mapping[str, Any]
     """By column, where they are kept, an Arrow array of the encoded images, or of `pack`ed pixels."""
+    judged: tuple[str, ...]
+    """The columns whose outermost values are kept, for those who take some numbers only."""
 
     def __len__(self) -> int:
         return int(self.good.sum())
@@ -67,6 +72,25 @@ class WholeRows:
     def numbers(self) -> np.ndarray:
         """Of the whole rows within the partition, int64 [n]."""
         return self.first + np.flatnonzero(self.good)
+
+    def extremes(self, chosen: np.ndarray) -> dict[str, Extremes]:
+        """Of each column that is judged the outermost values of the rows `chosen`, bool [n].
+
+        Of images that are only checked there are none.
+        """
+        places = np.flatnonzero(chosen)
+        numbers = self.numbers
+
+        def name(at: int) -> str:
+            place = places[at]
+            names = None if self.names is None else self.names.slice(place, 1)
+            return Rows(partition=self.partition, first=int(numbers[place]), names=names).name(0)
+
+        return {
+            column: Extremes.of(self.values[column][chosen], name)
+            for column in self.judged
+            if len(self.values[column]) == len(chosen)
+        }
 
     def stored(self, chosen: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], dict[str, Cells]]:
         """Values and files by column, of all rows or of those `chosen`, bool [n]."""
@@ -204,6 +228,7 @@ class RowReader:
             columns.append(column if kept else replace(column, image=None))
         names: Any = batch.column("name") if "name" in batch.schema.names else None
         return WholeRows(
+            partition=self._rows.partition,
             first=self._rows.first,
             good=good,
             names=None if names is None else names.filter(chosen),
@@ -211,6 +236,12 @@ class RowReader:
             columns=tuple(columns),
             values=values,
             files=files,
+            judged=tuple(
+                plan.name
+                for plan, column in zip(self._plan.columns, columns, strict=True)
+                # Inputs that are whole numbers are places in a table, as Embed takes them.
+                if plan.target or column.dtype == "int64"
+            ),
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from sparknet.config.codec import decode, encode
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.shard_table import Cut, Shard, ShardTable
@@ -19,7 +20,7 @@ from sparknet.whole_files import whole_file
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StoredColumn", "save_mean_image"]
 
 # Part of the fingerprint too: shards of another version are never found, only prepared anew.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 
@@ -39,6 +40,10 @@ class StoredColumn:
     """Of classes: rows of each."""
     several: str = ""
     """Of images that keep their own sizes: two of them, for messages."""
+    train: Extremes = field(default_factory=Extremes)
+    """Of targets and whole numbers: the outermost values of the training rows."""
+    validation: Extremes = field(default_factory=Extremes)
+    """The same of the validation rows."""
 
     def load_mean_image(self, directory: Path) -> np.ndarray:
         """Read the mean image, float32 [*shape].

@@ -10,6 +10,7 @@ from pathlib import Path
 from sparknet.config import Data
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn, save_mean_image
@@ -81,7 +82,13 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     # What attempts left that failed or were overtaken, and the files of sums.
     _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
     stored = [
-        replace(_stored(hidden, number, column, train), several=origin.several.get(column.name, ""))
+        replace(
+            _stored(hidden, number, column, train),
+            # In the order of partitions: of equal values the first row is named.
+            train=sum((report.train.get(column.name, Extremes()) for report in reports), Extremes()),
+            validation=sum((report.validation.get(column.name, Extremes()) for report in reports), Extremes()),
+            several=origin.several.get(column.name, ""),
+        )
         for number, column in enumerate(columns)
     ]
     Manifest(

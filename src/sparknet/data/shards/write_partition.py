@@ -11,6 +11,7 @@ import numpy as np
 
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.damage import Damage
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.own_size import SeveralSizes
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.shards.held_out import held_out
@@ -69,6 +70,10 @@ class PartitionReport:
     """Rows that were left out."""
     several: dict[str, str] = field(default_factory=dict[str, str])
     """The column whose images turned out to be of several sizes, with two of them: it is to be read again so."""
+    train: dict[str, Extremes] = field(default_factory=dict[str, Extremes])
+    """By column that is judged, the outermost values of the training rows."""
+    validation: dict[str, Extremes] = field(default_factory=dict[str, Extremes])
+    """The same of the validation rows."""
 
 
 class _Writers:
@@ -79,6 +84,8 @@ class _Writers:
         self._attempt = f"{partition:05d}-{uuid.uuid4().hex}"
         self.columns = columns
         self._directory = Path(plan.directory)
+        self.seen_train: dict[str, Extremes] = {}
+        self.seen_validation: dict[str, Extremes] = {}
         self._train, self._validation = (
             ShardWriter(
                 self._directory,
@@ -91,7 +98,12 @@ class _Writers:
 
     def append(self, rows: WholeRows, marks: np.ndarray) -> None:
         """Add rows; `marks` are the validation rows among them, bool [n]."""
-        for writer, chosen in ((self._validation, marks), (self._train, ~marks)):
+        for writer, chosen, seen in (
+            (self._validation, marks, self.seen_validation),
+            (self._train, ~marks, self.seen_train),
+        ):
+            for name, extremes in rows.extremes(chosen).items():
+                seen[name] = seen.get(name, Extremes()) + extremes
             # Most often: no copy is made of the rows.
             if chosen.all():
                 writer.append(*rows.stored())
@@ -161,6 +173,8 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
         shards=shards,
         sums=sums,
         damage=reader.damage,
+        train=writers.seen_train if writers else {},
+        validation=writers.seen_validation if writers else {},
     )
 
 

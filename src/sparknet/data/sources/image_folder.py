@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.image_codec import size_of
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, ranges
@@ -66,7 +68,14 @@ def open_source(where: Location) -> Source:
     schema = RowSchema(
         inputs=(ENCODED_IMAGE,), targets=(replace(LABEL, classes=len(class_names)),), class_names=class_names
     )
-    return Source(schema=schema, files=[file for _, file in images], cut=lambda: _partitions(root, images, numbers))
+    return Source(
+        schema=schema,
+        files=[file for _, file in images],
+        labels=lambda _: Extremes.of(
+            np.array([numbers[_class_of(name)] for name, _ in images]), lambda at: f"image {images[at][1].uri}"
+        ),
+        cut=lambda: _partitions(root, images, numbers),
+    )
 
 
 def _partitions(

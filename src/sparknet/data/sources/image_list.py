@@ -5,9 +5,11 @@ Labels are numbers: below 0 too, where whoever reads them takes such.
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 
 from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, ranges
 from sparknet.data.sources.image_folder import FolderPartition, read_files
@@ -46,6 +48,9 @@ def open_source(where: Location) -> Source:
     return Source(
         schema=RowSchema(inputs=(ENCODED_IMAGE,), targets=(LABEL,)),
         files=files,
+        labels=lambda _: Extremes.of(
+            np.array([label for _, label in rows]), lambda at: f"entry {at + 1} of {place} ({rows[at][0]})"
+        ),
         cut=lambda: [
             FolderPartition(
                 directory="",

@@ -15,13 +15,14 @@ from functools import lru_cache
 import pyarrow as pa
 
 from sparknet.data.rows.columns import ENCODED_IMAGE, LABEL
+from sparknet.data.rows.extremes import Extremes, Seen
 from sparknet.data.rows.image_codec import is_encoded
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, Split, find_files
 from sparknet.data.sources.image_batches import IMAGE_SUFFIXES, LARGEST_IMAGE, NamedRow, NamedRows
 from sparknet.data.sources.label_file import Labels
-from sparknet.data.sources.source import Source
-from sparknet.data.sources.tar_index import TarMember, index
+from sparknet.data.sources.source import IsWrong, Source
+from sparknet.data.sources.tar_index import Readable, TarMember, index
 from sparknet.data.storage.place import LOCAL, Facts, Place, Storage
 from sparknet.errors import DataError
 
@@ -78,6 +79,7 @@ def open_source(where: Location) -> Source:
     return Source(
         schema=RowSchema(inputs=(ENCODED_IMAGE,), targets=(LABEL,)),
         files=[*archives, labels],
+        labels=lambda is_wrong: _labels_of_interest(archives, labels, where.storage, is_wrong),
         cut=lambda: _partitions(archives, labels, where.storage),
     )
 
@@ -192,6 +194,27 @@ def _unreadable(place: Place, error: OSError) -> DataError:
     return DataError(f"{place}: cannot be read: {error}; check that every worker reaches it")
 
 
+def _labels_of_interest(archives: Sequence[Facts], file: Facts, storage: Storage, is_wrong: IsWrong) -> Extremes:
+    """The first image that is there and has a label of interest, with the least label of the file."""
+    labels = _labels(storage, file.uri, (file.bytes, file.modified_ns))
+    # Seldom there are any, and only then the headers are gone through: a label file may name more images.
+    if not is_wrong(labels.values).any():
+        return Extremes()
+    for archive in archives:
+        place = storage.place(archive.uri)
+        with place.open() as opened:
+            for member in _members(opened, archive.bytes, start=0):
+                at = labels.find(posixpath.basename(member.name))
+                if at is not None and not member.damage and is_wrong(labels.values[at : at + 1])[0]:
+                    return _seen(labels, at) + _seen(labels, int(labels.values.argmin()))
+    return Extremes()
+
+
+def _seen(labels: Labels, at: int) -> Extremes:
+    row = f"{labels.file}, at {labels.base_name(at)}"
+    return Extremes(seen=(Seen(value=int(labels.values[at]), row=row),))
+
+
 # -- rows --
 
 
@@ -201,7 +224,7 @@ def _labels(storage: Storage, uri: str, state: tuple[int, int | None]) -> Labels
     return Labels.read(storage.place(uri))
 
 
-def _members(pieces: "_Pieces", stop: int, *, start: int) -> Iterator[TarMember]:
+def _members(pieces: Readable, stop: int, *, start: int) -> Iterator[TarMember]:
     """The members of a part of an archive; for a member that is an archive itself, the members of that."""
     for member in index(pieces, stop, start=start, links=True):
         if not member.name.lower().endswith(".tar"):

@@ -117,8 +117,16 @@ def open_source(where: Location) -> Source:
     return Source(
         schema=RowSchema(inputs=(image,), targets=(LABEL,)),
         files=[_facts(place) for place in databases],
+        # Whole databases: their first records come at once, and where a part ends all leaf pages tell.
+        beginning=lambda: [_whole(place, held if place is databases[0] else {}) for place in databases],
         cut=lambda: _partitions(databases, held, several_sizes=where.several_sizes),
     )
+
+
+def _whole(place: Place, held: "_Held") -> LmdbPartition:
+    with _opened(place, partial(_Pages, held=held)) as (tree, fetch):
+        form = _form_of_first(tree, fetch, where=place.uri)
+        return LmdbPartition(uri=place.uri, form=form, entries=tree.header.entries, first_row=0)
 
 
 def _partitions(databases: Sequence[Place], held: "_Held", *, several_sizes: bool) -> list[LmdbPartition]:

@@ -85,6 +85,7 @@ class OpenedSource:
             pad=rule.pad,
             truncate=rule.truncate,
             classes=self._classes(data, name),
+            target=name in data.target_names,
             weight=name == data.weight,
             form=form if images else None,
             channels=channels if images else 3,

@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location
 from sparknet.data.storage.place import Facts, Storage
 
-__all__ = ["Reader", "Source"]
+__all__ = ["IsWrong", "Reader", "Source"]
+
+IsWrong = Callable[[np.ndarray], np.ndarray]
+"""Which of some numbers are of interest: bool of their shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,11 @@ class Source:
     """What its rows are, as far as the files tell without reading every row."""
     files: Sequence[Facts]
     """Every file that says what the rows are, label files included: equal for equal rows."""
+    labels: "Callable[[IsWrong], Extremes] | None" = None
+    """The outermost labels of all rows, where a listing has them; at least those of such as are of interest. None:
+    only the rows have labels."""
+    beginning: Callable[[], Sequence[Any]] | None = None
+    """Gives partitions whose first rows are the source's, where it takes long to cut it; None: it does not."""
     cut: Callable[[], Sequence[Any]]
     """Cuts the rows into input partitions. Called late, since databases and archives are gone through for it."""
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sparknet.config import Windows
 from sparknet.data.rows.columns import LABEL, Column
+from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.image_codec import decode
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location
@@ -95,6 +96,7 @@ def open_source(where: Location) -> Source:
     return Source(
         schema=RowSchema(inputs=(column,), targets=(LABEL,)),
         files=files,
+        labels=lambda _: _labels(images),
         cut=lambda: [
             WindowPartition(images=tuple(group), windows=windows, order=where.order) for group in _groups(images)
         ],
@@ -213,6 +215,11 @@ class _Place:
 def _rounded(number: np.float32) -> int:
     """As C rounds: halves away from 0."""
     return int(np.sign(number) * np.floor(np.abs(np.float64(number)) + 0.5))
+
+
+def _labels(images: Sequence[ImageWindows]) -> Extremes:
+    named = [(box.label, image.uri, number) for image in images for number, box in enumerate(image.boxes)]
+    return Extremes.of(np.array([label for label, _, _ in named]), lambda at: "window {1}#{2}".format(*named[at]))
 
 
 def _groups(images: Sequence[ImageWindows]) -> Iterator[list[ImageWindows]]:

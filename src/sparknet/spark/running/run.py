@@ -33,6 +33,7 @@ from sparknet.training.coordination.post_commit import as_fields
 from sparknet.training.coordination.round_plan import RoundPlan
 from sparknet.training.coordination.rules import Rules, RunProgress
 from sparknet.training.objectives.build_objective import check_net
+from sparknet.training.objectives.label_check import check_prepared
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import Chain, make_preprocessing
@@ -191,6 +192,8 @@ class _Run:
             # On the driver too: a net that does not fit the rows fails here, once, and not in every task.
             objective = self._start.objective(data.rows)
             check_solver(self._start.recipe, objective)
+            # Here, and not by a worker's kernel, which could not say which row it was.
+            check_prepared(objective, data)
             preprocessing = make_preprocessing(
                 config, objective, data.stored, rows=data.rows, run_dir=self._run_dir.path
             )

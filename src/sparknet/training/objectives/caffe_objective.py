@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sparknet.caffe.description.spec import PhaseName
+from sparknet.caffe.layers import INPUT_LAYERS
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.caffe.module.net_plan import Learnable
 from sparknet.errors import NetError
 from sparknet.training.objectives.input_binding import Intake, transform_of
+from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.objective import (
     Better,
     InputTransform,
@@ -144,6 +146,10 @@ class CaffeObjective:
         """Phase TRAIN needs no more than torch's own mode."""
         self.train.train()
 
+    def label_rules(self, *, testing: bool = False) -> Sequence[LabelRule]:
+        """Of the layers of one of the nets."""
+        return _rules_of(self.test, self.intakes[1]) if testing else _rules_of(self.train, self.intakes[0])
+
     @property
     def better(self) -> dict[str, Better]:
         """Lower of outputs that count in the loss, higher of others, as Accuracy."""
@@ -220,6 +226,30 @@ def _check_files(net: CaffeNet) -> None:
                 "would write one each, with parts of the rows in no order: leave it out of this phase with exclude "
                 "and run the net in one process to have the file (CaffeNet)"
             )
+
+
+def _rules_of(net: CaffeNet, intake: Intake) -> list[LabelRule]:
+    """What the layers of a net take that read a column as it is stored.
+
+    A column is followed through layers that leave its numbers as they are. What others make of it, nobody judges.
+    """
+    spec = net.spec
+    columns = {one.blob.name: one.column for one in intake.bound if one.column in intake.unchanged}
+    places = [at for at, layer in enumerate(spec.parameters.layer) if layer.type not in INPUT_LAYERS]
+    rules: list[LabelRule] = []
+    for step, place in zip(net.steps, places, strict=True):
+        read = [columns.get(bottom) for bottom in step.bottoms]
+        rules += [
+            LabelRule(column=column, reader=spec.place(place), legal=step.layer.legal[at])
+            for at, column in enumerate(read)
+            if column is not None and at in step.layer.legal
+        ]
+        for top in step.tops:
+            # A layer in place: whoever reads the name later gets what this one made.
+            columns.pop(top, None)
+            if step.layer.keeps_numbers and read[0] is not None:
+                columns[top] = read[0]
+    return rules
 
 
 def _transforms(train: Intake, test: Intake) -> InputTransforms:

@@ -131,6 +131,8 @@ class Intake:
     """Of each input, with the batch axis."""
     inputs: tuple[str, ...]
     """The columns that are inputs, not targets: all that a prediction needs."""
+    unchanged: frozenset[str] = frozenset()
+    """The columns of which every number reaches the net as it is stored."""
 
     def blobs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The net's inputs, of columns [batch, ...] by name; targets that are not there are zeros."""
@@ -246,7 +248,29 @@ def intake_of(spec: NetSpec, rows: RowSchema, *, batch: int, phase: PhaseName, d
         is_image = one.column in inputs or (one.blob.place == 0 and bool(column.shape))
         shape = _row_shape(spec, one.blob, column.shape) if is_image else _target_shape(spec, one.blob, column)
         shapes[one.blob.name] = (batch, *shape)
-    return Intake(bound=tuple(bound), shapes=shapes, inputs=inputs)
+    unchanged = frozenset(
+        one.column for one in bound if _is_unchanged(one.blob, columns[one.column], inputs, data, phase)
+    )
+    return Intake(bound=tuple(bound), shapes=shapes, inputs=inputs, unchanged=unchanged)
+
+
+def _is_unchanged(
+    blob: InputBlob, column: Column, inputs: tuple[str, ...], data: Data | None, phase: PhaseName
+) -> bool:
+    # Whole numbers are taken as they are, whatever is said: `preprocessing` refuses it.
+    if column.dtype == "int64":
+        return True
+    # Of inputs even what is not said may take a mean off.
+    if column.name in inputs:
+        return False
+    rule = DataColumn() if data is None else data.column(column.name)
+    settled = (rule.scale, rule.crop, rule.mean in (None, "none"), rule.std in (None, "none"))
+    if settled != (1, 0, True, True) or rule.mean_values or rule.mean_file or rule.std_values:
+        return False
+    said = transform_of(blob, phase) if blob.place == 0 else None
+    if said is None:
+        return True
+    return said.normalise.scale == 1 and not (said.normalise.crop or said.mean_file or said.mean_values)
 
 
 def _bind(spec: NetSpec, blobs: list[InputBlob], rows: RowSchema, phase: PhaseName) -> list[Bound]:

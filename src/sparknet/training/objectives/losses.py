@@ -1,16 +1,18 @@
 """What is minimised: a function of torch's, one of the user's, or what the net itself gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparknet.caffe.layers import Legal
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, NetError
+from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.loss_arguments import (
     check_call,
     check_weighted,
@@ -48,6 +50,10 @@ class Loss(Protocol):
         Raises:
             NetError: the net returned something that the loss does not take.
         """
+        ...
+
+    def label_rules(self, outputs: object) -> Sequence[LabelRule]:
+        """Which numbers of the targets it takes, for what the net has returned, on any device; (): any."""
         ...
 
     def to(self, device: torch.device) -> Self:
@@ -154,6 +160,21 @@ class _FunctionalLoss:
         # A batch all of whose rows weigh nothing has nothing to say, and 0/0 would be the end of the weights.
         return (by_row * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
+    def label_rules(self, outputs: object) -> Sequence[LabelRule]:
+        column, output = self._target, output_of(outputs, "", net=self._net)
+        if self._name not in _OF_CLASSES or column.dtype != "int64" or output.dim() != len(column.shape) + 2:
+            return ()
+        ignored = self._arguments.get("ignore_index", _IGNORED) if self._name in _OF_CLASSES[:2] else None
+        legal = Legal(
+            most=output.shape[1] - 1,
+            whole=True,
+            ignored=ignored,
+            ignored_by="ignore_index in objective.loss_arguments" if ignored is not None else "",
+            room=f"the number of scores that net {self._net} returns (the argument `classes` is given to it)",
+        )
+        reader = f"objective.loss {self._name} over net {self._net}"
+        return (LabelRule(column=column.name, reader=reader, legal=legal),)
+
     def to(self, device: torch.device) -> Self:
         self._arguments = moved(self._arguments, device)
         return self
@@ -220,6 +241,10 @@ class _CallableLoss:
         loss: object = self._function(outputs, only, **given, **self._arguments)
         return _scalar(loss, f"the loss of net {self._net}")
 
+    def label_rules(self, outputs: object) -> Sequence[LabelRule]:
+        del outputs  # what a function of the user's takes, only that knows
+        return ()
+
     def to(self, device: torch.device) -> Self:
         self._arguments = moved(self._arguments, device)
         return self
@@ -250,6 +275,10 @@ class _OwnLoss:
                 "return it as .loss or ['loss'], or name a loss"
             )
         return _scalar(found, f"the loss that net {self._net} returned")
+
+    def label_rules(self, outputs: object) -> Sequence[LabelRule]:
+        del outputs  # what the net takes, only that knows
+        return ()
 
     def to(self, device: torch.device) -> Self:
         return self

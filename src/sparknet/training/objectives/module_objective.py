@@ -1,15 +1,18 @@
 """Any module with a loss over its outputs, as an objective."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
+from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.losses import OWN, build_loss
 from sparknet.training.objectives.measures import build_measures
 from sparknet.training.objectives.net_call import NetCall, output_of
@@ -32,6 +35,18 @@ class Plain:
         self.tensor = tensor
         self.lr_mult = 1.0
         self.decay_mult = 1.0
+
+
+class _Called(nn.Module):
+    """A call as a module, so that other weights can be put under it."""
+
+    def __init__(self, module: nn.Module, call: NetCall) -> None:
+        super().__init__()
+        self.module = module
+        self._call = call
+
+    def forward(self, batch: Mapping[str, Tensor]) -> object:
+        return self._call(batch)
 
 
 class ModuleObjective:
@@ -71,6 +86,7 @@ class ModuleObjective:
         self.learnable: Sequence[Plain] = [
             Plain(parameter) for parameter in module.parameters() if parameter.requires_grad
         ]
+        self._rows = rows
         self._channels_last = channels_last
         self._own_loss = section.loss == OWN
         self._call = NetCall(module, rows, name=name, with_targets=self._own_loss)
@@ -94,6 +110,34 @@ class ModuleObjective:
             own = list(part.parameters(recurse=False))
             if own and getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in own):
                 part.eval()
+
+    def label_rules(self, *, testing: bool = False) -> Sequence[LabelRule]:
+        """Of the loss, over outputs as wide as a pass without memory shows them; it is a measure too."""
+        del testing
+        outputs = self._outputs_without_memory()
+        return () if outputs is None else self._loss.label_rules(outputs)
+
+    def _outputs_without_memory(self) -> object:
+        """What the module returns for two rows, on the device `meta`; None where it does not run there."""
+        rows = {
+            column.name: torch.zeros(
+                (2, *column.shape), dtype=torch.int64 if column.dtype == "int64" else torch.float32, device="meta"
+            )
+            for column in self._rows.columns
+        }
+        called = _Called(self.module, self._call)
+        tensors = itertools.chain(called.named_parameters(), called.named_buffers())
+        weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+        modes = [(part, part.training) for part in self.module.modules()]
+        self.module.eval()
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                return functional_call(called, weights, (rows,))
+        except Exception:  # the module is the user's, and may look at values, which are not there
+            return None
+        finally:
+            for part, training in modes:
+                part.training = training
 
     @property
     def better(self) -> dict[str, Better]:

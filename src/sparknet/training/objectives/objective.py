@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparknet.caffe.solver.updates import Multiplied
 from sparknet.data.loading.transform import Normalise
+from sparknet.training.objectives.label_rules import LabelRule
 
 __all__ = [
     "EVALUATION_BATCH",
@@ -82,6 +83,10 @@ class Objective(Protocol):
     @property
     def transforms(self) -> InputTransforms:
         """What the net itself says is done to its inputs."""
+        ...
+
+    def label_rules(self, *, testing: bool = False) -> Sequence[LabelRule]:
+        """Which numbers of columns the net takes in training, or in a test, as far as that is known."""
         ...
 
     @property
