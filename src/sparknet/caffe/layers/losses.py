@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparknet.caffe.layers.labels import class_labels, in_range, normalizer_of, with_gradient_of
-from sparknet.caffe.layers.layer import Layer, Legal, Shape
+from sparknet.caffe.layers.layer import Layer, Shape
 from sparknet.caffe.schema import LayerParameter
 from sparknet.caffe.schema.net_format_pb2 import HingeLossParameter
 from sparknet.errors import NetError
@@ -53,9 +53,6 @@ class SigmoidCrossEntropyLoss(Layer):
         _check_batches(bottoms)
         _check_counts(bottoms[0], bottoms[1])
         self.normalizer = normalizer_of(parameters.loss_param, default="BATCH_SIZE")
-        ignored = self.normalizer.ignore_label
-        # sigmoid_cross_entropy_loss_layer.cpp takes any; beyond 0 and 1 the loss has no least value.
-        self.legal = {1: Legal(most=1, whole=False, ignored=ignored, ignored_by="loss_param")}
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
         """Any x, and targets 0..1 of as many numbers, to a scalar."""
