@@ -293,7 +293,11 @@ def test_labels_beyond_the_nets_scores_are_named(shell: Shell, tmp_path: Path) -
     shell.capsys.readouterr()
     assert main([*map(str, ["train", *files]), *SETTINGS]) == 1
     message = shell.capsys.readouterr().err
-    assert re.search(r"label \d is out of range; it must be from 0 to 4.*num_output", message)
+    assert re.search(
+        r"layer 'loss' \(SoftmaxWithLoss\): column label has \d in row .* from 0 to 4.*num_output", message
+    )
+    # Nothing was made, nor Spark started: the first rows tell.
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_training_rows_mean_replaces_a_missing_file(shell: Shell, tmp_path: Path) -> None:

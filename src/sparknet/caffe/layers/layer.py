@@ -29,7 +29,7 @@ class Legal:
     ignored: int | None = None
     """A number beside these that does not count."""
     ignored_by: str = ""
-    """The message of the layer's description whose `ignore_label` says which that is; empty: it has none."""
+    """What of the layer's description says which that is, for messages; empty: nothing can."""
     room: str = ""
     """What of the net makes room for more, for messages."""
 

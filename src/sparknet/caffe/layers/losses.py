@@ -55,7 +55,7 @@ class SigmoidCrossEntropyLoss(Layer):
         self.normalizer = normalizer_of(parameters.loss_param, default="BATCH_SIZE")
         ignored = self.normalizer.ignore_label
         # sigmoid_cross_entropy_loss_layer.cpp takes any; beyond 0 and 1 the loss has no least value.
-        self.legal = {1: Legal(most=1, whole=False, ignored=ignored, ignored_by="loss_param")}
+        self.legal = {1: Legal(most=1, whole=False, ignored=ignored, ignored_by="ignore_label in loss_param")}
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
         """Any x, and targets 0..1 of as many numbers, to a scalar."""

@@ -37,7 +37,7 @@ class Accuracy(Layer):
             raise NetError(f"top_k is {given.top_k}; with {classes} classes it must be from 1 to {classes}")
         self.top_k = given.top_k
         self.ignore_label = given.ignore_label if given.HasField("ignore_label") else None
-        self.legal = class_labels(classes, ignored=self.ignore_label, ignored_by="accuracy_param")
+        self.legal = class_labels(classes, ignored=self.ignore_label, ignored_by="ignore_label in accuracy_param")
         self.gives_classes = len(parameters.top) > 1
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ class SoftmaxWithLoss(Layer):
         check_label_count(scores, labels, self.axis)
         self.normalizer = normalizer_of(parameters.loss_param)
         ignored = self.normalizer.ignore_label
-        self.legal = class_labels(scores[self.axis], ignored=ignored, ignored_by="loss_param")
+        self.legal = class_labels(scores[self.axis], ignored=ignored, ignored_by="ignore_label in loss_param")
         self.gives_probabilities = len(parameters.top) > 1
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -121,7 +121,9 @@ class InfogainLoss(Layer):
         self.normalizer = normalizer_of(parameters.loss_param)
         self.gives_probabilities = len(parameters.top) > 1
         classes = bottoms[0][self.axis]
-        self.legal = class_labels(classes, ignored=self.normalizer.ignore_label, ignored_by="loss_param")
+        self.legal = class_labels(
+            classes, ignored=self.normalizer.ignore_label, ignored_by="ignore_label in loss_param"
+        )
         if len(bottoms) == 2:
             if not given.source:
                 raise NetError("infogain_loss_param has no source; give the matrix's file, or a third bottom")
