@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,8 +36,10 @@ def whole_file(path: str | os.PathLike[str]) -> Generator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     draft = _beside(target, "part")
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+    mode = draft.stat().st_mode
     try:
         yield draft
+        _set_mode(draft, mode)
         # a disk may refuse the last bytes only here, and a crash must not leave the name without the bytes
         _flush(draft)
         draft.rename(target)
@@ -50,7 +53,8 @@ def whole_file(path: str | os.PathLike[str]) -> Generator[Path]:
 def whole_directory(path: str | os.PathLike[str], *, replace: bool = True) -> Generator[Path]:
     """Give an empty directory beside `path` to fill; it gets its name on leaving.
 
-    The block must have closed what it wrote there by then. Where it raises, or the directory cannot be finished,
+    The block must have closed what it wrote there by then. All may read all of it and its owner write it, less what
+    the umask takes. Where the block raises, or the directory cannot be finished,
     nothing of it is left and what was there stays.
 
     Args:
@@ -64,9 +68,11 @@ def whole_directory(path: str | os.PathLike[str], *, replace: bool = True) -> Ge
     target = Path(path)
     draft = _beside(target, "part")
     draft.mkdir(mode=0o755)
+    mode = draft.stat().st_mode
     try:
         yield draft
         for place in (*draft.rglob("*"), draft):
+            _set_mode(place, mode if place.is_dir() else mode & ~0o111)
             _flush(place)
         if replace:
             _put_in_place(draft, target)
@@ -126,6 +132,15 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give a file the rights of one that was made here, whoever made it.
+
+    Libraries write a temporary file of their own and rename it (safetensors does), which the owner alone may read.
+    """
+    if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(mode):
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _flush(path: Path) -> None:

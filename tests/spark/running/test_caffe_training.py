@@ -1,6 +1,7 @@
 """Caffe's own CIFAR-10 example through Spark with unchanged files: train, resume, go on from a snapshot, test."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -139,6 +140,16 @@ def test_caffes_own_solver_goes_on_from_a_snapshot(
     rows = slice(0, 20)
     loss = solver.step([{"data": example.images[rows] - example.mean, "label": example.labels[rows]}])[0]
     assert loss == pytest.approx(of(read_events(place / "run"), "round")[4]["loss"], abs=0.5)
+
+
+def test_others_may_read_all_that_a_run_leaves(place: Path) -> None:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    files = [path for part in ("run", "snapshots") for path in (place / part).rglob("*") if path.is_file()]
+    kinds = {path.suffix for path in files}
+    assert kinds >= {".safetensors", ".json", ".jsonl", ".toml", ".txt", ".caffemodel", ".solverstate"}
+    wanted = 0o044 & ~umask
+    assert [str(path) for path in files if path.stat().st_mode & 0o044 != wanted] == []
 
 
 def test_the_run_directory_needs_none_of_the_files(place: Path, example: Example) -> None:
