@@ -12,6 +12,7 @@ from types import FrameType
 
 from sparknet import __version__
 from sparknet.cli.notes import notes_on_screen
+from sparknet.cli.spoken import spoken
 from sparknet.errors import SparkNetError
 
 __all__ = ["main", "run"]
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         with notes_on_screen():
             return importlib.import_module(parsed.module).run(parsed)
     except SparkNetError as error:
-        print(f"sparknet: error: {error}", file=sys.stderr)
+        print(f"sparknet: error: {spoken(str(error), parsed)}", file=sys.stderr)
         # What failed beside the error itself, as the log that was kept or a disk that was full.
         for note in getattr(error, "__notes__", []):
             print(f"sparknet: {note}", file=sys.stderr)
