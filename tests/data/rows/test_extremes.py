@@ -6,7 +6,7 @@ import pytest
 from sparknet.data.rows.extremes import Extremes, Seen
 
 
-def of(values, dtype="int64") -> Extremes:
+def of(values: object, dtype: str = "int64") -> Extremes:
     return Extremes.of(np.array(values, dtype), lambda at: f"row {at}")
 
 

@@ -1,6 +1,7 @@
 """Labels that are seen before anything is prepared: of lists all, of others the first, or what is told of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from sparknet.data.sources.first_labels import first_labels
 from sparknet.data.sources.opening import open_source
 
 
-def seen(source: str, path: Path, *, beyond: int = 4, **settings) -> list[tuple[float, str]]:
+def seen(source: str, path: Path, *, beyond: int = 4, **settings: Any) -> list[tuple[float, str]]:
     data = Data(source=source, path=str(path), class_values="stored", validation="none", **settings)
     opened = open_source(data)
     found: Extremes = first_labels(opened, data, "label", lambda values: values > beyond)

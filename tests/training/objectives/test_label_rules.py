@@ -1,6 +1,7 @@
 """Labels held against the layers and losses that read them: what is legal, who says so, and what is told."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sparknet.errors import DataError
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.label_rules import check_extremes
 from sparknet.training.objectives.module_objective import ModuleObjective
+from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.recipe import Recipe
 
 NET = """
@@ -34,7 +36,7 @@ def extremes(*values: float) -> Extremes:
     return Extremes.of(np.array(values), lambda at: f"row {at}")
 
 
-def objective_of(layers: str, *, dims: str = ONE, label: Column | None = None):
+def objective_of(layers: str, *, dims: str = ONE, label: Column | None = None) -> Objective:
     rows = image_rows((3,), dtype="float32", classes=None)
     column = label or Column(name="label", dtype="int64", shape=())
     rows = rows_of(rows.inputs, [column])
@@ -43,13 +45,13 @@ def objective_of(layers: str, *, dims: str = ONE, label: Column | None = None):
     )
 
 
-def refusal(objective, *values: float, testing: bool = False) -> str:
+def refusal(objective: Objective, *values: float, testing: bool = False) -> str:
     with pytest.raises(DataError) as refused:
         check_extremes(objective.label_rules(testing=testing), {"label": extremes(*values)})
     return str(refused.value)
 
 
-def accept(objective, *values: float, testing: bool = False) -> None:
+def accept(objective: Objective, *values: float, testing: bool = False) -> None:
     check_extremes(objective.label_rules(testing=testing), {"label": extremes(*values)})
 
 
@@ -137,7 +139,7 @@ def test_what_a_layer_makes_of_a_label_is_not_judged() -> None:
     accept(objective_of(shifted + LOSS.format(kind="SoftmaxWithLoss", more="")), 1, 5)
 
 
-def module_objective(module: nn.Module, loss: str = "", **arguments) -> ModuleObjective:
+def module_objective(module: nn.Module, loss: str = "", **arguments: Any) -> ModuleObjective:
     rows = rows_of(
         [Column(name="image", dtype="float32", shape=(3,))], [Column(name="label", dtype="int64", shape=())]
     )
