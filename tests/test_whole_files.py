@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_old_file(tmp_path, monkeypatc
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o000, 0o644)])
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_the_umask_is_honoured(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
@@ -87,7 +88,35 @@ def test_the_umask_is_honoured(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
-    assert stat.S_IMODE((tmp_path / "directory").stat().st_mode) == 0o755 & ~umask
+    assert stat.S_IMODE((tmp_path / "directory").stat().st_mode) == 0o777 & ~umask
+
+
+def written_by_a_library(path):
+    """As safetensors writes: a temporary file that is renamed, which only its owner may read."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    os.close(handle)
+    Path(name).rename(path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_what_a_library_puts_in_place_has_the_rights_of_all_files(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "file") as draft:
+            written_by_a_library(draft)
+        with whole_directory(tmp_path / "directory") as draft:
+            (draft / "part").mkdir()
+            written_by_a_library(draft / "file")
+            written_by_a_library(draft / "part" / "file")
+    finally:
+        os.umask(before)
+    found = {path.relative_to(tmp_path).as_posix(): rights(path) for path in tmp_path.rglob("*")}
+    files = dict.fromkeys(["file", "directory/file", "directory/part/file"], mode)
+    assert found == files | dict.fromkeys(["directory", "directory/part"], 0o777 & ~umask)
+
+
+def rights(path):
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_a_directory_is_no_file(tmp_path):

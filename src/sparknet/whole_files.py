@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ _NO_SUCH_PROMISE = (errno.EINVAL, errno.ENOTSUP)
 def whole_file(path: str | os.PathLike[str]) -> Generator[Path]:
     """Give an empty file beside `path` to write; it gets its name, and replaces a file of it, on leaving.
 
-    The block must have closed it by then. All may read it and its owner write it, less what the umask takes.
+    The block must have closed it by then. Its mode is that of any new file: what the umask leaves of 0666.
     Where the block raises, or the file cannot be finished, nothing of it is left and what was there stays.
 
     Raises:
@@ -34,9 +35,11 @@ def whole_file(path: str | os.PathLike[str]) -> Generator[Path]:
     if not target.name or target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     draft = _beside(target, "part")
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    mode = draft.stat().st_mode
     try:
         yield draft
+        _set_mode(draft, mode)
         # a disk may refuse the last bytes only here, and a crash must not leave the name without the bytes
         _flush(draft)
         draft.rename(target)
@@ -50,8 +53,9 @@ def whole_file(path: str | os.PathLike[str]) -> Generator[Path]:
 def whole_directory(path: str | os.PathLike[str], *, replace: bool = True) -> Generator[Path]:
     """Give an empty directory beside `path` to fill; it gets its name on leaving.
 
-    The block must have closed what it wrote there by then. Where it raises, or the directory cannot be finished,
-    nothing of it is left and what was there stays.
+    The block must have closed what it wrote there by then. The modes are what the umask leaves of 0777, and of 0666
+    for files. Where the block raises, or the directory cannot be finished, nothing of it is left and what was there
+    stays.
 
     Args:
         path: of the directory; the folder that it lies in must exist.
@@ -63,10 +67,12 @@ def whole_directory(path: str | os.PathLike[str], *, replace: bool = True) -> Ge
     """
     target = Path(path)
     draft = _beside(target, "part")
-    draft.mkdir(mode=0o755)
+    draft.mkdir(mode=0o777)
+    mode = draft.stat().st_mode
     try:
         yield draft
         for place in (*draft.rglob("*"), draft):
+            _set_mode(place, mode if place.is_dir() else mode & ~0o111)
             _flush(place)
         if replace:
             _put_in_place(draft, target)
@@ -126,6 +132,15 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give a file the rights of one that was made here, whoever made it.
+
+    Libraries write a temporary file of their own and rename it (safetensors does), which the owner alone may read.
+    """
+    if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(mode):
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _flush(path: Path) -> None:

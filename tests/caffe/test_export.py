@@ -1,5 +1,7 @@
 """Nets in other formats: what the files hold, read by others than us."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,17 @@ def test_caffes_own_formats(suffix, tmp_path):
     again = CaffeNet(net.description, "TEST")
     again.load_weights(path)
     close(values(again, inputs), values(net, inputs))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".caffemodel", ".caffemodel.h5", ".prototxt"])
+def test_others_may_read_what_is_exported(suffix, tmp_path):
+    net, _ = reference("lenet_like")
+    before = os.umask(0o022)
+    try:
+        export.export(net, tmp_path / f"net{suffix}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / f"net{suffix}").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_name_that_tells_no_format_is_refused(tmp_path):

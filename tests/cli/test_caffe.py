@@ -148,7 +148,7 @@ def test_wrong_files_are_told_with_code_1(fails, tmp_path):
     fails("summary", tmp_path, code=1, told=str(tmp_path))
     fails("summary", weights, code=1, told="binary")
     fails("summary", broken, code=1, told="typ")
-    fails("summary", net, "--shape", "date=1,2", code=1, told="input_shapes names date")
+    fails("summary", net, "--shape", "date=1,2", code=1, told="--shape names date")
     fails("summary", net, "--shape", "data=1,1,2,2", "--shape", "label=1", code=1, told="layer 'c1'")
     fails("upgrade", none, code=1, told="No such file")
     fails("upgrade", tmp_path, code=1, told="directory")

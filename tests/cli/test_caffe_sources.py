@@ -254,3 +254,52 @@ def test_windows_of_images(warm: Host, tmp_path: Path) -> None:
             scores = (matrix @ window.ravel() + bias).astype(np.float64)
             total += np.log(np.exp(scores).sum()) - scores[label]
     assert scores_of(warm, tmp_path)["loss"] == pytest.approx(total / 12, rel=1e-5)
+
+
+TABLE = """
+layer { name: "in" type: "Input" top: "data" top: "label" input_param { shape { dim: 5 dim: 2 } shape { dim: 5 } } }
+"""
+
+
+def write_table(directory: Path, labels: list[int]) -> str:
+    rows = "".join(f"{label * 0.5},{-label},{label}\n" for label in labels)
+    (directory / "rows.csv").write_text("a,b,label\n" + rows)
+    return f"csv:{directory / 'rows.csv'}"
+
+
+def test_labels_that_only_spark_reads_are_judged_before_training_begins(warm: Host, tmp_path: Path) -> None:
+    write_net(tmp_path, TABLE + CLASSES)
+    settings = ["--set", "data.features=['a','b']", "--set", "data.validation_fraction=0.3", "--run-dir", "run"]
+    asked = ["train", "--solver", "solver.prototxt", "--workers", 2, *settings, "--data"]
+    done = warm.run(*asked, write_table(tmp_path, [1, 2, 3] * 10), cwd=tmp_path)
+    assert done.code == 1
+    for part in (
+        "layer 'loss' (SoftmaxWithLoss): column label has 3 in row ",
+        "it takes whole numbers from 0 to 2",
+        "numbered from 1, and must be from 0: take 1 off each",
+    ):
+        assert part in done.err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    good = write_table(tmp_path, [0, 1, 2] * 10)
+    assert warm.run(*asked[:-2], "other", "--data", good, cwd=tmp_path).code == 0
+    (weights,) = (tmp_path / "snap").glob("*.caffemodel")
+    tested = ["test", "--model", "net.prototxt", "--weights", weights, *settings[:2], "--data"]
+    assert warm.run(*tested, good, cwd=tmp_path).code == 0
+    done = warm.run(*tested, write_table(tmp_path, [0, 1, 2, -1]), cwd=tmp_path)
+    assert done.code == 1
+    assert "column label has -1 in row 3 of partition 0; it takes whole numbers from 0 to 2" in done.err
+    assert "if -1 marks what does not count, set ignore_label in loss_param to -1" in done.err
+
+
+def test_labels_that_are_seen_at_once_start_nothing(warm: Host, tmp_path: Path) -> None:
+    for phase in ("TRAIN", "TEST"):
+        rows = np.zeros((6, 2), np.float32)
+        write_hdf5(tmp_path, phase, {"data": rows, "label": np.arange(6.0) - (phase == "TRAIN")})
+    write_net(
+        tmp_path, both(HDF5, tops='top: "data" top: "label"') + CLASSES.replace("num_output: 3", "num_output: 5")
+    )
+    done = train(warm, tmp_path)
+    assert done.code == 1
+    assert "column label has -1 in row 0 of partition 0" in done.err
+    assert "Spark" not in done.out
+    assert not (tmp_path / "run").exists()

@@ -78,7 +78,7 @@ def _net(arguments: argparse.Namespace) -> CaffeNet:
         spec = spec.allowing_python_layers()
     # What is typed wins over what the rows say.
     state = spec.select(arguments.phase, level=arguments.level, stages=arguments.stage)
-    shapes = named_shapes(state, arguments.phase, arguments.file.parent) | dict(arguments.shape)
+    shapes = named_shapes(state, arguments.phase, arguments.file.parent, given=dict(arguments.shape))
     return CaffeNet(spec, arguments.phase, level=arguments.level, stages=arguments.stage, input_shapes=shapes)
 
 

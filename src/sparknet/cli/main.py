@@ -12,6 +12,7 @@ from types import FrameType
 
 from sparknet import __version__
 from sparknet.cli.notes import notes_on_screen
+from sparknet.cli.spoken import spoken
 from sparknet.errors import SparkNetError
 
 __all__ = ["main", "run"]
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         with notes_on_screen():
             return importlib.import_module(parsed.module).run(parsed)
     except SparkNetError as error:
-        print(f"sparknet: error: {error}", file=sys.stderr)
+        print(f"sparknet: error: {spoken(str(error), parsed)}", file=sys.stderr)
         # What failed beside the error itself, as the log that was kept or a disk that was full.
         for note in getattr(error, "__notes__", []):
             print(f"sparknet: {note}", file=sys.stderr)
@@ -228,7 +229,7 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
 
 def _add_net_state(add: Callable[..., object]) -> None:
     add("--phase", choices=("TRAIN", "TEST"), default="TEST", help="which of the net's phases (TEST)")
-    add("--level", type=int, default=0, metavar="N", help="level that the layers' rules see (0)")
+    add("--level", type=_whole, default=0, metavar="N", help="level that the layers' rules see (0)")
     add(
         "--stage",
         action="extend",
@@ -301,15 +302,15 @@ def _add_imagenet(actions: "_Commands[argparse.ArgumentParser]") -> None:
     )
     result = imagenet.add_argument_group("what is made")
     result.add_argument("--to", required=True, metavar="PLACE", help="directory of the chunks and label files")
-    result.add_argument("--width", type=int, default=256, metavar="N", help="of every image, in pixels (256)")
-    result.add_argument("--height", type=int, default=256, metavar="N", help="of every image, in pixels (256)")
-    result.add_argument("--train-chunks", type=int, metavar="N", help="tar files of training images (1000)")
-    result.add_argument("--val-chunks", type=int, metavar="N", help="tar files of validation images (50)")
-    result.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order of the images (0)")
-    result.add_argument("--quality", type=int, default=90, metavar="N", help="of the JPEG files, 1 to 100 (90)")
+    result.add_argument("--width", type=_whole, default=256, metavar="N", help="of every image, in pixels (256)")
+    result.add_argument("--height", type=_whole, default=256, metavar="N", help="of every image, in pixels (256)")
+    result.add_argument("--train-chunks", type=_whole, metavar="N", help="tar files of training images (1000)")
+    result.add_argument("--val-chunks", type=_whole, metavar="N", help="tar files of validation images (50)")
+    result.add_argument("--seed", type=_whole, default=0, metavar="N", help="draws the order of the images (0)")
+    result.add_argument("--quality", type=_whole, default=90, metavar="N", help="of the JPEG files, 1 to 100 (90)")
     result.add_argument(
         "--corrupt-share",
-        type=float,
+        type=_number,
         default=0.001,
         metavar="X",
         help="images that cannot be decoded are left out and named; a greater share is an error (0.001)",
@@ -374,6 +375,20 @@ def _add_python_layers(parser: argparse.ArgumentParser) -> None:
         help="let layers of type Python run their code, with your rights; their modules are looked for in "
         "PYTHONPATH, here, and beside the net's file",
     )
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _positive(text: str) -> int:

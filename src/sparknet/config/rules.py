@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any
+import re
+from pathlib import PurePath
+from typing import Any, cast
 
 from sparknet.errors import ConfigError
 
-__all__ = ["all_finite", "at_least", "require", "shortened"]
+__all__ = ["all_finite", "at_least", "require", "shortened", "told"]
 
 
 def require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -15,8 +17,25 @@ def require(holds: bool, key: str, value: object, rule: str) -> None:
     Raises:
         ConfigError: naming key, value and rule.
     """
-    if not holds:
-        raise ConfigError(f"{key} is {value!r}; {rule}")
+    if holds:
+        return
+    keys = re.split(", | and ", key)
+    if isinstance(value, tuple) and len(keys) == len(cast("tuple[object, ...]", value)):
+        said = ", ".join(f"{one} is {told(each)}" for one, each in zip(keys, cast("Any", value), strict=True))
+    else:
+        said = f"{key} is {told(value)}"
+    raise ConfigError(f"{said}; {rule}")
+
+
+def told(value: object) -> str:
+    """A value as configuration files have it: lists in square brackets, true and false; None is not given."""
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(told(each) for each in cast("Any", value)) + "]"
+    return repr(str(value) if isinstance(value, PurePath) else value)
 
 
 def at_least(key: str, value: float, least: float) -> None:

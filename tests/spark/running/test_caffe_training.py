@@ -1,6 +1,7 @@
 """Caffe's own CIFAR-10 example through Spark with unchanged files: train, resume, go on from a snapshot, test."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -139,6 +140,16 @@ def test_caffes_own_solver_goes_on_from_a_snapshot(
     rows = slice(0, 20)
     loss = solver.step([{"data": example.images[rows] - example.mean, "label": example.labels[rows]}])[0]
     assert loss == pytest.approx(of(read_events(place / "run"), "round")[4]["loss"], abs=0.5)
+
+
+def test_others_may_read_all_that_a_run_leaves(place: Path) -> None:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    files = [path for part in ("run", "snapshots") for path in (place / part).rglob("*") if path.is_file()]
+    kinds = {path.suffix for path in files}
+    assert kinds >= {".safetensors", ".json", ".jsonl", ".toml", ".txt", ".caffemodel", ".solverstate"}
+    wanted = 0o044 & ~umask
+    assert [str(path) for path in files if path.stat().st_mode & 0o044 != wanted] == []
 
 
 def test_the_run_directory_needs_none_of_the_files(place: Path, example: Example) -> None:
@@ -325,7 +336,11 @@ def test_labels_beyond_the_nets_scores_are_named(shell: Shell, tmp_path: Path) -
     shell.capsys.readouterr()
     assert main([*map(str, ["train", *files]), *SETTINGS]) == 1
     message = shell.capsys.readouterr().err
-    assert re.search(r"label \d is out of range; it must be from 0 to 4.*num_output", message)
+    assert re.search(
+        r"layer 'loss' \(SoftmaxWithLoss\): column label has \d in row .* from 0 to 4.*num_output", message
+    )
+    # Nothing was made, nor Spark started: the first rows tell.
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_training_rows_mean_replaces_a_missing_file(shell: Shell, tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def test_they_are_those_of_the_rows_behind_the_layers_own_cut(spec: NetSpec, tmp
     assert CaffeNet(spec, phase, input_shapes=shapes).shapes["ip"] == (4, 2)
 
 
+def test_what_is_given_wins_and_tells_the_others_their_rows(spec: NetSpec, tmp_path: Path) -> None:
+    assert named_shapes(spec, "TEST", tmp_path, given={"data": (7, 1, 3, 3)}) == {
+        "data": (7, 1, 3, 3),
+        "goal": (7, 2),
+    }
+
+
 @pytest.mark.parametrize(
     ("stored", "said", "channels"),
     [(1, "", 1), (3, "", 3), (4, "", 4), (1, "force_color: true", 3), (4, "force_gray: true", 1)],

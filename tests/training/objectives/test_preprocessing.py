@@ -261,7 +261,7 @@ def test_what_does_not_fit_the_rows(place: Path, data: dict, message: str) -> No
         ({"crop": 5}, r"data\.crop is 5 and layer 'cifar' \(Data\) has crop_size 24 in its transform_param"),
         (
             {"mirror": True},
-            r"data\.mirror is True and layer 'cifar' \(Data\) has mirror: true in its transform_param",
+            r"data\.mirror is true and layer 'cifar' \(Data\) has mirror: true in its transform_param",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparknet.config import Data
+from sparknet.config.rules import told
 from sparknet.data.sources import (
     cifar10,
     digits,
@@ -127,11 +128,11 @@ def find_format(data: Data) -> Format:
         raise ConfigError(
             f"data.path is {data.path!r}; {needs if found.has_path else f'{data.source} comes without files'}"
         )
-    if (data.labels or data.validation_labels) and not found.has_label_file:
-        raise ConfigError(
-            f"data.labels and data.validation_labels is {(data.labels, data.validation_labels)!r}; source "
-            f"{data.source} has its labels with its rows: leave them out"
-        )
+    for key, labels in (("labels", data.labels), ("validation_labels", data.validation_labels)):
+        if labels and not found.has_label_file:
+            raise ConfigError(
+                f"data.{key} is {labels!r}; source {data.source} has its labels with its rows: leave it out"
+            )
     if found.has_windows and data.windows is None:
         raise ConfigError("data.windows is not given; source windows needs it: set data.windows.size at least")
     if data.windows is not None and not found.has_windows:
@@ -142,7 +143,7 @@ def find_format(data: Data) -> Format:
         raise ConfigError(f"data.root is {data.root!r}; source {data.source} reads no list of files: leave it out")
     if data.features and found.reader is not None:
         raise ConfigError(
-            f"data.features is {list(data.features)}; source {data.source} has one input, image, and no columns to "
+            f"data.features is {told(data.features)}; source {data.source} has one input, image, and no columns to "
             "put together: leave it out"
         )
     return found

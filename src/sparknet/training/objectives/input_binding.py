@@ -11,6 +11,7 @@ from sparknet.caffe.description.spec import NetSpec, PhaseName
 from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.caffe.schema import LayerParameter
 from sparknet.config import Data, DataColumn
+from sparknet.config.rules import told
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
@@ -108,8 +109,8 @@ def check_augmentation(said: InputTransform, rule: DataColumn, *, key: Callable[
     ):
         if value:
             raise ConfigError(
-                f"{key(name)} is {value!r} and {said.where} has {there} in its transform_param; only one can say "
-                f"it, and for such a net that is the layer: set it there and leave {key(name)} out"
+                f"{key(name)} is {told(value)} and {said.where} has {there} in its transform_param; only one can "
+                f"say it, and for such a net that is the layer: set it there and leave {key(name)} out"
             )
 
 

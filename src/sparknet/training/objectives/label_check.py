@@ -41,7 +41,9 @@ def check_tested_labels(objective: Objective, opened: OpenedSource | OpenedSourc
         _check_first(testing, opened, data, {name: name for name in data.column_names})
         return
     for part, names, one in _parts(opened, data):
-        _check_first(testing, one.validation or one.train, part, names)
+        # Of rows that are drawn or marked only some are tested, and which is not known yet.
+        if one.validation is not None:
+            _check_first(testing, one.validation, part, names)
 
 
 def check_prepared(objective: Objective, data: PreparedData) -> None:
