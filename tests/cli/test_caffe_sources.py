@@ -291,6 +291,81 @@ def test_labels_that_only_spark_reads_are_judged_before_training_begins(warm: Ho
     assert "if -1 marks what does not count, set ignore_label in loss_param to -1" in done.err
 
 
+DATUMS = """
+layer {{ name: "rows" type: "Data" top: "data" top: "label" include {{ phase: {phase} }}
+  transform_param {{ scale: 0.00390625 }} data_param {{ source: "rows_lmdb" batch_size: 5 backend: LMDB }} }}
+"""
+
+
+def write_datums(directory: Path, labels: list[int]) -> np.ndarray:
+    """A database of random pixels with these labels; the pixels as the net takes them, [rows, 4]."""
+    pixels = np.random.default_rng(4).integers(0, 256, (len(labels), 4)).astype(np.uint8)
+    with DatabaseWriter(directory / "rows_lmdb") as writer:
+        for row, label in zip(pixels, labels, strict=True):
+            writer.append(write(shape=(1, 2, 2), data=row.tobytes(), label=label))
+    return pixels.astype(np.float32) / 256
+
+
+@pytest.mark.parametrize(
+    "labels", [range(-600, -560, 4), range(2_000_000, 2_000_100, 10)], ids=["below_0", "large"]
+)
+def test_numbers_of_datum_records_that_are_no_classes(warm: Host, tmp_path: Path, labels: range) -> None:
+    """Caffe's Datum has an int32 for them, and EuclideanLoss takes any."""
+    rows = write_datums(tmp_path, list(labels))
+    write_net(
+        tmp_path, both(DATUMS) + REGRESSION.replace("num_output: 2", "num_output: 1").replace("goal", "label")
+    )
+    (tmp_path / "solver.prototxt").write_text(SOLVER.replace("base_lr: 0.05", "base_lr: 0.0001"))
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    matrix, bias = weights_of(tmp_path)
+    difference = (rows @ matrix.T + bias)[:, 0].astype(np.float64) - np.asarray(labels)
+    assert scores_of(warm, tmp_path)["loss"] == pytest.approx((difference**2).mean() / 2, rel=1e-4)
+
+
+def test_a_label_that_is_ignored_counts_nowhere(warm: Host, tmp_path: Path) -> None:
+    labels = np.asarray([0, -1, 2, 1, -1, 0, 2, -1, 1, 0])
+    rows = write_datums(tmp_path, labels.tolist())
+    classes = CLASSES.replace('top: "loss"', 'top: "loss" loss_param { ignore_label: -1 }')
+    classes = classes.replace(
+        'top: "accuracy" ', 'top: "accuracy" top: "each" accuracy_param { ignore_label: -1 } '
+    )
+    write_net(tmp_path, both(DATUMS) + classes)
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    matrix, bias = weights_of(tmp_path)
+    scores = (rows @ matrix.T + bias).astype(np.float64)
+    counted = labels >= 0
+    # Each batch is normalised by the rows of it that count, and the batches are of equal weight.
+    chances = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    losses = [
+        -np.mean([chances[row, labels[row]] for row in batch if counted[row]]) for batch in (range(5), range(5, 10))
+    ]
+    right = [
+        np.mean([scores[row].argmax() == labels[row] for row in batch if counted[row]])
+        for batch in (range(5), range(5, 10))
+    ]
+    found = scores_of(warm, tmp_path)
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert found["accuracy"] == pytest.approx(np.mean(right), rel=1e-4)
+
+
+def test_the_accuracy_of_each_class_is_printed_once_for_each(warm: Host, tmp_path: Path) -> None:
+    labels = np.asarray([0, 1, 2, 1, 0, 0, 2, 2, 1, 0])
+    rows = write_datums(tmp_path, labels.tolist())
+    write_net(tmp_path, both(DATUMS) + CLASSES.replace('top: "accuracy" ', 'top: "accuracy" top: "each" '))
+    done = train(warm, tmp_path)
+    assert done.code == 0, done.err
+    matrix, bias = weights_of(tmp_path)
+    right = (rows @ matrix.T + bias).argmax(1) == labels
+    (weights,) = (tmp_path / "snap").glob("*.caffemodel")
+    out = warm.run("test", "--model", "net.prototxt", "--weights", weights, cwd=tmp_path).out
+    printed = [float(line.split(" = ")[1]) for line in out.splitlines() if line.startswith("each = ")]
+    batches = (slice(0, 5), slice(5, 10))
+    expected = [np.mean([right[one][labels[one] == label].mean() for one in batches]) for label in range(3)]
+    assert printed == pytest.approx(expected, rel=1e-4)
+
+
 def test_labels_that_are_seen_at_once_start_nothing(warm: Host, tmp_path: Path) -> None:
     for phase in ("TRAIN", "TEST"):
         rows = np.zeros((6, 2), np.float32)
