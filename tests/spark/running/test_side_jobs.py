@@ -1,4 +1,4 @@
-"""Jobs beside a run: on a thread of their own, one waiting at most, and nothing that they say is lost."""
+"""Jobs beside a run: on a thread of their own, each in its turn, and nothing that they say is lost."""
 
 import queue
 import threading
@@ -8,7 +8,6 @@ import pytest
 
 from sparknet.errors import CheckpointError
 from sparknet.spark.running.side_jobs import DONE, SideJobs
-from sparknet.training.run_files.run_hook import SideJob
 
 PATIENCE_SECONDS = 30.0
 
@@ -16,39 +15,30 @@ PATIENCE_SECONDS = 30.0
 class Job:
     """A job that is held until it is let go."""
 
-    def __init__(self, name: str, error: Exception | None = None, *, late: bool = False) -> None:
+    def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name = name
         self.began, self.go = threading.Event(), threading.Event()
         self.thread = ""
         self._error = error
-        self._late = late
 
-    def work(self) -> Mapping[str, object] | None:
+    def __call__(self) -> Mapping[str, object]:
         self.thread = threading.current_thread().name
         self.began.set()
         assert self.go.wait(PATIENCE_SECONDS)
         if self._error is not None:
             raise self._error
-        return None if self._late else {"event": "snapshot", "name": self.name}
-
-    @property
-    def side_job(self) -> SideJob:
-        return SideJob(work=self.work, missed=f"no {self.name}")
+        return {"event": "snapshot", "name": self.name}
 
 
 def done(events: "queue.Queue[dict[str, object]]") -> None:
     assert events.get(timeout=PATIENCE_SECONDS) == {"event": DONE}
 
 
-def warning(name: str) -> dict[str, object]:
-    return {"event": "note", "level": "warning", "message": f"no {name}"}
-
-
 def test_a_job_is_done_beside_and_collected_here() -> None:
     events: queue.Queue[dict[str, object]] = queue.Queue()
     with SideJobs(events.put) as jobs:
         first = Job("first")
-        jobs.submit(first.side_job)
+        jobs.submit(first)
         assert first.began.wait(PATIENCE_SECONDS)
         assert jobs.collect() == []
         first.go.set()
@@ -58,30 +48,17 @@ def test_a_job_is_done_beside_and_collected_here() -> None:
     assert first.thread != threading.current_thread().name
 
 
-def test_one_job_waits_and_a_newer_one_takes_its_place() -> None:
+def test_jobs_are_done_in_their_order_and_none_is_left_out() -> None:
     with SideJobs(queue.Queue().put) as jobs:
         first, second, third = Job("first"), Job("second"), Job("third")
-        jobs.submit(first.side_job)
+        jobs.submit(first)
         assert first.began.wait(PATIENCE_SECONDS)
-        jobs.submit(second.side_job)
-        jobs.submit(third.side_job)
+        jobs.submit(second)
+        jobs.submit(third)
         for job in (first, second, third):
             job.go.set()
         told = jobs.finish()
-    assert told == [
-        warning("second"),
-        {"event": "snapshot", "name": "first"},
-        {"event": "snapshot", "name": "third"},
-    ]
-    assert not second.began.is_set()
-
-
-def test_a_job_that_was_too_late_is_told() -> None:
-    with SideJobs(queue.Queue().put) as jobs:
-        job = Job("snapshot", late=True)
-        job.go.set()
-        jobs.submit(job.side_job)
-        assert jobs.finish() == [warning("snapshot")]
+    assert [event["name"] for event in told] == ["first", "second", "third"]
 
 
 def test_what_a_job_raises_is_raised_where_it_is_collected() -> None:
@@ -89,7 +66,7 @@ def test_what_a_job_raises_is_raised_where_it_is_collected() -> None:
     with SideJobs(events.put) as jobs:
         job = Job("first", CheckpointError("the disk is full"))
         job.go.set()
-        jobs.submit(job.side_job)
+        jobs.submit(job)
         done(events)
         with pytest.raises(CheckpointError, match="disk is full"):
             jobs.collect()
@@ -99,7 +76,7 @@ def test_what_a_job_raises_at_the_end_is_raised_there() -> None:
     with SideJobs(queue.Queue().put) as jobs:
         job = Job("first", CheckpointError("the disk is full"))
         job.go.set()
-        jobs.submit(job.side_job)
+        jobs.submit(job)
         with pytest.raises(CheckpointError, match="disk is full"):
             jobs.finish()
 
@@ -109,9 +86,9 @@ def test_a_run_that_fails_waits_for_the_job_that_is_being_done_and_for_no_other(
 
     def fail() -> None:
         with SideJobs(queue.Queue().put) as jobs:
-            jobs.submit(first.side_job)
+            jobs.submit(first)
             assert first.began.wait(PATIENCE_SECONDS)
-            jobs.submit(second.side_job)
+            jobs.submit(second)
             first.go.set()
             raise RuntimeError("the run failed")
 

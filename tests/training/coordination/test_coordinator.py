@@ -436,6 +436,15 @@ def test_killed_at_the_very_end_the_last_round_is_not_trained_again():
     assert len(play.events("round")) == 2
 
 
+def test_resumed_behind_its_last_chores_a_run_trains_no_further():
+    play = Play(rounds=3, evaluation_parts=0, start=RunProgress(round=3, iteration=12, samples=99), checkpoint=3)
+    play.register(0)
+    play.register(1)
+    assert play.coordinator.status == "finished"
+    assert play.answer(0) == play.answer(1) == Done()
+    assert (play.coordinator.iteration, play.coordinator.samples) == (12, 99)
+
+
 def test_stop_reaches_everybody():
     play = Play()
     play.begin(0, 1)

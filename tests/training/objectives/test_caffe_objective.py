@@ -360,7 +360,8 @@ def test_a_prefix_that_cannot_be_written(tmp_path: Path) -> None:
         writer_of(config, tmp_path)
 
 
-def test_a_checkpoint_that_is_gone_by_now_leaves_no_snapshot(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_there_leaves_no_snapshot(tmp_path: Path) -> None:
     writer = writer_of(config_with(), tmp_path)
-    assert writer.write(1, tmp_path / "checkpoints" / "round-000001") is None
+    with pytest.raises(CheckpointError, match=r"no snapshot of .*round-000001 can be made"):
+        writer.write(1, tmp_path / "checkpoints" / "round-000001")
     assert list((tmp_path / "snapshots").iterdir()) == []

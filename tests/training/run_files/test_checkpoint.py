@@ -14,7 +14,7 @@ CONTENT = {WEIGHTS: b"w" * 5000, INNER: b"inner", OUTER: b"outer" * 10}
 
 def save(checkpoints, round, content=CONTENT):
     cursors = {0: Cursor(epoch=1, position=round), 3: Cursor(epoch=0, position=2)}
-    progress = RunProgress(round=round, samples=10 * round, cursors=cursors)
+    progress = RunProgress(round=round, iteration=7 * round, samples=10 * round, cursors=cursors)
     with checkpoints.writing(progress) as draft:
         for name, data in content.items():
             draft.write(name, data[:3])
@@ -48,6 +48,31 @@ def test_the_newest_n_are_kept(checkpoints):
     for round in (1, 2, 10, 20, 100):
         save(checkpoints, round)
     assert checkpoints.rounds() == [10, 20, 100]
+
+
+def test_what_is_not_released_is_kept_too(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, until_released=True)
+    for round in (1, 2, 3, 4):
+        save(checkpoints, round)
+    assert checkpoints.rounds() == [1, 2, 3, 4]
+    checkpoints.release(2)
+    assert checkpoints.rounds() == [1, 3, 4]
+    checkpoints.release(4)
+    checkpoints.release(3)
+    assert checkpoints.rounds() == [1, 3, 4]
+    checkpoints.release(1)
+    assert checkpoints.rounds() == [3, 4]
+
+
+def test_what_is_written_twice_is_released_twice(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, until_released=True)
+    save(checkpoints, 1)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    checkpoints.release(1)
+    assert checkpoints.rounds() == [1, 2]
+    checkpoints.release(1)
+    assert checkpoints.rounds() == [2]
 
 
 def test_the_same_round_once_more_replaces_the_older(checkpoints):

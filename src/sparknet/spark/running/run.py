@@ -4,7 +4,7 @@ import functools
 import math
 import secrets
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from sparknet.training.objectives.preprocessing import Chain, make_preprocessing
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
 from sparknet.training.run_files.run_dir import RunDir
+from sparknet.training.run_files.run_hook import RunHook
 from sparknet.training.run_files.saved_model import describe, save_model
 from sparknet.training.worker.evaluate import Evaluation
 
@@ -162,7 +163,9 @@ class _Run:
         self._config = config = start.config
         self._run_dir = run_dir
         self._tell = tell
-        self._checkpoints = Checkpoints(run_dir.path, config.run.keep_checkpoints)
+        self._checkpoints = Checkpoints(
+            run_dir.path, config.run.keep_checkpoints, until_released=self._hook is not None
+        )
         self._token = secrets.token_urlsafe(32)
         self._tls = _read_tls(config)
 
@@ -227,16 +230,29 @@ class _Run:
                 if event != DONE:
                     self._tell(event, **fields)
                 if event == "checkpoint" and self._hook is not None:
-                    round, iteration = int(str(fields["round"])), int(str(fields["iteration"]))
                     # Only made here; writing a net's files takes seconds, in which no hung task would be freed.
-                    job = self._hook.on_checkpoint(round, iteration, self._checkpoints.path(round))
-                    if job is not None:
-                        jobs.submit(job)
+                    self._do_beside(
+                        jobs, self._hook, round=int(str(fields["round"])), iteration=int(str(fields["iteration"]))
+                    )
                 self._tell_all(jobs.collect())
 
             Supervision(spark, service, tell).run(functools.partial(run_workers, spark, plan))
             # The last checkpoint's files are part of the result: the run ends when they are written.
             self._tell_all(jobs.finish())
+
+    def _do_beside(self, jobs: SideJobs, hook: RunHook, *, round: int, iteration: int) -> None:
+        job = hook.on_checkpoint(round, iteration, self._checkpoints.path(round))
+        if job is None:
+            self._checkpoints.release(round)
+            return
+
+        def work() -> Mapping[str, object]:
+            try:
+                return job()
+            finally:
+                self._checkpoints.release(round)
+
+        jobs.submit(work)
 
     def _tell_all(self, records: Sequence[dict[str, object]]) -> None:
         for record in records:
@@ -244,7 +260,10 @@ class _Run:
 
     def _beginning(self, objective: Objective) -> Saved | None:
         """The checkpoint that a new run begins from where not from the net's initial weights."""
-        return self._hook.begin(objective, self._checkpoints, self._tell) if self._hook else None
+        saved = self._hook.begin(objective, self._checkpoints, self._tell) if self._hook else None
+        if saved is not None:
+            self._checkpoints.release(saved.round)
+        return saved
 
     def _resume_point(self) -> Saved | None:
         saved, skipped = self._checkpoints.newest_good()

@@ -1,6 +1,7 @@
 """What is done beside a run, one job at a time on a thread of its own: watching the run never waits for it."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
@@ -13,7 +14,7 @@ DONE = "side_job_done"
 
 
 class SideJobs:
-    """Runs jobs until the `with` statement ends; one may wait while another is done.
+    """Runs jobs, in the order in which they come, until the `with` statement ends.
 
     What jobs tell is collected by the thread that tells events, since observers are called there and nowhere else.
 
@@ -24,7 +25,7 @@ class SideJobs:
     def __init__(self, put: Callable[[dict[str, object]], None]) -> None:
         self._put = put
         self._changed = threading.Condition()
-        self._waiting: SideJob | None = None
+        self._waiting = deque[SideJob]()
         self._told: list[dict[str, object]] = []
         self._error: BaseException | None = None
         self._ending = False
@@ -32,12 +33,9 @@ class SideJobs:
         self._thread.start()
 
     def submit(self, job: SideJob) -> None:
-        """Have a job done next; one that waits already is passed over, for the newer one knows more."""
+        """Have a job done after those that wait already."""
         with self._changed:
-            if self._waiting is not None:
-                # No queue: jobs that take longer than the time between two checkpoints would pile up for ever.
-                self._tell_missed(self._waiting)
-            self._waiting = job
+            self._waiting.append(job)
             self._changed.notify()
 
     def collect(self) -> list[dict[str, object]]:
@@ -73,8 +71,9 @@ class SideJobs:
     ) -> None:
         """Wait for the job that is being done; what it raises now becomes a note of the error that ends the run."""
         with self._changed:
-            # Unlike `finish`, which lets the one that waits be done: after an error nothing more is begun.
-            self._ending, self._waiting = True, None
+            # Unlike `finish`, which lets those that wait be done: after an error nothing more is begun.
+            self._ending = True
+            self._waiting.clear()
             self._changed.notify()
         self._thread.join()
         if error is not None and self._error is not None:
@@ -83,26 +82,20 @@ class SideJobs:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             try:
-                event = job.work()
+                event = job()
             except BaseException as error:  # raised again by the thread that collects
                 with self._changed:
                     # Nothing more is begun: this error is about to end the run.
-                    self._error, self._waiting, self._ending = error, None, True
+                    self._error, self._ending = error, True
+                    self._waiting.clear()
             else:
                 with self._changed:
-                    if event is None:
-                        self._tell_missed(job)
-                    else:
-                        self._told.append(dict(event))
+                    self._told.append(dict(event))
             # The thread that tells sleeps on its queue and would learn of this only with the next event.
             self._put({"event": DONE})
 
     def _next(self) -> SideJob | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting is not None or self._ending)
+            self._changed.wait_for(lambda: self._waiting or self._ending)
             # What waits comes before the end: None is given only when there is nothing left to do.
-            job, self._waiting = self._waiting, None
-            return job
-
-    def _tell_missed(self, job: SideJob) -> None:
-        self._told.append({"event": "note", "level": "warning", "message": job.missed})
+            return self._waiting.popleft() if self._waiting else None

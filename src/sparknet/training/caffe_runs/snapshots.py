@@ -73,7 +73,7 @@ class CaffeSnapshots:
         regular = self._settings.snapshot > 0 and self._plan.checkpoints(round, iteration)
         return not last or self._settings.snapshot_after_train or regular
 
-    def write(self, iteration: int, checkpoint: Path) -> tuple[Path, Path] | None:
+    def write(self, iteration: int, checkpoint: Path) -> tuple[Path, Path]:
         """Write weights and solver state of a checkpoint, each whole or not at all.
 
         Args:
@@ -81,18 +81,14 @@ class CaffeSnapshots:
             checkpoint: its directory.
 
         Returns:
-            The two files; None where the checkpoint has made room for newer ones by now.
+            The two files.
 
         Raises:
             CheckpointError: they cannot be written, or the checkpoint cannot be read.
             NetError: the weights cannot be written.
         """
-        # Read at once and whole: the training goes on meanwhile and removes old checkpoints.
         try:
             weights, inner = (read_bytes(checkpoint / name) for name in (WEIGHTS, INNER))
-        except FileNotFoundError:
-            return None
-        try:
             load_weights(self._net, weights)
             load_optimizer(self._optimizer, inner)
             self._stem.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from sparknet.training.coordination.messages import (
     Welcome,
 )
 from sparknet.training.coordination.post_commit import Chores, Conclude, Evaluation, means
-from sparknet.training.coordination.quorum import Member, Quorum, balanced_steps
+from sparknet.training.coordination.quorum import Member, Quorum, balanced_steps, grace_ends
 from sparknet.training.coordination.rules import Rules, RunProgress
 
 __all__ = ["Coordinator"]
@@ -357,6 +357,9 @@ class Coordinator:
         # A run may resume after its last commit, with no round left to train and only its last chores to do.
         if self._is_last or (self.rules.evaluate_first and not self.round):
             self._add_chores()
+        if self._is_last and not self._chores:
+            self.status = "finished"
+            return
         self._round_began = now
         for member in members:
             # Counted as held before it is loaded: its next request comes after that, or never.
@@ -398,7 +401,7 @@ class Coordinator:
             self._fall_back(ready, now)
             return
         ranks = [member for member in ready if member in current]
-        if len(ready) < len(live) and (not ranks or now < self._grace_ends(live, ready)):
+        if len(ready) < len(live) and (not ranks or now < grace_ends(live, ready, self.rules.grace_seconds)):
             return
         if ranks:
             # Rank 0 must hold the state that others take. The other ranks stay as they were, so that a group
@@ -406,13 +409,6 @@ class Coordinator:
             before = {name: rank for rank, name in enumerate(self._group)}
             ready.sort(key=lambda m: (m not in ranks, before.get(m.name, len(before)), m.slot))
             self._form_quorum(ready, now)
-
-    def _grace_ends(self, live: list[Member], ready: list[Member]) -> float:
-        """When the others stop waiting: the grace period after the median live member was ready."""
-        times = sorted(member.ready_since for member in ready)
-        # Of all that live, not of the ready ones: a few quick workers must not leave the majority behind.
-        median = (len(live) - 1) // 2
-        return times[median] + self.rules.grace_seconds if median < len(times) else float("inf")
 
     def _fall_back(self, ready: list[Member], now: float) -> None:
         """Nobody alive holds the current weights: begin again from the last checkpoint."""

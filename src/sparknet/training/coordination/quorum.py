@@ -7,7 +7,7 @@ from typing import Literal
 
 from sparknet.training.coordination.messages import Answer, Exchange, Question, Ready, Vote
 
-__all__ = ["Member", "Quorum", "Verdict", "balanced_steps"]
+__all__ = ["Member", "Quorum", "Verdict", "balanced_steps", "grace_ends"]
 
 Phase = Literal["waiting", "working", "ready", "exchanging", "chores"]
 
@@ -43,6 +43,14 @@ class Member:
     def name(self) -> tuple[int, int]:
         """(slot, attempt)."""
         return (self.slot, self.attempt)
+
+
+def grace_ends(live: Sequence[Member], ready: Sequence[Member], grace_seconds: float) -> float:
+    """When those who are ready stop waiting: the grace period after the median live member was."""
+    times = sorted(member.ready_since for member in ready)
+    # Of all that live, not of the ready ones: a few quick workers must not leave the majority behind.
+    median = (len(live) - 1) // 2
+    return times[median] + grace_seconds if median < len(times) else float("inf")
 
 
 def balanced_steps(local_steps: int, member: Member, live: Sequence[Member]) -> int:

@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import json
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -132,11 +134,17 @@ class Checkpoints:
     Args:
         run_dir: the run directory.
         keep: how many are kept, newest first.
+        until_released: keep each that is written until its `release`, too.
     """
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
+    def __init__(self, run_dir: Path, keep: int, *, until_released: bool = False) -> None:
         self.directory = run_dir / "checkpoints"
         self.keep = keep
+        self._holds = until_released
+        # One thread writes, and another releases what it has made of them.
+        self._lock = threading.Lock()
+        self._held = Counter[int]()
+        self._newest = RunProgress()
 
     def path(self, round: int) -> Path:
         """Where the checkpoint of a round lies."""
@@ -168,12 +176,26 @@ class Checkpoints:
                 f"{error.strerror or error}{self._free()}; make room there, then `sparknet resume` goes on from "
                 "the checkpoint before"
             ) from error
+        with self._lock:
+            self._newest = progress
+            # Counted, since after a fall-back the same round is written once more.
+            self._held[progress.round] += self._holds
+            self._make_room()
+
+    def release(self, round: int) -> None:
+        """Say that one that was written is needed no longer than any other."""
+        with self._lock:
+            self._held[round] -= 1
+            self._make_room()
+
+    def _make_room(self) -> None:
+        newest = self._newest
         # Later ones are damaged, else the run had gone on from them: they must not displace good ones.
-        upto = [round for round in self.rounds() if round <= progress.round]
-        best = progress.best.round if progress.best else None
+        upto = [round for round in self.rounds() if round <= newest.round]
+        best = newest.best.round if newest.best else None
         for round in upto[: -self.keep]:
             # What the run is for, however old it is.
-            if round == best:
+            if round == best or self._held[round] > 0:
                 continue
             # One that cannot be removed costs room alone, and half of one is passed over as damaged.
             shutil.rmtree(self.path(round), ignore_errors=True)

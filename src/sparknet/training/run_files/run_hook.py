@@ -1,7 +1,6 @@
 """What may be done beside a run's loop: a Protocol, so that the loop need not know who does it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,15 +13,9 @@ Tell = Callable[..., None]
 """Tells an event: its name, and its fields as keywords."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SideJob:
-    """Work on a checkpoint that may take longer than the rounds until the next one."""
-
-    work: Callable[[], Mapping[str, object] | None]
-    """Does it on a thread of its own, where nothing but the job may be touched; returns the event to tell, its name
-    under `event`, or None where it was too late. What it raises fails the run."""
-    missed: str
-    """The warning where it was too late, or another job took its place."""
+SideJob = Callable[[], Mapping[str, object]]
+"""Work on a checkpoint, which is kept until that is done, on a thread of its own, where nothing but the job may be
+touched; returns the event to tell, its name under `event`. What it raises fails the run."""
 
 
 class RunHook(Protocol):
