@@ -15,6 +15,7 @@ from sparknet.data.shards.prepared import PreparedData
 
 CLASSES, ROWS, HELD = 4, 400, 80
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
+SLOW = pytest.mark.slow
 DEVICES = pytest.mark.parametrize("device", ["cpu", CUDA])
 MATRICES, CONVOLUTIONS = Net(name="gpu_nets:matrices"), Net(name="gpu_nets:convolutions", channels_last=True)
 
@@ -48,7 +49,7 @@ def test_two_workers_on_one_device_learn_and_agree(tmp_path: Path, data: Prepare
 
 
 @DEVICES
-@pytest.mark.parametrize("strategy", ["average", "diloco"])
+@pytest.mark.parametrize("strategy", [pytest.param("average", marks=SLOW), "diloco"])
 def test_resumed_it_ends_where_it_would_have_ended(
     tmp_path: Path, data: PreparedData, device: str, strategy: str
 ) -> None:
@@ -81,7 +82,7 @@ def test_a_killed_worker_is_healed_from_the_other(tmp_path: Path, data: Prepared
 
 
 @DEVICES
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=SLOW), "fp16"])
 def test_half_precision(tmp_path: Path, data: PreparedData, device: str, precision: str) -> None:
     run = whole(tmp_path, data, CONVOLUTIONS, device, run={"rounds": 8}, solver={"precision": precision})
     losses = [event["loss"] for event in run.of("round")]

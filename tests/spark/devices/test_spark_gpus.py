@@ -79,6 +79,7 @@ def bind(meeting: str) -> Callable[[Iterator[object]], Iterator[dict[str, object
     return task
 
 
+@pytest.mark.slow
 def test_each_worker_has_the_address_that_spark_gave_it(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()

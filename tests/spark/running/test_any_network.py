@@ -34,6 +34,10 @@ KINDS = [
     pytest.param(kind, marks=() if kind in SAMPLE else pytest.mark.slow)
     for kind in ("regression", "tokens", "soft_labels", "two_heads", "frozen", "two_lmdbs", "captions")
 ]
+# Its death alone takes a minute.
+KILLED = [
+    pytest.param("two_lmdbs", marks=pytest.mark.slow) if "two_lmdbs" in kind.values else kind for kind in KINDS
+]
 PLACES = [pytest.param("local"), pytest.param("local-cluster", marks=pytest.mark.slow)]
 EVERY = ("run.workers=2", "run.eval_every=0", "run.checkpoint_every=4", "sync.local_steps=1")
 NO_CAFFE = ("run.early_stop=", "run.keep=last", "sync.strategy=average")
@@ -116,7 +120,7 @@ def test_it_is_one_process_on_all_rows(spark: SparkSession, tmp_path: Path, kind
         assert all(torch.equal(found[name], begin[name]) for name in found if name.startswith("backbone."))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KILLED)
 def test_a_killed_worker_costs_its_open_round(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     story = Story()
     story.at_round("kill", 40, story.kill(1))

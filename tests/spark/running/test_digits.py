@@ -37,7 +37,9 @@ def test_workers_are_born_with_what_training_imports(spark: SparkSession) -> Non
     assert [row.name for row in rows] == ["sparknet.spark.running.worker_job", "torch._dynamo"]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_two_workers_reach_the_bar(spark: SparkSession, tmp_path: Path, seed: int) -> None:
     story = Story()
     result = run_digits(spark, tmp_path / "run", story, f"run.seed={seed}", PATIENT)
