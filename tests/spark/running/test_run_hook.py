@@ -43,8 +43,8 @@ class Hook:
     def begin(self, objective: Objective, checkpoints: Checkpoints, tell: Tell) -> Saved | None:
         return None
 
-    def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
-        return [f"the hook sees {objective.name} and {rounds} rounds"]
+    def start(self, objective: Objective, run_dir: Path, rounds: int) -> None:
+        self.seen = (objective.name, rounds)
 
     def on_checkpoint(self, round: int, iteration: int, directory: Path) -> SideJob | None:
         assert directory.name == f"round-{round:06d}"
@@ -90,10 +90,10 @@ def test_what_a_job_raises_fails_the_run(spark: SparkSession, tmp_path: Path) ->
     def work() -> Mapping[str, object]:
         raise CheckpointError("the disk is full")
 
+    hook = Hook(work)
     with pytest.raises(CheckpointError, match="the disk is full"):
-        run(spark, tmp_path, Hook(work), lambda record: None, rounds=100_000)
+        run(spark, tmp_path, hook, lambda record: None, rounds=100_000)
     events = read_events(tmp_path / "run")
     assert (events[-1]["event"], events[-1]["error"]) == ("run_failed", "the disk is full")
-    notes = [event["message"] for event in events if event["event"] == "note"]
-    assert "the hook sees digits_cnn and 100000 rounds" in notes
+    assert hook.seen == ("digits_cnn", 100_000)
     assert not [event for event in events if event["event"] == "side_job_done"]

@@ -204,11 +204,12 @@ class _Run:
             saved = self._resume_point() or self._beginning(objective)
             done = saved.progress if saved else RunProgress()
             rounds = count_rounds(self._start, data.train_rows, done)
-            notes = self._hook.start(objective, self._run_dir.path, rounds) if self._hook else []
+            if self._hook is not None:
+                self._hook.start(objective, self._run_dir.path, rounds)
             # After the preparation, which may take hours: its clock runs from here, and workers have only so long
             # to come.
             coordinator = self._coordinator(data, objective, rounds, saved)
-            self._announce(data, objective, rounds, done=done, notes=notes)
+            self._announce(data, objective, rounds, done=done)
             with self._service(coordinator, spark) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
@@ -305,12 +306,8 @@ class _Run:
             rules, now=time.monotonic(), start=start, checkpoint=checkpoint, conclude=evaluation.conclude
         )
 
-    def _announce(
-        self, data: PreparedData, objective: Objective, rounds: int, *, done: RunProgress, notes: Sequence[str]
-    ) -> None:
+    def _announce(self, data: PreparedData, objective: Objective, rounds: int, *, done: RunProgress) -> None:
         config = self._config
-        for note in notes:
-            self._tell("note", message=note)
         if data.skipped:
             told = f"damaged rows that were left out: {data.skipped:,}; the first: {data.skipped_examples[0]}"
             self._tell("note", level="warning", message=told)

@@ -62,15 +62,12 @@ class CaffeHook:
             tell("note", level="warning", message=line)
         return saved
 
-    def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
-        """Make the directory of the snapshots; there are no notes."""
+    def start(self, objective: Objective, run_dir: Path, rounds: int) -> None:
+        """Make the directory of the snapshots."""
         self._rounds = rounds
-        if self._settings is None:
-            return []
         # Before the training: a directory that cannot be made must not be found out at its end.
-        if isinstance(objective, CaffeObjective):
+        if self._settings is not None and isinstance(objective, CaffeObjective):
             self._snapshots = make_snapshots(self._config, self._settings, objective, run_dir=run_dir)
-        return []
 
     def on_checkpoint(self, round: int, iteration: int, directory: Path) -> SideJob | None:
         """Write it once more as Caffe's snapshot, where the solver wants one."""

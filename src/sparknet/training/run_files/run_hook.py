@@ -29,8 +29,8 @@ class RunHook(Protocol):
         """
         ...
 
-    def start(self, objective: Objective, run_dir: Path, rounds: int) -> list[str]:
-        """Get ready for a run that ends after so many rounds; returns notes for people, one line each.
+    def start(self, objective: Objective, run_dir: Path, rounds: int) -> None:
+        """Get ready for a run that ends after so many rounds.
 
         Raises:
             SparkNetError: what will be needed cannot be made.
