@@ -16,6 +16,7 @@ from sparknet.caffe.dsl import Options
 from sparknet.caffe.layers import INPUT_LAYERS, LAYERS
 from sparknet.config import Net, decode
 from sparknet.training.objectives.find_net import build_net
+from sparknet.training.objectives.recipe import Recipe
 
 DOCS = REPOSITORY / "docs"
 PAGE = (DOCS / "nets.md").read_text(encoding="utf-8")
@@ -81,7 +82,7 @@ def test_prototxt_blocks_are_nets(folder):
 def test_configurations_build_the_nets_they_name(folder, monkeypatch):
     (shown,) = blocks("toml")
     net = decode(Net, tomllib.loads(shown)["net"])
-    built = build_net(net.name, net.arguments, rows=image_rows((123,), classes=2), seed=0)
+    built = build_net(Recipe(net=net), image_rows((123,), classes=2), seed=0)
     monkeypatch.delitem(sys.modules, "my_nets")
     assert isinstance(built, CaffeNet)
     assert built.shapes["ip1"] == (64, 32)

@@ -13,9 +13,10 @@ from places import REPOSITORY
 from sparknet.caffe import CaffeNet, NetSpec, zoo
 from sparknet.caffe.schema import NetParameter
 from sparknet.caffe.zoo import digits_cnn
-from sparknet.config import load_config
+from sparknet.config import Net, load_config
 from sparknet.errors import NetError
 from sparknet.training.objectives.find_net import build_net
+from sparknet.training.objectives.recipe import Recipe
 
 CONFIGS = REPOSITORY / "configs"
 CAFFE_NETS = [name for name in zoo.__all__ if name != "digits_cnn"]
@@ -310,7 +311,7 @@ def test_digits_cnn_takes_its_width_and_refuses_none():
 
 
 def test_digits_cnn_starts_from_the_loss_of_a_guess():
-    net = build_net("digits_cnn", {}, rows=image_rows((1, 8, 8)), seed=0)
+    net = build_net(Recipe(net=Net(name="digits_cnn")), image_rows((1, 8, 8)), seed=0)
     images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     loss = nn.functional.cross_entropy(net(images), torch.arange(64) % 10)
     assert loss.item() == pytest.approx(math.log(10), abs=0.15)
@@ -327,7 +328,7 @@ def test_learns_with_the_shipped_solver(name, config, scale):
     generator = torch.Generator().manual_seed(3)
     coarse = torch.randn(10, shape[0], 8, 8, generator=generator)
     prototypes = nn.functional.interpolate(coarse, shape[1:], mode="bilinear")
-    net = build_net(name, {}, rows=image_rows(shape), seed=0)
+    net = build_net(Recipe(net=Net(name=name)), image_rows(shape), seed=0)
     assert isinstance(net, CaffeNet)
     groups = [
         {"params": [blob.tensor], "lr": solver.learning_rate * blob.lr_mult, "weight_decay": solver.weight_decay}
@@ -351,7 +352,7 @@ def test_two_averaged_replicas_reach_97_percent_on_digits():
     seed = 0
     images, labels, held_images, held_labels = digits_split(seed)
     rounds, local_steps = 30, 10
-    replicas = [build_net("digits_cnn", {}, rows=image_rows((1, 8, 8)), seed=seed) for _ in range(2)]
+    replicas = [build_net(Recipe(net=Net(name="digits_cnn")), image_rows((1, 8, 8)), seed=seed) for _ in range(2)]
     optimisers = [
         torch.optim.SGD(replica.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4) for replica in replicas
     ]

@@ -26,7 +26,7 @@ from sparknet.data.sources import digits
 from sparknet.errors import ClusterError, DataError, MissingDependency
 from sparknet.spark.frames.data_sources import register
 from sparknet.spark.preparing import prepare as preparation
-from sparknet.spark.preparing.prepare import prepare, prepare_frame
+from sparknet.spark.preparing.prepare import Frames, prepare, prepare_frames
 
 pytestmark = pytest.mark.spark
 
@@ -197,12 +197,12 @@ def test_any_frame(spark, store, no_job):
         F.array(F.col("id").cast("double"), F.lit(1)).alias("x"), (F.col("id") % 4).alias("y")
     )
     data = replace(DIGITS, image="x", label="y", shape=(2, 1))
-    directory, manifest = prepare_frame(spark, frame, data, store=store, seed=0)
+    directory, manifest = prepare_frames(spark, Frames(train=frame), data, store=store, seed=0)
     assert (manifest.rows.input.shape, manifest.rows.classes) == ((2, 1), 4)
     assert manifest.train_rows + manifest.validation_rows == 100
     assert manifest.validation_rows == pytest.approx(20, abs=4)
     no_job()
-    assert prepare_frame(spark, frame, data, store=store, seed=0) == (directory, manifest)
+    assert prepare_frames(spark, Frames(train=frame), data, store=store, seed=0) == (directory, manifest)
 
 
 def test_frames_that_differ_in_rows_only_are_told_apart(spark, store):
@@ -210,14 +210,16 @@ def test_frames_that_differ_in_rows_only_are_told_apart(spark, store):
     means = []
     for value in (1.0, 2.0):
         frame = spark.createDataFrame([(value, 0), (value, 1)], "x double, y int").coalesce(1)
-        means.append(prepare_frame(spark, frame, data, store=store, seed=0)[1].columns[0].channel_mean[0])
+        means.append(
+            prepare_frames(spark, Frames(train=frame), data, store=store, seed=0)[1].columns[0].channel_mean[0]
+        )
     assert means == [1.0, 2.0]
 
 
 def test_a_frame_has_no_second_source(spark, store):
     data = Data(source="parquet", path="x", validation_path="y")
     with pytest.raises(DataError, match=r"data.validation_path is 'y'; a DataFrame marks or draws"):
-        prepare_frame(spark, spark.range(3), data, store=store, seed=0)
+        prepare_frames(spark, Frames(train=spark.range(3)), data, store=store, seed=0)
 
 
 def test_the_same_is_not_prepared_twice(spark, store, tmp_path, no_job):
@@ -296,7 +298,7 @@ def test_a_task_whose_worker_dies_is_tried_again_and_its_rows_count_once(spark, 
 
     frame = spark.range(0, 2, 1, 2).mapInArrow(dies_once, "x float, y bigint")
     data = replace(DIGITS, image="x", label="y", shape=(1,), shard_megabytes=0.001)
-    directory, manifest = prepare_frame(spark, frame, data, store=store, seed=0)
+    directory, manifest = prepare_frames(spark, Frames(train=frame), data, store=store, seed=0)
     assert fired.exists()
     parts = [rows_of(directory, manifest, split)[0].ravel() for split in ("train", "validation")]
     assert sorted(np.concatenate(parts).astype(int).tolist()) == list(range(2000))
@@ -324,7 +326,7 @@ def test_an_interrupt_in_the_middle_of_the_job_leaves_nothing(store, tmp_path):
             from pathlib import Path
             from pyspark.sql import SparkSession, functions as F
             from sparknet.config import Data
-            from sparknet.spark.preparing.prepare import prepare_frame
+            from sparknet.spark.preparing.prepare import Frames, prepare_frames
 
             store, started = map(Path, sys.argv[1:])
 
@@ -339,7 +341,7 @@ def test_an_interrupt_in_the_middle_of_the_job_leaves_nothing(store, tmp_path):
             frame = spark.range(0, 2, 1, 2).mapInArrow(endless, "x double, y bigint")
             data = Data(source="digits", validation_fraction=0.5, image="x", label="y")
             try:
-                prepare_frame(spark, frame, data, store=store, seed=0)
+                prepare_frames(spark, Frames(train=frame), data, store=store, seed=0)
             except KeyboardInterrupt:
                 print("interrupted")
             """
@@ -495,13 +497,13 @@ def test_partitions_of_different_widths(spark, store):
     frame = spark.range(0, 4, 1, 2).selectExpr("if(id < 2, array(1.0, 2.0), array(1.0)) as x", "id % 2 as y")
     data = replace(DIGITS, image="x", label="y")
     with pytest.raises(DataError, match=r"column x has rows of shape \(2,\) in one partition and \(1,\)"):
-        prepare_frame(spark, frame, data, store=store, seed=0)
+        prepare_frames(spark, Frames(train=frame), data, store=store, seed=0)
 
 
 def test_no_rows(spark, store):
     frame = spark.range(0).selectExpr("cast(id as float) as x", "id as y")
     with pytest.raises(DataError, match="the data have no rows"):
-        prepare_frame(spark, frame, replace(DIGITS, image="x", label="y"), store=store, seed=0)
+        prepare_frames(spark, Frames(train=frame), replace(DIGITS, image="x", label="y"), store=store, seed=0)
     assert list(store.iterdir()) == []
 
 
@@ -578,7 +580,7 @@ def test_a_failure_in_the_users_own_code_is_a_cluster_error(spark, store):
 
     frame = spark.range(3).mapInArrow(broken, "x float, y long")
     with pytest.raises(ClusterError, match="failed in Spark: ZeroDivisionError: theirs"):
-        prepare_frame(spark, frame, replace(DIGITS, image="x", label="y"), store=store, seed=0)
+        prepare_frames(spark, Frames(train=frame), replace(DIGITS, image="x", label="y"), store=store, seed=0)
 
 
 def test_a_missing_package_on_a_worker_names_its_install_command(spark, store):
@@ -588,7 +590,7 @@ def test_a_missing_package_on_a_worker_names_its_install_command(spark, store):
 
     frame = spark.range(3).mapInArrow(missing, "x float, y long")
     with pytest.raises(MissingDependency, match=r"^the digits need scikit-learn: pip install"):
-        prepare_frame(spark, frame, replace(DIGITS, image="x", label="y"), store=store, seed=0)
+        prepare_frames(spark, Frames(train=frame), replace(DIGITS, image="x", label="y"), store=store, seed=0)
 
 
 def test_the_shards_are_relative_to_the_manifest(spark, store, tmp_path):

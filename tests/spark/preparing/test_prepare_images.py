@@ -19,7 +19,7 @@ from sparknet.data.sources import datum
 from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
 from sparknet.spark.preparing import prepare as preparation
-from sparknet.spark.preparing.prepare import prepare, prepare_frame
+from sparknet.spark.preparing.prepare import Frames, prepare, prepare_frames
 
 pytestmark = pytest.mark.spark
 
@@ -288,8 +288,12 @@ def test_what_decides_what_shards_hold_decides_the_fingerprint(spark, store, mon
     monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))
     frame = spark.range(1)
     for keys in (BESIDE.get(case, {}), SAME.get(case) or OTHER[case]):
-        prepare_frame(
-            spark, frame, replace(Data(source="digits", validation_fraction=0.2), **keys), store=store, seed=0
+        prepare_frames(
+            spark,
+            Frames(train=frame),
+            replace(Data(source="digits", validation_fraction=0.2), **keys),
+            store=store,
+            seed=0,
         )
     assert (digests[0] == digests[1]) == (case in SAME)
 
@@ -300,5 +304,5 @@ def test_a_table_is_not_prepared_again_for_what_is_said_of_images(spark, store, 
     monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))
     table = Data(source="digits", validation_fraction=0.2, features=("id",))
     for data in (table, replace(table, **keys)):
-        prepare_frame(spark, spark.range(1), data, store=store, seed=0)
+        prepare_frames(spark, Frames(train=spark.range(1)), data, store=store, seed=0)
     assert digests[0] == digests[1]

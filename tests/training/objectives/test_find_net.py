@@ -10,8 +10,10 @@ from torch import nn
 from image_rows import image_rows
 from sparknet.caffe import CaffeNet, NetSpec, zoo
 from sparknet.caffe.dsl import InnerProductLayer, InputLayer, Layer, NetParam, ReLULayer, SoftmaxWithLoss, gaussian
+from sparknet.config import Net
 from sparknet.errors import NetError
 from sparknet.training.objectives.find_net import build_net, find_net
+from sparknet.training.objectives.recipe import Recipe
 
 
 def plain(hidden: int = 3) -> nn.Module:
@@ -88,7 +90,9 @@ not_callable = 3
 
 
 def build(name: str, arguments=None, *, shape=(1, 8, 8), classes=10, seed=0) -> nn.Module:
-    return build_net(name, arguments or {}, rows=image_rows(shape, classes=classes), seed=seed)
+    return build_net(
+        Recipe(net=Net(name=name, arguments=arguments or {})), image_rows(shape, classes=classes), seed=seed
+    )
 
 
 @pytest.mark.parametrize("name", zoo.__all__)

@@ -181,7 +181,7 @@ def test_a_net_of_several_inputs_and_heads():
 )
 def test_a_callable_is_told_how_wide_its_heads_are(rows, targets):
     seen = []
-    module = build_net(here(told), {"seen": seen}, rows=rows, seed=0)
+    module = build_net(Recipe(net=Net(name=here(told), arguments={"seen": seen})), rows, seed=0)
     assert isinstance(module, nn.Linear)
     assert seen == [targets]
 

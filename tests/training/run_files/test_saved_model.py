@@ -17,6 +17,7 @@ from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.errors import CheckpointError
 from sparknet.training.objectives.find_net import build_net
+from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.saved_model import Description, load_model, save_model
 from sparknet.training.run_files.state_bytes import dump_weights
 
@@ -36,7 +37,7 @@ def description():
 
 
 def trained_net():
-    net = build_net("digits_cnn", {"width": 4}, rows=image_rows((1, 8, 8)), seed=3)
+    net = build_net(Recipe(net=Net(name="digits_cnn", arguments={"width": 4})), image_rows((1, 8, 8)), seed=3)
     with torch.no_grad():
         net(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)))  # moves BatchNorm's statistics
     return net
@@ -93,7 +94,7 @@ def test_how_words_became_numbers_is_kept(tmp_path):
 def test_a_net_that_was_trained_on_squares_cut_out_of_larger_images(tmp_path):
     data = Data(source="image_folder", path="/photos", validation_fraction=0.2, crop=28)
     told = Description(net=Net(name="lenet"), rows=image_rows((1, 32, 30)), data=data)
-    net = build_net("lenet", {}, rows=image_rows((1, 28, 28)), seed=3)
+    net = build_net(Recipe(net=Net(name="lenet", arguments={})), image_rows((1, 28, 28)), seed=3)
     (tmp_path / "weights").write_bytes(dump_weights(net))
     save_model(tmp_path / "model", tmp_path / "weights", told, {"image": Normalise(mean=None, scale=1.0, crop=28)})
     model = load_model(tmp_path / "model")
@@ -110,7 +111,7 @@ def test_plain_safetensors_and_torch_are_enough(saved):
     net = trained_net()
     tensors = load_file(saved / "weights.safetensors")
     assert tensors.keys() == net.state_dict().keys()
-    other = build_net("digits_cnn", {"width": 4}, rows=image_rows((1, 8, 8)), seed=9)
+    other = build_net(Recipe(net=Net(name="digits_cnn", arguments={"width": 4})), image_rows((1, 8, 8)), seed=9)
     other.load_state_dict(tensors)
     for name, tensor in net.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
@@ -133,7 +134,7 @@ def test_an_older_model_is_replaced(saved, tmp_path):
 
 
 def build_other():
-    return build_net("digits_cnn", {"width": 4}, rows=image_rows((1, 8, 8)), seed=11)
+    return build_net(Recipe(net=Net(name="digits_cnn", arguments={"width": 4})), image_rows((1, 8, 8)), seed=11)
 
 
 def test_a_model_that_cannot_be_written_leaves_the_older_one(saved, tmp_path):

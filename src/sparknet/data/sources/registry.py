@@ -27,7 +27,10 @@ from sparknet.data.sources.source import Reader
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError
 
-__all__ = ["FORMATS", "Format", "find_format"]
+__all__ = ["DATA_FRAME_NAME", "FORMATS", "Format", "find_format"]
+
+DATA_FRAME_NAME = "dataframe"
+"""`data.source` of rows that a program gives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +121,11 @@ def find_format(data: Data) -> Format:
         ConfigError: there is no such format, or a setting belongs to other formats.
     """
     found = FORMATS.get(data.source)
+    if data.source == DATA_FRAME_NAME:
+        raise ConfigError(
+            "data.source is 'dataframe'; a program gave the rows of this run, and only it can give them again: "
+            "call `fit` there with the same runDir, or name rows with data.source and data.path"
+        )
     if found is None:
         close = difflib.get_close_matches(data.source, FORMATS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "correct data.source"

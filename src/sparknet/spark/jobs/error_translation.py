@@ -1,6 +1,7 @@
 """Spark's exceptions, with a JVM stack trace in each, turned into one sentence of ours."""
 
 import re
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ __all__ = ["lacks_file_system", "spark_errors"]
 
 _OURS: dict[str, type[SparkNetError]] = {"DataError": DataError, "MissingDependency": MissingDependency}
 _RAISED_BY_US = re.compile(rf"sparknet\.errors\.({'|'.join(_OURS)}): (.+)")
+_LACKING = re.compile(r"ModuleNotFoundError: No module named '(sparknet|torch|safetensors|filelock|google)\b")
 _UNREADABLE_FILE = "[FAILED_READ_FILE"
 _RAISED_BY_A_ROW = "USER_RAISED_EXCEPTION"
 """Spark's name for what `raise_error` raises in a query."""
@@ -50,6 +52,12 @@ def spark_errors(doing: str) -> Generator[None]:
         if ours:
             # the stack trace of the JVM says nothing that the message does not
             raise _OURS[ours[1]](ours[2].strip()) from None
+        if lacking := _LACKING.search(text):
+            raise MissingDependency(
+                f"{doing}: the Python of a worker has no module {lacking[1]}; Spark starts workers with `python3` "
+                f"where nothing else is said: set PYSPARK_PYTHON to {sys.executable}, or to where that environment "
+                "is on the workers, before the session is opened"
+            ) from None
         # A query or file that Spark will not take is refused before any task has run: the data are at fault, not
         # the cluster.
         if isinstance(error, AnalysisException) or _UNREADABLE_FILE in text:

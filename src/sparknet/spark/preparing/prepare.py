@@ -34,13 +34,13 @@ from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
 
-__all__ = ["prepare", "prepare_frame", "prepare_run"]
+__all__ = ["Frames", "prepare", "prepare_frames", "prepare_run"]
 
 _DOING = "preparing the data"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Frames:
+class Frames:
     """Rows that come as DataFrames."""
 
     train: DataFrame
@@ -64,7 +64,7 @@ class _Preparation:
     """What the rows are, as JSON values: equal for equal rows."""
     opened: OpenedSource
     """Says how the input column is read."""
-    rows: OpenedSources | _Frames
+    rows: OpenedSources | Frames
     """Where the rows come from: partitions that the tasks read themselves, or DataFrames."""
 
 
@@ -104,7 +104,7 @@ def prepare(
     opened = sources.train
     files: list[Any]
     if opened.source and not opened.format.has_columns:
-        rows: OpenedSources | _Frames = sources
+        rows: OpenedSources | Frames = sources
         files = [describe_files(side.listed.files) for side in sources.sides]
     else:
         with spark_errors(f"reading {data.path}"):
@@ -112,7 +112,7 @@ def prepare(
             frames = run_job(
                 spark, lambda: [read_source(spark, side, data) for side in sources.sides], doing=_DOING
             )
-            rows = _Frames(train=frames[0], validation=frames[1] if sources.validation else None)
+            rows = Frames(train=frames[0], validation=frames[1] if sources.validation else None)
             files = [
                 describe_files(side.source.files) if side.source else describe_file_source(frame)
                 for side, frame in zip(sources.sides, frames, strict=True)
@@ -139,7 +139,7 @@ def prepare_run(
     store: Path,
     seed: int,
     workers: int = 1,
-    sources: OpenedSources | None = None,
+    sources: OpenedSources | Frames | None = None,
 ) -> PreparedData:
     """Prepare everything that a run reads: `data.source`, and the sources beside it, each by itself.
 
@@ -149,7 +149,7 @@ def prepare_run(
         store: as for `prepare`.
         seed: as for `prepare`.
         workers: as for `prepare`.
-        sources: what `data.source` names, if it is open already.
+        sources: what `data.source` names, if it is open already; or DataFrames in its place.
 
     Raises:
         DataError: as for `prepare`; or the sources' rows cannot go together.
@@ -210,9 +210,17 @@ def _prepare_test(
 
 
 def _prepare_sources(
-    spark: SparkSession, data: Data, *, store: Path, seed: int, workers: int, sources: OpenedSources | None
+    spark: SparkSession,
+    data: Data,
+    *,
+    store: Path,
+    seed: int,
+    workers: int,
+    sources: OpenedSources | Frames | None,
 ) -> PreparedData:
     """What is trained on, and what is held out."""
+    if isinstance(sources, Frames):
+        return PreparedData.of(*prepare_frames(spark, sources, data, store=store, seed=seed, workers=workers))
     if not data.beside:
         return PreparedData.of(*prepare(spark, data, store=store, seed=seed, workers=workers, sources=sources))
     if not data.validation_path and data.validation is None:
@@ -235,25 +243,33 @@ def _prepare_sources(
     return prepared
 
 
-def prepare_frame(
-    spark: SparkSession, frame: DataFrame, data: Data, *, store: Path, seed: int, workers: int = 1
+def prepare_frames(
+    spark: SparkSession, frames: Frames, data: Data, *, store: Path, seed: int, workers: int = 1
 ) -> tuple[Path, Manifest]:
-    """Turn the rows of any DataFrame into shards, as `prepare` does; `data.path` plays no part.
+    """Turn the rows of any DataFrames into shards, as `prepare` does; `data.path` plays no part.
 
-    The frame is known again within its Spark application only. Its columns `name` and `error` tell of damaged rows
+    Frames are known again within their Spark application only. Columns `name` and `error` tell of damaged rows
     where `data.source` is of a kind that reads on after them.
 
     Raises:
-        DataError: as for `prepare`; also for `data.validation_path`, since a frame has no second source.
+        DataError: as for `prepare`; also for `data.validation_path`, unless there is a frame of validation rows.
+        ConfigError: `data` names sources, which belong to files.
         ClusterError: the Spark job failed.
     """
-    if data.validation_path:
+    if bool(data.validation_path) != (frames.validation is not None):
         raise DataError(
-            f"data.validation_path is {data.validation_path!r}; a DataFrame marks or draws its validation rows: "
-            "set data.validation_column or data.validation_fraction"
+            f"data.validation_path is {data.validation_path!r}; a DataFrame marks or draws its validation rows, or "
+            "a second one has them: set data.validation_column or data.validation_fraction, or give one"
         )
+    for key, named in (("beside", data.beside), ("tests", data.tests)):
+        if named:
+            raise ConfigError(
+                f"data.{key} has {', '.join(named)}; these are read from files beside files, and the rows come "
+                "from a DataFrame: join them to its columns, or leave it out"
+            )
+    both = [frame for frame in (frames.train, frames.validation) if frame is not None]
     with spark_errors("reading the DataFrame"):
-        identity = describe_frame(frame)
+        identity = [describe_frame(frame) for frame in both]
     return _prepared(
         _Preparation(
             spark=spark,
@@ -261,10 +277,10 @@ def prepare_frame(
             store=store,
             seed=seed,
             workers=workers,
-            source={"source": "DataFrame", "schema": frame.schema.simpleString()},
+            source={"source": "DataFrame", "schema": frames.train.schema.simpleString()},
             identity=identity,
             opened=DATA_FRAME,
-            rows=_Frames(train=frame),
+            rows=frames,
         )
     )
 

@@ -19,7 +19,7 @@ from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
 from sparknet.spark.devices.preflight import check_devices
 from sparknet.spark.jobs.session import driver_host, session_for
-from sparknet.spark.preparing.prepare import prepare_run
+from sparknet.spark.preparing.prepare import Frames, prepare_run
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
@@ -43,6 +43,7 @@ from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.run_hook import RunHook
 from sparknet.training.run_files.saved_model import describe, save_model
 from sparknet.training.worker.evaluate import Evaluation
+from sparknet.training.worker.rehearsal import rehearse
 
 __all__ = ["Observer", "RunResult", "count_rounds", "train"]
 
@@ -94,8 +95,9 @@ def train(
     run_dir: RunDir,
     *,
     spark: SparkSession | None = None,
-    sources: OpenedSources | None = None,
+    sources: OpenedSources | Frames | None = None,
     observers: Sequence[Observer] = (),
+    accept: Callable[[PreparedData], None] | None = None,
 ) -> RunResult:
     """Train to the end, from the beginning or from the run directory's newest good checkpoint.
 
@@ -103,8 +105,11 @@ def train(
         run: what to do; a start that the caller has opened and looked at, so that nothing is read or built twice.
         run_dir: where everything about the run is kept; owned by the caller.
         spark: the session to use; not given: the active one, else one is opened and stopped again.
-        sources: what `config.data` names, if it is open already; not given: it is opened.
+        sources: what `config.data` names, if it is open already, or DataFrames in its place; not given: it is
+            opened.
         observers: told every event.
+        accept: is shown the rows when they are prepared, before anything is trained, and raises if they are not
+            those that are meant.
 
     Raises:
         SparkNetError: the run failed; the message names value, rule and remedy.
@@ -122,7 +127,7 @@ def train(
             start = run if isinstance(run, RunStart) else open_run(run)
             if start.config != run:
                 run_dir.save_config(start.config)
-            return _Run(start, run_dir, tell).train(spark, sources)
+            return _Run(start, run_dir, tell, accept).train(spark, sources)
         except (KeyboardInterrupt, SparkNetError) as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
@@ -157,19 +162,26 @@ def _last_iteration(config: RunConfig, rounds: int, done: RunProgress) -> int:
 class _Run:
     """One start of a run."""
 
-    def __init__(self, start: RunStart, run_dir: RunDir, tell: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        start: RunStart,
+        run_dir: RunDir,
+        tell: Callable[..., None],
+        accept: Callable[[PreparedData], None] | None,
+    ) -> None:
         self._start = start
         self._hook = start.hook
         self._config = config = start.config
         self._run_dir = run_dir
         self._tell = tell
+        self._accept = accept
         self._checkpoints = Checkpoints(
             run_dir.path, config.run.keep_checkpoints, until_released=self._hook is not None
         )
         self._token = secrets.token_urlsafe(32)
         self._tls = _read_tls(config)
 
-    def train(self, given: SparkSession | None, sources: OpenedSources | None) -> RunResult:
+    def train(self, given: SparkSession | None, sources: OpenedSources | Frames | None) -> RunResult:
         # A misspelt name should not cost a Spark start.
         check_net(self._start.recipe)
         check_solver(self._start.recipe)
@@ -192,6 +204,8 @@ class _Run:
                 workers=config.run.workers,
                 sources=sources,
             )
+            if self._accept is not None:
+                self._accept(data)
             # On the driver too: a net that does not fit the rows fails here, once, and not in every task.
             objective = self._start.objective(data.rows)
             check_solver(self._start.recipe, objective)
@@ -200,6 +214,7 @@ class _Run:
             preprocessing = make_preprocessing(
                 config, objective, data.stored, rows=data.rows, run_dir=self._run_dir.path
             )
+            rehearse(objective, data, preprocessing)
             # A checkpoint of this run is newer than whatever it once began from.
             saved = self._resume_point() or self._beginning(objective)
             done = saved.progress if saved else RunProgress()
@@ -218,6 +233,7 @@ class _Run:
                     data=data,
                     iterations=_last_iteration(config, rounds, done),
                     preprocessing=preprocessing,
+                    code=self._start.recipe.code,
                 )
                 self._supervise(spark, service, plan)
         # Outside the session: one of our own has given back its cores by then.

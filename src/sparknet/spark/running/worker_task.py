@@ -5,8 +5,9 @@ Nothing here needs Spark: a process that is given the plan is a worker as well.
 
 import contextlib
 import ctypes
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from sparknet.spark.devices.binding import Bound, bound_device
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.optimiser import build_inner_solver
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.objectives.recipe import Recipe
@@ -45,6 +47,8 @@ class WorkerPlan:
     """Of the whole run, also when it resumes: a learning rate that falls to its end must know that end."""
     preprocessing: Preprocessing
     """What rows go through on their way to the net."""
+    code: Code = field(default_factory=dict[str, Callable[..., Any]])
+    """What a program gave for names of the configuration."""
 
 
 def train_as(plan: WorkerPlan, who: Register, *, bound: Bound | None = None) -> None:
@@ -167,7 +171,7 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     train = means.held.enter_context(plan.data.train_table(threads=threads, cuts=preprocessing.train))
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
     order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
-    recipe = Recipe.read(config.net, config.solver, objective=config.objective)
+    recipe = Recipe.read(config.net, config.solver, objective=config.objective, code=plan.code)
     # Before the net is built, whose Python layers may ask for it.
     take_place(who.slot, workers=config.run.workers)
     # Spark uses this process again.

@@ -25,6 +25,7 @@ from sparknet.training.caffe_runs.channels import with_channels
 from sparknet.training.caffe_runs.run_hooks import CaffeHook
 from sparknet.training.caffe_runs.sizes import with_sizes
 from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.recipe import Recipe, with_python_layers
 from sparknet.training.run_files.run_hook import RunHook
@@ -90,13 +91,20 @@ class RunStart:
         )
 
 
-def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFile | None = None) -> RunStart:
+def open_run(
+    config: RunConfig,
+    *,
+    net: NetFile | None = None,
+    solver: SolverFile | None = None,
+    code: Code | None = None,
+) -> RunStart:
     """Read what a configuration names.
 
     Args:
         config: its paths are seen from the current directory.
         net: what was read of `config.net.prototxt` already.
         solver: the same of `config.solver.prototxt`.
+        code: what a program gave for names of the configuration.
 
     Raises:
         NetError: a file is missing, or is no net or solver.
@@ -133,6 +141,7 @@ def open_run(config: RunConfig, *, net: NetFile | None = None, solver: SolverFil
         spec=with_python_layers(net.spec, config.net) if net else None,
         objective=config.objective,
         solver=config.solver,
+        code=code or {},
         settings=settings,
     )
     _check_passes(config)

@@ -11,7 +11,7 @@ from sparknet.errors import ConfigError, NetError
 from sparknet.training.objectives.caffe_objective import CaffeObjective
 from sparknet.training.objectives.find_net import build_net, find_net
 from sparknet.training.objectives.input_binding import Intake, batch_in_file, intake_of, seen_rows
-from sparknet.training.objectives.losses import OWN, find_loss
+from sparknet.training.objectives.losses import find_loss
 from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.net_weights import freeze
 from sparknet.training.objectives.objective import EVALUATION_BATCH, Objective
@@ -31,8 +31,8 @@ def check_net(recipe: Recipe) -> None:
         ConfigError: there is no such loss or measure, or code would be compiled.
     """
     if recipe.spec is None:
-        find_net(recipe.net.name)
-        find_loss(recipe.objective)
+        find_net(recipe.net.name, recipe.code)
+        find_loss(recipe.objective, recipe.code)
         for one in recipe.objective.measures:
             find_metric(Measure(name=one) if isinstance(one, str) else one)
         return
@@ -79,15 +79,15 @@ def build_objective(
         train, intake = binding.state(recipe.spec, phase="TRAIN", batch=batch_size, seed=seed)
         freeze(train, net.freeze)
         return _trained(binding, train, intake, channels_last=net.channels_last)
-    own_loss = recipe.objective.loss == OWN
-    path = net.python_path if net.allow_python_layers else None
-    module = build_net(net.name, net.arguments, rows=fed, seed=seed, own_loss=own_loss, python_path=path)
+    module = build_net(recipe, fed, seed=seed)
     freeze(module, net.freeze)
     # It came from a description, of the zoo or of the user's, whose inputs are known only now.
     if isinstance(module, CaffeNet):
         intake = binding.intake(module.spec, phase="TRAIN", batch=batch_size)
         return _trained(binding, module, intake, channels_last=net.channels_last)
-    return ModuleObjective(module, fed, recipe.objective, name=net.name, channels_last=net.channels_last)
+    return ModuleObjective(
+        module, fed, recipe.objective, name=net.name, channels_last=net.channels_last, code=recipe.code
+    )
 
 
 def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None = None) -> CaffeObjective:

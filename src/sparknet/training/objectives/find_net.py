@@ -21,23 +21,29 @@ from sparknet.caffe.layers import INPUT_LAYERS, InputBlob, Shape, input_blobs
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
+from sparknet.training.objectives.given_code import Code
+from sparknet.training.objectives.losses import OWN
 from sparknet.training.objectives.net_call import NetCall
+from sparknet.training.objectives.recipe import Recipe, with_python_layers
 from sparknet.training.objectives.seeding import drawing_from
 
 __all__ = ["build_net", "find_net"]
 
 
-def find_net(name: str) -> Callable[..., nn.Module | NetSpec]:
+def find_net(name: str, code: Code | None = None) -> Callable[..., nn.Module | NetSpec]:
     """Return the callable that a net's name stands for.
 
     Args:
         name: an entry of the zoo (`lenet`), or `package.module:callable` for a module class of yours or a function
             that returns a module or a description.
+        code: what a program gave by name, which comes first.
 
     Raises:
         NetError: no such entry, the module cannot be imported, or it holds no such callable; the message
             gives the nearest name or the import's own error.
     """
+    if code and name in code:
+        return code[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
         if name in zoo.__all__:
@@ -57,6 +63,11 @@ def find_net(name: str) -> Callable[..., nn.Module | NetSpec]:
         ) from error
     found = getattr(module, attribute, None)
     if not callable(found):
+        if module_name == "__main__":
+            raise NetError(
+                f"net.name is {name!r}; a program or notebook defined it, and this one does not: "
+                "define it here too, or give it again where the net is asked for"
+            )
         fault = "has no such name" if found is None else f"holds a {type(found).__name__} there"
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise NetError(
@@ -65,15 +76,7 @@ def find_net(name: str) -> Callable[..., nn.Module | NetSpec]:
     return cast("Callable[..., nn.Module | NetSpec]", found)
 
 
-def build_net(
-    name: str,
-    arguments: Mapping[str, Any],
-    *,
-    rows: RowSchema,
-    seed: int,
-    own_loss: bool = False,
-    python_path: tuple[str, ...] | None = None,
-) -> nn.Module:
+def build_net(recipe: Recipe, rows: RowSchema, *, seed: int) -> nn.Module:
     """Build a net on the CPU; the same name, arguments and seed give bit-identical weights.
 
     A description is built in phase TRAIN. Data layers whose files alone know the shape of an image take it from
@@ -85,34 +88,32 @@ def build_net(
     made whole by a pass over zeros. The caller's random state stays as it is.
 
     Args:
-        name: what `find_net` takes.
-        arguments: `net.arguments` of the configuration.
+        recipe: names it, and says whether the net computes its loss itself, of targets that it is given.
         rows: what the net is fed; classes are 0 to below `rows.label_bound`.
         seed: seeds torch's CPU generator for the initial weights.
-        own_loss: the net computes its loss itself, of targets that it is given.
-        python_path: where a description's Python layers are looked for; None: they are not allowed here.
 
     Raises:
         NetError: the net cannot be found, does not take these arguments or this input, fails while it is
             built, or is neither a description nor an `nn.Module`, or has no trainable parameter.
     """
-    factory = find_net(name)
+    name = recipe.net.name
+    factory = find_net(name, recipe.code)
     offered = {
         "input_shape": rows.input.shape,
         "input_shapes": {column.name: column.shape for column in rows.inputs},
         "classes": rows.label_bound,
         "targets": {column.name: column.classes or column.width for column in rows.targets},
     }
-    given = _arguments(name, factory, arguments, offered)
+    given = _arguments(name, factory, recipe.net.arguments, offered)
     with drawing_from(seed):
         try:
             # Typed as object: what a callable of the user's really returns is checked below
             module = cast("object", factory(**given))
             if isinstance(module, NetSpec):
-                module = module if python_path is None else module.allowing_python_layers(*python_path)
+                module = with_python_layers(module, recipe.net)
                 module = CaffeNet(module, "TRAIN", input_shapes=_missing_shapes(module, rows.input.shape))
             if isinstance(module, nn.Module) and has_lazy_parameters(module):
-                _make_whole(module, rows, name=name, own_loss=own_loss)
+                _make_whole(module, rows, name=name, own_loss=recipe.objective.loss == OWN)
         except NetError:
             raise
         except Exception as error:  # the callable is the user's: it may fail in any way

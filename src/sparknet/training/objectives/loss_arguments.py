@@ -11,20 +11,24 @@ import torch
 from torch import Tensor
 
 from sparknet.errors import ConfigError
+from sparknet.training.objectives.given_code import Code
 
 __all__ = ["check_call", "check_weighted", "checked_arguments", "import_callable", "keywords", "moved", "nearest"]
 
 
-def import_callable(key: str, name: str) -> Callable[..., Any]:
+def import_callable(key: str, name: str, code: Code) -> Callable[..., Any]:
     """The callable that `package.module:callable` names.
 
     Args:
         key: the setting, for messages.
         name: its value.
+        code: what a program gave, which comes first.
 
     Raises:
         ConfigError: the form is another, the module cannot be imported, or it has no such callable.
     """
+    if name in code:
+        return code[name]
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{key} is {name!r}; the form is 'package.module:callable'")

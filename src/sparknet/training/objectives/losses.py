@@ -12,6 +12,7 @@ from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import ConfigError, NetError
+from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.loss_arguments import (
     check_call,
@@ -61,13 +62,14 @@ class Loss(Protocol):
         ...
 
 
-def build_loss(section: ObjectiveSection, rows: RowSchema, *, net: str) -> Loss:
+def build_loss(section: ObjectiveSection, rows: RowSchema, *, net: str, code: Code | None = None) -> Loss:
     """The loss that the configuration names, or the one that suits the target.
 
     Args:
         section: names it.
         rows: which targets there are, and weights.
         net: the net's name, for messages.
+        code: what a program gave by name.
 
     Raises:
         ConfigError: there is no such loss, or it does not take these targets, weights or arguments.
@@ -76,18 +78,18 @@ def build_loss(section: ObjectiveSection, rows: RowSchema, *, net: str) -> Loss:
     if name == OWN:
         return _OwnLoss(section, rows, net=net)
     if ":" in name:
-        return _CallableLoss(section, rows, net=net)
+        return _CallableLoss(import_callable("objective.loss", name, code or {}), section, rows, net=net)
     return _FunctionalLoss(name, section.loss_arguments, rows, net=net)
 
 
-def find_loss(section: ObjectiveSection) -> None:
+def find_loss(section: ObjectiveSection, code: Code) -> None:
     """Find what is wrong with the name of a loss, before it is known what the rows are.
 
     Raises:
         ConfigError: there is no such function.
     """
     if ":" in section.loss:
-        import_callable("objective.loss", section.loss)
+        import_callable("objective.loss", section.loss, code)
     elif section.loss not in ("", OWN):
         _functional(section.loss)
 
@@ -220,8 +222,10 @@ class _CallableLoss:
 
     by_row = False
 
-    def __init__(self, section: ObjectiveSection, rows: RowSchema, *, net: str) -> None:
-        self._function = import_callable("objective.loss", section.loss)
+    def __init__(
+        self, function: Callable[..., Any], section: ObjectiveSection, rows: RowSchema, *, net: str
+    ) -> None:
+        self._function = function
         self._net = net
         self._targets = tuple(column.name for column in rows.targets)
         self._weight = rows.weight

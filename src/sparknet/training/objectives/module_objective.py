@@ -12,6 +12,7 @@ from torch.func import functional_call
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
+from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.losses import OWN, build_loss
 from sparknet.training.objectives.measures import build_measures
@@ -59,6 +60,7 @@ class ModuleObjective:
             them.
         name: for messages.
         channels_last: give it images in channels-last memory order.
+        code: what a program gave by name.
 
     Raises:
         ConfigError: loss or measures do not suit the targets.
@@ -77,6 +79,7 @@ class ModuleObjective:
         *,
         name: str,
         channels_last: bool = False,
+        code: Code | None = None,
     ) -> None:
         section = section or ObjectiveSection()
         # A module says nothing of how its inputs are made.
@@ -90,7 +93,7 @@ class ModuleObjective:
         self._channels_last = channels_last
         self._own_loss = section.loss == OWN
         self._call = NetCall(module, rows, name=name, with_targets=self._own_loss)
-        self._loss = build_loss(section, rows, net=name)
+        self._loss = build_loss(section, rows, net=name, code=code)
         self._measures = build_measures(section, rows, self._loss, net=name)
         # What is of a batch and not of its rows must come from the same batches however parts are shared.
         self.unit = 1 if all(measure.by_row for measure in self._measures) else EVALUATION_BATCH

@@ -1,6 +1,8 @@
 """A configuration's net and solver, with what their Caffe files come to: read once, then handed on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.description.upgrade import upgrade_solver
@@ -8,6 +10,7 @@ from sparknet.caffe.prototxt import parse_text
 from sparknet.caffe.schema import SolverParameter
 from sparknet.caffe.solver.settings import SolverSettings
 from sparknet.config import Net, Objective, Solver
+from sparknet.training.objectives.given_code import Code
 
 __all__ = ["Recipe", "with_python_layers"]
 
@@ -24,11 +27,20 @@ class Recipe:
     """What is minimised and measured; of a Caffe file that says both itself, nothing."""
     solver: Solver = field(default_factory=Solver)
     """How it is optimised."""
+    code: Code = field(default_factory=dict[str, Callable[..., Any]])
+    """What a program gave for names of the configuration."""
     settings: SolverSettings | None = None
     """What `solver.prototxt` says; None where torch's SGD takes the values of `solver`."""
 
     @classmethod
-    def read(cls, net: Net, solver: Solver | None = None, *, objective: Objective | None = None) -> "Recipe":
+    def read(
+        cls,
+        net: Net,
+        solver: Solver | None = None,
+        *,
+        objective: Objective | None = None,
+        code: Code | None = None,
+    ) -> "Recipe":
         """Read the texts that a self-contained configuration has of Caffe's files.
 
         Raises:
@@ -47,6 +59,7 @@ class Recipe:
             net=net,
             spec=spec and with_python_layers(spec, net),
             objective=objective or Objective(),
+            code=code or {},
             solver=solver,
             settings=settings,
         )

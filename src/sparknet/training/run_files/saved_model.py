@@ -21,6 +21,7 @@ from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.errors import CheckpointError, ConfigError
 from sparknet.training.objectives.build_objective import build_objective
+from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain, chain_arrays, chain_from
 from sparknet.training.objectives.recipe import Recipe
@@ -90,13 +91,14 @@ def describe(config: RunConfig, rows: RowSchema, table: TableEncoding | None) ->
     return Description(net=net, objective=config.objective, rows=rows, data=config.data, table=table)
 
 
-def load_model(directory: Path, *, python_path: tuple[str, ...] | None = None) -> Model:
+def load_model(directory: Path, *, python_path: tuple[str, ...] | None = None, code: Code | None = None) -> Model:
     """Rebuild the module of a finished run.
 
     Args:
         directory: what `save_model` wrote.
         python_path: where modules of a Caffe net's Python layers are looked for, behind PYTHONPATH; none: where
             training found them. Not given: such layers are refused, since their code would run.
+        code: what a program gives for the names of net and loss, which the model has by their names alone.
 
     Raises:
         CheckpointError: the directory is not there, or damaged.
@@ -117,7 +119,7 @@ def load_model(directory: Path, *, python_path: tuple[str, ...] | None = None) -
     net = replace(description.net, allow_python_layers=python_path is not None)
     description = replace(description, net=replace(net, python_path=python_path or net.python_path))
     # The seed is of no account: the weights replace what the fillers drew.
-    recipe = Recipe.read(description.net, objective=description.objective)
+    recipe = Recipe.read(description.net, objective=description.objective, code=code)
     objective = build_objective(recipe, description.rows, batch_size=1, seed=0, data=description.data)
     objective.module.eval()
     try:
