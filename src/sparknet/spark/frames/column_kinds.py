@@ -107,7 +107,8 @@ def as_numbers(column: SparkColumn, kind: DataType) -> SparkColumn:
         # Spark's library of models brings pandas with it, and few tables have vectors.
         from pyspark.ml.functions import vector_to_array
 
-        return vector_to_array(column, "float32")
+        # Spark's function does not look whether there is a vector.
+        return F.when(column.isNotNull(), vector_to_array(column, "float32"))
     while isinstance(kind.elementType, ArrayType):
         column, kind = F.flatten(column), kind.elementType
     return column.cast(ArrayType(FloatType()))

@@ -1,0 +1,224 @@
+"""A fit: the run directory that it begins or goes on with, the run itself, and what it leaves."""
+
+import hashlib
+import json
+import math
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+from torch import nn
+
+from sparknet.config import RunConfig, encode
+from sparknet.data.shards.prepared import PreparedData
+from sparknet.errors import RunDirError
+from sparknet.ml.settings import Fit
+from sparknet.ml.summary import TrainingSummary, history_of
+from sparknet.ml.turns import turn_of
+from sparknet.reporting.console import open_console
+from sparknet.reporting.training_log import TrainingLog
+from sparknet.spark.preparing.prepare import Frames, prepare_run
+from sparknet.spark.running.run import Observer, train
+from sparknet.training.caffe_runs.open_run import open_run
+from sparknet.training.run_files.run_dir import RunDir
+from sparknet.training.run_files.saved_model import Model, load_model
+from sparknet.training.run_files.state_bytes import weights_file
+from sparknet.training.sync.pieces import cut
+from sparknet.whole_files import whole_file
+
+__all__ = ["Fitted", "fit"]
+
+_MAY_DIFFER = ("cluster.", "run.workers", "run.min_workers", "run.keep_checkpoints", "data.threads", "data.store")
+"""Keys that a run may be gone on with otherwise: where and how, not what."""
+_ROWS = "rows.json"
+_CLOSE = 1e-4
+"""Relative difference of means that the order of the rows alone may make."""
+_PIECE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Fitted:
+    """What a fit has made."""
+
+    model: Model
+    summary: TrainingSummary
+
+
+def fit(
+    spark: SparkSession,
+    frames: Frames,
+    asked: Fit,
+    *,
+    run_dir: Path | None,
+    observers: Sequence[Observer] = (),
+    verbose: bool = True,
+) -> Fitted:
+    """Train, or go on with the run in `run_dir`, or read what it has come to.
+
+    Args:
+        spark: the session of the frames.
+        frames: the rows.
+        asked: what is trained.
+        run_dir: not given: a temporary one, gone when the model is read.
+        observers: told every event.
+        verbose: print progress.
+
+    Raises:
+        SparkNetError: the run failed, or the directory holds another's.
+        KeyboardInterrupt: it was interrupted; the workers have ended, and the session is as it was.
+    """
+    with ExitStack() as held:
+        held.enter_context(_own_interrupts())
+        held.enter_context(turn_of(spark, asked.config.run.workers))
+        path = run_dir or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="sparknet-fit-")))
+        config = _with_weights(asked.config, asked.net.module, path)
+        start = open_run(config, code=asked.code)
+        opened = held.enter_context(_opened(path, start.config))
+        accept = _Rows(opened.path)
+        if opened.load_result() is None:
+            console = open_console() if verbose else None
+            told = [*observers, *([console.on_event] if console else [])]
+            if console is not None:
+                held.callback(console.close)
+            log = held.enter_context(TrainingLog(opened.path, int(time.time() * 1000)))
+            train(start, opened, spark=spark, sources=frames, observers=[*told, log.on_event], accept=accept)
+        else:
+            # The rows too decide whether this is that run.
+            store = opened.store(start.config)
+            accept(prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=frames))
+        return _read(opened, asked)
+
+
+def _read(opened: RunDir, asked: Fit) -> Fitted:
+    lines = (opened.path / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    # A killed driver may have left half a line.
+    events = [event for event in map(_event, lines) if event]
+    model = load_model(opened.path / "model", code=asked.code)
+    return Fitted(
+        model=model, summary=TrainingSummary(history=history_of(events), result=opened.load_result() or {})
+    )
+
+
+def _event(line: str) -> Mapping[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
+
+
+@contextmanager
+def _own_interrupts() -> Generator[None]:
+    """Let Ctrl-C, or a notebook's stop button, end this fit and nothing else in the session.
+
+    What Spark has installed cancels every job there is, and talks to the Java machine from within whatever call the
+    interrupt has cut into.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _with_weights(config: RunConfig, module: nn.Module | None, path: Path) -> RunConfig:
+    """The configuration with the weights of a module in a file, where every worker begins."""
+    if module is None:
+        return config
+    file, digest = weights_file(module), hashlib.sha256()
+    for piece in cut(file, _PIECE_BYTES):
+        digest.update(piece)
+    # Named by what it holds: other weights are another run.
+    place = path.resolve() / f"initial-{digest.hexdigest()[:16]}.safetensors"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(place) as draft, draft.open("wb") as out:
+            for piece in cut(file, _PIECE_BYTES):
+                out.write(piece)
+    return replace(config, net=replace(config.net, weights=str(place)))
+
+
+def _opened(path: Path, config: RunConfig) -> RunDir:
+    """A new run directory, or that of the same run.
+
+    Raises:
+        RunDirError: it holds another's.
+    """
+    if not (path / "config.toml").exists():
+        return RunDir.create(path, config)
+    opened = RunDir.reopen(path)
+    try:
+        before = opened.load_config()
+        here, there = (_flat(encode(one)) for one in (config, before))
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key) and not key.startswith(_MAY_DIFFER):
+                raise RunDirError(
+                    f"{path} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} here; give "
+                    "another runDir, or the same settings to go on with it"
+                )
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+class _Rows:
+    """Holds the rows of a fit against those with which its run began.
+
+    A DataFrame has no name by which it could be known in another application. Its rows are the same for a run if
+    there are as many, of the same columns, with the same statistics, in whatever order they come.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _ROWS
+
+    def __call__(self, data: PreparedData) -> None:
+        """Record what the rows are, or compare.
+
+        Raises:
+            RunDirError: they are others.
+        """
+        found = _facts(data)
+        if not self._path.exists():
+            with whole_file(self._path) as draft:
+                draft.write_text(json.dumps(found, indent=1), encoding="utf-8")
+            return
+        before = json.loads(self._path.read_text(encoding="utf-8"))
+        for key, value in found.items():
+            if not _alike(before.get(key), value):
+                raise RunDirError(
+                    f"{self._path.parent} holds a run on other rows: {key} is {before.get(key)} there and {value} "
+                    "here; give another runDir, or the same rows to go on with it"
+                )
+
+
+def _facts(data: PreparedData) -> dict[str, Any]:
+    facts: dict[str, Any] = {"training rows": data.train_rows, "validation rows": data.validation_rows}
+    for name, (stored, _) in data.stored.items():
+        facts[f"column {name}"] = stored.column.told
+        facts[f"means of {name}"] = list(stored.channel_mean)
+        facts[f"rows of each class of {name}"] = list(stored.counts)
+    return facts
+
+
+def _alike(before: object, now: object) -> bool:
+    if not isinstance(before, list) or not isinstance(now, list):
+        return before == now
+    pairs = zip(before, now, strict=True) if len(before) == len(now) else [(0.0, 1.0)]
+    return all(math.isclose(one, other, rel_tol=_CLOSE, abs_tol=_CLOSE) for one, other in pairs)
