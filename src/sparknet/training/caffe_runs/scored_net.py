@@ -58,7 +58,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
         )
     description = Description(net=config.net, rows=rows, data=config.data)
     return TestedNet(
-        model=Model(description=description, objective=objective, chain=chain),
+        model=Model(description=description, objective=objective, chain=chain, test_net_only=True),
         loss_weights=objective.loss_weights,
         counts=objective.measured,
     )
