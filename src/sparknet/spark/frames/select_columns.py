@@ -182,9 +182,7 @@ def _made(
     told = _told(frame)
     if all(column.finish is None for column in columns):
         return MadeCells(staged=frame, cells=tuple(column.cells[0] for column in columns), fault=tuple(told))
-    named = [
-        [f"{_STAGED}{at}.{piece}" for piece in range(len(column.cells))] for at, column in enumerate(columns)
-    ]
+    named = [[f"{_STAGED}{at}.{piece}" for piece in range(len(column.cells))] for at, column in enumerate(columns)]
     cells = [
         cell.alias(name)
         for column, names in zip(columns, named, strict=True)
