@@ -10,7 +10,7 @@ from pyspark import cloudpickle
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sparknet.config import encode
+from sparknet.config import Data, encode
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.sources.opening import DATA_FRAME, OpenedSource
 from sparknet.data.sources.passes import PASS
@@ -37,6 +37,7 @@ def infer(
     *,
     settings: InferenceSettings | None = None,
     opened: OpenedSource = DATA_FRAME,
+    data: Data | None = None,
 ) -> DataFrame:
     """Add what a model makes of each row; nothing runs before an action asks for it.
 
@@ -49,6 +50,7 @@ def infer(
         wanted: which columns are added.
         settings: how the rows go through the net.
         opened: the source that `read_source` made the frame of.
+        data: how its columns are read; not given: as in training.
 
     Returns:
         All columns of `frame` as they are, and behind them those that are wanted.
@@ -63,11 +65,11 @@ def infer(
     settings = settings or InferenceSettings()
     outputs = outputs_of(wanted, model)
     _check_free(frame, wanted.names)
-    description = model.description
+    description, data = model.description, data or model.description.data
     names = [column.name for column in description.rows.inputs]
     if PASS in names:
         raise DataError(f"net {model.objective.name} makes its rows itself; only a net that takes some predicts")
-    made = cells_beside(frame, description.data, names, description.table)
+    made = cells_beside(frame, data, names, description.table)
     known = [*(f"c{at}" for at in range(len(names))), *(["fault"] if made.fault else [])]
     cells = [*made.cells, *made.fault]
     # A frame of `read_source` alone has them by these names; in others they mean something else.
@@ -76,7 +78,7 @@ def infer(
             known, cells = [*known, said], [*cells, F.col(said)]
     task = InferenceTask(
         net=_net_plan(frame, model, settings),
-        rows=_read_plan(opened, model, settings),
+        rows=_read_plan(opened, model, settings, data),
         trained=description.rows.inputs,
         names=tuple(known),
         outputs=outputs,
@@ -108,8 +110,8 @@ def _net_plan(frame: DataFrame, model: Model, settings: InferenceSettings) -> Ne
     )
 
 
-def _read_plan(opened: OpenedSource, model: Model, settings: InferenceSettings) -> ReadPlan:
-    data, chain = model.description.data, model.chain
+def _read_plan(opened: OpenedSource, model: Model, settings: InferenceSettings, data: Data) -> ReadPlan:
+    chain = model.chain
     return ReadPlan(
         columns=tuple(
             opened.column_plan(data, column.name).as_trained(

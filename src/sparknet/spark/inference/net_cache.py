@@ -97,6 +97,6 @@ def _build(plan: NetPlan) -> Objective:
     recipe = Recipe.read(plan.description.net, objective=plan.description.objective)
     rows, data = plan.description.rows, plan.description.data
     if plan.test_net_only:
-        return build_test_objective(recipe, rows, data=data)
+        return build_test_objective(recipe, rows, data=data, measured=False)
     # Batch and seed play no part: nothing is trained, and every weight is about to be replaced.
     return build_objective(recipe, rows, batch_size=1, seed=0, data=data)

@@ -17,7 +17,7 @@ from sparknet.training.objectives.loss_arguments import nearest
 from sparknet.training.objectives.objective import Objective, Tensors
 from sparknet.training.run_files.saved_model import Model
 
-__all__ = ["Output", "Outputs", "outputs_of"]
+__all__ = ["Output", "Outputs", "check_wanted", "outputs_of"]
 
 Says = Literal["prediction", "probability", "raw", "predicted_label", "blob"]
 
@@ -148,6 +148,15 @@ def outputs_of(wanted: Wanted, model: Model) -> Outputs:
             "predicted_label out, the prediction is the class itself"
         )
     return Outputs(columns=tuple(columns), answer=answer, values=values, words=words)
+
+
+def check_wanted(wanted: Wanted, model: Model) -> None:
+    """Find what `infer` would refuse of the columns that are asked for, before there are rows.
+
+    Raises:
+        ConfigError, NetError: as `infer` has it.
+    """
+    outputs_of(wanted, model)
 
 
 def _check_names(names: Sequence[str]) -> None:
