@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 
 from encoded import png
 from formats import random_rows
-from image_rows import as_batch, image_rows
+from image_rows import as_batch
+from models import built, model_on
 from sparknet.config import Data, Net, Run, RunConfig
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows import image_codec
@@ -26,9 +27,6 @@ from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
 from sparknet.spark.measure import MeasurePlan, data_at, measure_shards, measure_source, measure_validation
 from sparknet.spark.preparing.prepare import prepare
-from sparknet.training.objectives.build_objective import build_objective
-from sparknet.training.objectives.recipe import Recipe
-from sparknet.training.run_files.saved_model import Description, Model
 from sparknet.training.run_files.state_bytes import weights_file
 
 pytestmark = pytest.mark.spark
@@ -55,24 +53,6 @@ def spark():
 def measured_at(spark, model, config):
     """The model on the rows that `data_at` named."""
     return measure_source(spark, model, config, open_source(config.data, validation=True))
-
-
-def model_on(net, data, *, shape, classes, dtype="uint8", **more):
-    description = Description(
-        net=net,
-        rows=image_rows(shape, dtype=dtype, classes=classes, names=(data.input_names[0], data.target_names[0])),
-        data=data,
-        **more,
-    )
-    objective = built(description)
-    objective.module.eval()
-    return Model(
-        description=description, objective=objective, chain={data.input_names[0]: Normalise(mean=None, scale=0.01)}
-    )
-
-
-def built(description):
-    return build_objective(Recipe.read(description.net), description.rows, batch_size=1, seed=0)
 
 
 def config_of(data, net):

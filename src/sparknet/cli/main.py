@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_resume(commands)
     _add_test(commands)
+    _add_predict(commands)
+    _add_featurize(commands)
     _add_doctor(commands)
     _add_gpus(commands)
     _add_caffe(commands)
@@ -144,6 +146,72 @@ def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
     _add_net_state(caffe.add_argument)
     _add_overrides(test)
+
+
+def _add_predict(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="write what a trained net takes rows for",
+        description="Give rows to a finished run's model, or to a Caffe model, and write them with what it takes "
+        "them for: the class, its name where classes have names, or numbers. Images are not written.",
+    )
+    _add_inference(predict)
+    predict.add_argument(
+        "--columns",
+        action="extend",
+        type=_choices("probability", "raw"),
+        default=[],
+        metavar="NAMES",
+        help="further columns, with commas: probability of each class, raw scores",
+    )
+
+
+def _add_featurize(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    featurize = commands.add_parser(
+        "featurize",
+        help="write what parts of a trained net make of rows",
+        description="Give rows to a finished run's model, or to a Caffe model, and write them with what is then in "
+        "blobs of the net, or what parts of a module return. Images are not written.",
+    )
+    _add_inference(featurize)
+    featurize.add_argument(
+        "--blobs",
+        action="extend",
+        type=_names,
+        required=True,
+        metavar="NAMES",
+        help="blobs of a Caffe net, or dotted names of a module's parts, with commas: a column each",
+    )
+
+
+def _add_inference(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(module="sparknet.cli.predict", command=command.prog.rpartition(" ")[2])
+    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", nargs="?", help="the run's directory")
+    command.add_argument(
+        "--data",
+        metavar="ROWS",
+        help="the rows. Of a run: a PATH to rows of the same kind as the training rows, which need no label. With "
+        f"--model: {_SOURCE_HELP}; not given: what the net's data layers of phase TEST name",
+    )
+    command.add_argument(
+        "--to", required=True, metavar="OUT", help="directory or URI to write, which ends in .parquet or .csv"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
+    command.add_argument(
+        "--invalid",
+        choices=("error", "skip", "keep"),
+        default="error",
+        help="of rows that cannot be used: an error that names one, leave them out, or write them without results "
+        "(error)",
+    )
+    command.add_argument(
+        "--batch-size", type=_positive, default=128, metavar="N", help="rows of a forward pass (128)"
+    )
+    caffe = command.add_argument_group("with Caffe's files, instead of RUN_DIR")
+    caffe.add_argument("--model", type=Path, metavar="FILE", help="net prototxt, train_val or deploy")
+    caffe.add_argument("--weights", metavar="FILES", help="caffemodel files, with commas")
+    _add_net_state(caffe.add_argument)
+    _add_overrides(command)
 
 
 def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
@@ -212,6 +280,19 @@ def _add_caffe(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _choices(*known: str) -> Callable[[str], list[str]]:
+    """A type of names, with commas, each of which is known."""
+
+    def names(text: str) -> list[str]:
+        found = _names(text)
+        strange = [name for name in found if name not in known]
+        if strange:
+            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
+        return found
+
+    return names
 
 
 def _add_state(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ def spoken(message: str, arguments: argparse.Namespace) -> str:
             continue
         # Other rows that a run is tested on are its validation rows of this once.
         more = ("data.validation_path",) if argument == "data" and getattr(arguments, "run_dir", None) else ()
-        for key in {*keys, *(more if arguments.module.endswith(".test") else ())} - typed:
+        for key in {*keys, *(more if arguments.module.endswith((".test", ".predict")) else ())} - typed:
             # Not within paths, nor in settings that are given as examples.
             message = re.sub(rf"(?<![\w./-]){re.escape(key)}(?![\w=]|\.\w)", word, message)
     return message

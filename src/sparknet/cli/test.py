@@ -30,7 +30,7 @@ from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import Model, load_model
 
-__all__ = ["run"]
+__all__ = ["other_rows", "run", "state_of"]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,7 +64,7 @@ def _test_run(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir.resolve()
     RunDir.check(run_dir)
     # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
-    settings = [*NOT_ALLOWED, *_other_rows(arguments.data), *overrides_from(arguments)]
+    settings = [*NOT_ALLOWED, *other_rows(arguments.data), *overrides_from(arguments)]
     config = load_config(run_dir / "config.toml", settings)
     find_modules_here()
     # Before Spark, which takes seconds: a run that is not finished has none.
@@ -98,7 +98,7 @@ def _test_run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _other_rows(path: str | None) -> list[str]:
+def other_rows(path: str | None) -> list[str]:
     """The settings that `--data` stands for: before those of `--set`, which may say more of these rows.
 
     A label file belongs to the rows that it was given for, so the run's is not taken for others.
@@ -115,7 +115,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
         arguments.model,
         arguments.data,
         overrides_from(arguments),
-        state=_state_of(arguments),
+        state=state_of(arguments),
         batches=arguments.iterations,
     )
     config = start.config
@@ -151,7 +151,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _state_of(arguments: argparse.Namespace) -> NetState | None:
+def state_of(arguments: argparse.Namespace) -> NetState | None:
     """The state of the net that is asked for; None where nothing is said."""
     if arguments.phase == "TEST" and not arguments.level and not arguments.stage:
         return None

@@ -20,8 +20,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.config import Data, RunConfig, decode, encode
-from sparknet.data.rows.column_plan import ColumnPlan
-from sparknet.data.rows.columns import Column
+from sparknet.data.rows.columns import check_alike
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
 from sparknet.data.rows.row_schema import RowSchema
@@ -209,27 +208,13 @@ def measure_source(
     expected = {column.name: column for column in description.rows.columns}
     reading = ReadPlan(
         columns=tuple(
-            # Of the trained shape, and no class beyond the trained ones.
-            _cut_at_once(one, expected[one.name], model.chain)
+            one.as_trained(expected[one.name], crop=model.chain[one.name].crop if one.name in model.chain else 0)
             for one in opened.read_plan(data).columns
         )
     )
     with _plan(spark, model, config) as plan:
         task = functools.partial(measure_rows, replace(plan, test_net_only=test_net_only, rows=reading))
         return _measured(tasks, task, conclude=model.objective.conclude, where=where, corrupt_share=share)
-
-
-def _cut_at_once(plan: ColumnPlan, expected: Column, chain: Chain) -> ColumnPlan:
-    """How a column is read to be measured at once: images that may be of several sizes are cut as they come."""
-    side = chain[plan.name].crop if plan.own_size != "no" and plan.name in chain else 0
-    return replace(
-        plan,
-        own_size="no",
-        cut=side,
-        # Of a cut the source says what the pixels are, or the first of them.
-        shape=plan.shape if side else expected.shape,
-        classes=expected.classes,
-    )
 
 
 def measure_shards(plan: MeasurePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -270,7 +255,7 @@ def _measure(plan: MeasurePlan, objective: Objective, rows: WholeRows) -> dict[s
     assert plan.rows is not None, "rows come by Spark"
     cuts = [bool(one.cut) for one in plan.rows.columns]
     for expected, found, cut in zip(plan.description.rows.columns, rows.columns, cuts, strict=True):
-        _check_column(found, expected, any_type=plan.test_net_only, cut=cut)
+        check_alike(found, expected, any_type=plan.test_net_only, cut=cut)
     table = _Rows(rows.values, len(rows))
     return encode(evaluate_part(objective, table, plan.chain, cuts=Cuts.of(objective, len(table)), part=(0, 1)))
 
@@ -339,22 +324,9 @@ def _check_fit(
                 "rows with --data, which numbers them as in training"
             )
     for expected, found in zip(description.rows.columns, rows.columns, strict=True):
-        _check_column(found, expected, any_type=test_net_only)
+        check_alike(found, expected, any_type=test_net_only)
         if expected.classes and found.classes and found.classes > expected.classes:
             raise DataError(
                 f"the data have {found.classes} classes and the model tells {expected.classes} apart; the "
                 "data must have no more: test on the classes that it was trained on"
             )
-
-
-def _check_column(found: Column, expected: Column, *, any_type: bool, cut: bool = False) -> None:
-    # A net's file says nothing of the type: any that can be read becomes float32.
-    dtype = found.dtype if any_type else expected.dtype
-    # A square that is cut out of them makes images of several sizes one.
-    several = found.own_size or expected.own_size or cut
-    here, there = (one.shape[:1] if several else one.shape for one in (found, expected))
-    if (found.dtype, here) != (dtype, there):
-        raise DataError(
-            f"column {found.name} is {found.dtype} of shape {found.shape}; the model was trained on "
-            f"{expected.dtype} of shape {expected.shape}: test on rows of the same kind"
-        )

@@ -1,9 +1,9 @@
 """How one column is read: what its cells are and what they become; it travels to the workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from sparknet.data.rows.columns import ImageForm
+from sparknet.data.rows.columns import Column, ImageForm
 
 __all__ = ["ColumnPlan"]
 
@@ -50,3 +50,23 @@ class ColumnPlan:
     """Side of the square that is cut out of the middle of every image at once; 0: nothing is."""
     threads: int = 1
     """Decode a task's images."""
+
+    def as_trained(self, trained: Column, *, crop: int, threads: int | None = None) -> "ColumnPlan":
+        """The same for rows that go straight to a trained net, without being prepared first.
+
+        Args:
+            trained: what the column was in training: rows have its shape, and no class beyond its own.
+            crop: side of the square that the net is given of an image; 0: all of it. Images that may be of several
+                sizes are cut as they are read.
+            threads: decode images; not given: as many as before.
+        """
+        cut = crop if self.own_size != "no" else 0
+        return replace(
+            self,
+            own_size="no",
+            cut=cut,
+            # Of a cut the source says what the pixels are, or the first of them.
+            shape=self.shape if cut else trained.shape,
+            classes=trained.classes,
+            threads=threads or self.threads,
+        )

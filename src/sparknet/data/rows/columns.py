@@ -11,7 +11,17 @@ import pyarrow as pa
 from sparknet.data.rows.ragged import Cells
 from sparknet.errors import DataError
 
-__all__ = ["ENCODED_IMAGE", "LABEL", "MOST_CLASSES", "Column", "ImageForm", "batch_of", "check_labels", "schema_of"]
+__all__ = [
+    "ENCODED_IMAGE",
+    "LABEL",
+    "MOST_CLASSES",
+    "Column",
+    "ImageForm",
+    "batch_of",
+    "check_alike",
+    "check_labels",
+    "schema_of",
+]
 
 MOST_CLASSES = 1 << 20
 """Labels must be below this: label counts are kept for every class, and a net has an output for each."""
@@ -131,4 +141,27 @@ def check_labels(labels: np.ndarray, *, classes: int, where: str, first_row: int
         raise DataError(
             f"{where}: row {first_row + at} has label {int(labels[at])}; labels must be 0 to {classes - 1} for "
             f"{classes} classes: correct the labels or set data.classes"
+        )
+
+
+def check_alike(found: Column, trained: Column, *, any_type: bool = False, cut: bool = False) -> None:
+    """Refuse a column of other rows than a model was trained on.
+
+    Args:
+        found: what there is.
+        trained: what there was in training.
+        any_type: whatever can be read will do: a net's file says nothing of the type.
+        cut: a square was cut out of what is there.
+
+    Raises:
+        DataError: type or shape are others.
+    """
+    dtype = found.dtype if any_type else trained.dtype
+    # A square that is cut out of them makes images of several sizes one.
+    several = found.own_size or trained.own_size or cut
+    here, there = (one.shape[:1] if several else one.shape for one in (found, trained))
+    if (found.dtype, here) != (dtype, there):
+        raise DataError(
+            f"column {found.name} is {found.dtype} of shape {found.shape}; the model was trained on "
+            f"{trained.dtype} of shape {trained.shape}: give rows of the same kind"
         )

@@ -31,7 +31,10 @@ from sparknet.spark.frames.column_kinds import (
 from sparknet.spark.frames.vector_assembly import class_numbers, table_input, table_pieces
 from sparknet.spark.frames.vocabulary import plain_encoding
 
-__all__ = ["describe_file_source", "describe_frame", "select_columns"]
+__all__ = ["MadeCells", "cells_beside", "describe_file_source", "describe_frame", "select_columns"]
+
+_STAGED, _ROW = "sparknet: cells ", "sparknet: number of the row"
+"""Columns of ours beside a frame's own, with names that no table has."""
 
 
 def select_columns(
@@ -123,38 +126,87 @@ class _Prepared:
     """From the named cells and the name of the row; None: the only cell is what is wanted."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeCells:
+    """Columns in the form that tasks take, as expressions over a frame."""
+
+    staged: DataFrame
+    """The frame, or one of its columns and a few beside."""
+    cells: tuple[SparkColumn, ...]
+    """As `select_columns` gives them, in the order that was asked for."""
+    fault: tuple[SparkColumn, ...]
+    """What is wrong with a row, if that is looked at: one column or none."""
+    extra: tuple[str, ...] = ()
+    """Columns of `staged` that the frame did not have."""
+
+
 def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: str) -> DataFrame:
-    # Without a table nothing was learned: columns of numbers need none, and others are refused.
-    encoding = table or plain_encoding(frame, data)
-    columns = [_prepared(frame, data, name, encoding) for name in data.column_names]
     rest = [_marks(frame, mark)] if mark else []
     # A table of the user's may have a column `error` too, which means something else.
     if data.source in FORMATS and FORMATS[data.source].names_rows:
         rest += [F.col(own) for own in ("error", "name") if own in frame.columns]
-    faults = [F.col(f"`{FAULT}`")] if FAULT in frame.columns else []
+    made = _made(frame, data, data.column_names, table, beside=[*rest, *_told(frame)])
+    wanted = [cells.alias(f"c{at}") for at, cells in enumerate(made.cells)]
+    if made.staged is not frame:
+        rest = [F.col(name) for name in ("validation", "error", "name") if name in made.staged.columns]
+    return made.staged.select(*wanted, *rest, *(fault.alias("fault") for fault in made.fault))
+
+
+def cells_beside(frame: DataFrame, data: Data, names: Sequence[str], table: TableEncoding | None) -> MadeCells:
+    """The cells of some columns for a net, made beside all that a frame has, which stays as it is.
+
+    Args:
+        frame: the rows; others than the columns in `names` are not looked at.
+        data: says what the columns are.
+        names: which of `data.column_names`.
+        table: what was learned in training.
+
+    Raises:
+        DataError: a column is missing or of a type that cannot be used.
+    """
+    return _made(frame, data, names, table, beside=[F.col("*")])
+
+
+def _made(
+    frame: DataFrame,
+    data: Data,
+    names: Sequence[str],
+    table: TableEncoding | None,
+    *,
+    beside: Sequence[SparkColumn],
+) -> MadeCells:
+    """Cells of columns, with those `beside` in the staged frame if there must be one."""
+    # Without a table nothing was learned: columns of numbers need none, and others are refused.
+    encoding = table or plain_encoding(frame, data)
+    columns = [_prepared(frame, data, name, encoding) for name in names]
+    told = _told(frame)
     if all(column.finish is None for column in columns):
-        plain = (column.cells[0].alias(f"c{at}") for at, column in enumerate(columns))
-        return frame.select(*plain, *rest, *(fault.alias("fault") for fault in faults))
-    named = [[f"c{at}_{piece}" for piece in range(len(column.cells))] for at, column in enumerate(columns)]
+        return MadeCells(staged=frame, cells=tuple(column.cells[0] for column in columns), fault=tuple(told))
+    named = [[f"{_STAGED}{at}.{piece}" for piece in range(len(column.cells))] for at, column in enumerate(columns)]
     cells = [
         cell.alias(name)
         for column, names in zip(columns, named, strict=True)
         for cell, name in zip(column.cells, names, strict=True)
     ]
     # A column of its own: within an expression that is not evaluated for every row it would not count the rows.
-    staged = frame.select(*cells, *rest, *faults, F.monotonically_increasing_id().alias("row"))
-    row = row_name(F.col("row"))
+    staged = frame.select(*beside, *cells, F.monotonically_increasing_id().alias(_ROW))
+    row = row_name(F.col(f"`{_ROW}`"))
     wanted: list[SparkColumn] = []
-    for at, (column, names) in enumerate(zip(columns, named, strict=True)):
-        own = [F.col(name) for name in names]
+    for column, names in zip(columns, named, strict=True):
+        own = [F.col(f"`{name}`") for name in names]
         if column.finish is None:
-            wanted.append(own[0].alias(f"c{at}"))
+            wanted.append(own[0])
         else:
             made = column.finish(own, row)
-            wanted.append(made.cells.alias(f"c{at}"))
-            faults = [*faults, made.fault]
-    others = [name for name in ("validation", "error", "name") if name in staged.columns]
-    return staged.select(*wanted, *others, F.coalesce(*faults).alias("fault"))
+            wanted.append(made.cells)
+            told.append(made.fault)
+    extra = (*(name for names in named for name in names), _ROW)
+    return MadeCells(staged=staged, cells=tuple(wanted), fault=(F.coalesce(*told),), extra=extra)
+
+
+def _told(frame: DataFrame) -> list[SparkColumn]:
+    """What whoever read the rows has to say of them."""
+    return [F.col(f"`{FAULT}`")] if FAULT in frame.columns else []
 
 
 def _prepared(frame: DataFrame, data: Data, name: str, encoding: TableEncoding) -> _Prepared:

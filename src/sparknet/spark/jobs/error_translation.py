@@ -8,11 +8,21 @@ from contextlib import contextmanager
 from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException, PySparkException, PythonException
 
-from sparknet.errors import ClusterError, DataError, MissingDependency, SparkNetError
+from sparknet.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    MissingDependency,
+    NetError,
+    SparkNetError,
+)
 
 __all__ = ["lacks_file_system", "spark_errors"]
 
-_OURS: dict[str, type[SparkNetError]] = {"DataError": DataError, "MissingDependency": MissingDependency}
+_OURS: dict[str, type[SparkNetError]] = {
+    kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError, MissingDependency, NetError)
+}
 _RAISED_BY_US = re.compile(rf"sparknet\.errors\.({'|'.join(_OURS)}): (.+)")
 _LACKING = re.compile(r"ModuleNotFoundError: No module named '(sparknet|torch|safetensors|filelock|google)\b")
 _UNREADABLE_FILE = "[FAILED_READ_FILE"
@@ -33,7 +43,7 @@ def spark_errors(doing: str) -> Generator[None]:
         doing: what the block does, for the message ("preparing the data").
 
     Raises:
-        DataError, MissingDependency: what our own code raised on a worker, with its message; what a query raised
+        SparkNetError: what our own code raised on a worker, with its message; what a query raised
             for a row; or a query or file that Spark refuses.
         ClusterError: everything else, with Spark's own exception as its cause.
     """

@@ -34,7 +34,7 @@ from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import lacks_file_system, spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
 
-__all__ = ["Conversion", "free_place", "to_lmdb", "to_parquet"]
+__all__ = ["Conversion", "check_reach", "free_place", "to_lmdb", "to_parquet"]
 
 _MOST_EXAMPLES = 10
 
@@ -105,7 +105,7 @@ def to_parquet(spark: SparkSession, opened: OpenedSource, data: Data, target: st
     """
     place = free_place(data, target)
     with spark_errors(f"looking at {place}"):
-        _check_reach(spark, place)
+        check_reach(spark, place)
     frame = _selected(spark, opened, data)
     # Rows are numbered through all partitions, and a task sees only its own: so they are counted first. Both jobs
     # cut the source alike.
@@ -169,7 +169,7 @@ def free_place(data: Data, target: str) -> Place:
     return place
 
 
-def _check_reach(spark: SparkSession, place: Place) -> None:
+def check_reach(spark: SparkSession, place: Place) -> None:
     """Find out whether Spark itself reaches a place, where it will find nothing.
 
     Raises:
@@ -185,7 +185,7 @@ def _check_reach(spark: SparkSession, place: Place) -> None:
         if lacks_file_system(error):
             scheme = place.uri.split("://", 1)[0]
             raise DataError(
-                f"{place}: this Spark has nothing to write {scheme}:// with, and it is Spark that writes Parquet: "
+                f"{place}: this Spark has nothing to write {scheme}:// with, and it is Spark that writes there: "
                 "name the place as s3a:// and start Spark with the hadoop-aws package of its Hadoop version "
                 "(spark.jars.packages), or write to a directory"
             ) from None

@@ -32,13 +32,14 @@ class TestedNet:
         return self.model.objective.evaluation_batch
 
 
-def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> TestedNet:
+def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str, measured: bool = True) -> TestedNet:
     """Build the TEST net of a Caffe file and load weights.
 
     Args:
         start: net and data.
         rows: what the source's rows are; None where only the net's file can tell.
         weights: weight files, separated by commas.
+        measured: the net is to measure something.
 
     Raises:
         NetError: the net cannot be built or measures nothing, or the weights are missing, do not fit, or lack
@@ -47,7 +48,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
     """
     config = start.config
     rows = rows or _rows_in_file(start)
-    objective = build_test_objective(start.recipe, rows, data=config.data)
+    objective = build_test_objective(start.recipe, rows, data=config.data, measured=measured)
     chain = file_preprocessing(config, objective.transforms, rows)
     missing = load_listed(objective.test, weights)
     # In training such layers are what is learnt anew; in a test they would give the numbers of chance.
@@ -58,7 +59,7 @@ def caffe_model(start: RunStart, rows: RowSchema | None, *, weights: str) -> Tes
         )
     description = Description(net=config.net, rows=rows, data=config.data)
     return TestedNet(
-        model=Model(description=description, objective=objective, chain=chain),
+        model=Model(description=description, objective=objective, chain=chain, test_net_only=True),
         loss_weights=objective.loss_weights,
         counts=objective.measured,
     )

@@ -90,16 +90,19 @@ def build_objective(
     )
 
 
-def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None = None) -> CaffeObjective:
+def build_test_objective(
+    recipe: Recipe, rows: RowSchema, *, data: Data | None = None, measured: bool = True
+) -> CaffeObjective:
     """Build the TEST net of a Caffe file alone, to be judged and not to be trained.
 
     Args:
         recipe: of a Caffe file.
         rows: what is stored.
         data: what rows go through on their way to the net; None: they are fed as they are.
+        measured: it is to measure something; a net that is only asked for what it makes of rows need not.
 
     Raises:
-        NetError: it cannot be built, does not take these rows, or measures nothing.
+        NetError: it cannot be built, does not take these rows, or measures nothing and must.
         ConfigError: `data` cuts or mirrors what cannot be, or what the net's file cuts and mirrors itself.
     """
     if recipe.spec is None:
@@ -120,7 +123,8 @@ def build_test_objective(recipe: Recipe, rows: RowSchema, *, data: Data | None =
         channels_last=recipe.net.channels_last,
         judged_as_trained=phase == "TRAIN",
     )
-    objective.check_measures()
+    if measured:
+        objective.check_measures()
     return objective
 
 

@@ -12,6 +12,7 @@ from sparknet.caffe.layers import INPUT_LAYERS
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.caffe.module.net_plan import Learnable
 from sparknet.errors import NetError
+from sparknet.training.objectives.answer import Answer, Kind
 from sparknet.training.objectives.input_binding import Intake, transform_of
 from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.objective import (
@@ -19,6 +20,8 @@ from sparknet.training.objectives.objective import (
     InputTransform,
     InputTransforms,
     Sums,
+    Tensors,
+    check_rows,
     in_channels_last,
     in_memory_order,
 )
@@ -28,6 +31,8 @@ __all__ = ["CaffeObjective"]
 
 _SCORED = (("SoftmaxWithLoss", "Softmax"), ("Accuracy",))
 """Layers whose first bottom is a score for every class, the surest first."""
+_JUDGED: dict[str, Kind] = {"SigmoidCrossEntropyLoss": "logits", "EuclideanLoss": "numbers"}
+"""Layers whose first bottom says something else."""
 
 
 class CaffeObjective:
@@ -201,6 +206,37 @@ class CaffeObjective:
             )
         return scores.flatten(1).float()
 
+    def answer(self) -> Answer:
+        """By the TEST net's last layer that judges scores, else by its last loss.
+
+        Raises:
+            NetError: it has none of these layers.
+        """
+        name, kind = _judged_blob(self.test)
+        axis = 2 if kind == "classes" else 1
+        return Answer(kind=kind, several=math.prod(self.test.shapes[name][axis:]) != 1)
+
+    @property
+    def blobs(self) -> list[str]:
+        """The TEST net's blobs."""
+        return list(self.test.shapes)
+
+    @torch.no_grad()
+    def infer(self, batch: Mapping[str, Tensor], blobs: Sequence[str] = (), *, output: bool = True) -> Tensors:
+        """What is in the TEST net's blobs after a pass; the output is what goes into the layer of `answer`.
+
+        Raises:
+            NetError: there is no such layer, or a blob has not the rows in front.
+        """
+        self.test.eval()
+        judged = [_judged_blob(self.test)[0]] if output else []
+        made = self._run(self.test, self.intakes[1], batch, blobs=list(dict.fromkeys([*judged, *blobs])))
+        found = {name: made[name] for name in blobs}
+        if judged:
+            found[""] = made[judged[0]]
+        check_rows(found, len(batch[self.intakes[1].inputs[0]]), net=self.name)
+        return found
+
     def _run(
         self, net: CaffeNet, intake: Intake, batch: Mapping[str, Tensor], *, blobs: Sequence[str] | None = None
     ) -> Mapping[str, Tensor]:
@@ -296,6 +332,20 @@ def _score_blob(net: CaffeNet) -> str:
         f"{net.spec.source}: phase {net.phase} has no layer that reads the score of every class ({listed}), so "
         "there is nothing to predict from: add one of these"
     )
+
+
+def _judged_blob(net: CaffeNet) -> tuple[str, Kind]:
+    """The blob that says what the net takes a row for, and how it says it.
+
+    Raises:
+        NetError: there is none, or a later layer writes over it.
+    """
+    kinds = {step.description.type: step for step in net.steps}
+    if not any(kind in kinds for group in _SCORED for kind in group):
+        for kind, said in _JUDGED.items():
+            if kind in kinds:
+                return kinds[kind].bottoms[0], said
+    return _score_blob(net), "classes"
 
 
 def _loss_weights(net: CaffeNet, names: Sequence[str]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Any module with a loss over its outputs, as an objective."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.errors import NetError
+from sparknet.training.objectives.answer import Answer, answer_of
 from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.label_rules import LabelRule
 from sparknet.training.objectives.losses import OWN, build_loss
@@ -22,6 +24,8 @@ from sparknet.training.objectives.objective import (
     Better,
     InputTransforms,
     Sums,
+    Tensors,
+    check_rows,
     in_channels_last,
     in_memory_order,
 )
@@ -89,7 +93,7 @@ class ModuleObjective:
         self.learnable: Sequence[Plain] = [
             Plain(parameter) for parameter in module.parameters() if parameter.requires_grad
         ]
-        self._rows = rows
+        self._rows, self._section = rows, section
         self._channels_last = channels_last
         self._own_loss = section.loss == OWN
         self._call = NetCall(module, rows, name=name, with_targets=self._own_loss)
@@ -185,6 +189,45 @@ class ModuleObjective:
         if scores.dim() != 2:
             raise NetError(f"net {self.name} returned {tuple(scores.shape)}; scores are [batch, classes]")
         return scores.float()
+
+    def answer(self) -> Answer:
+        """By the loss and its target.
+
+        Raises:
+            NetError: there are several targets.
+        """
+        return answer_of(self._section, self._rows, net=self.name)
+
+    @property
+    def blobs(self) -> list[str]:
+        """The dotted names of all parts of the module."""
+        return [name for name, _ in self.module.named_modules() if name]
+
+    @torch.no_grad()
+    def infer(self, batch: Mapping[str, Tensor], blobs: Sequence[str] = (), *, output: bool = True) -> Tensors:
+        """What the module and parts of it return; of a part that is called several times, the last.
+
+        Raises:
+            NetError: a part is not called, or returns no tensors, or none with the rows in front.
+        """
+        self.module.eval()
+        kept: dict[str, object] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            return lambda _module, _given, returned: kept.update({name: returned})
+
+        with ExitStack() as hooks:
+            for name in blobs:
+                hook = self.module.get_submodule(name).register_forward_hook(keep(name))
+                hooks.callback(hook.remove)
+            returned = self._outputs(batch, targets=False)
+        if silent := [name for name in blobs if name not in kept]:
+            raise NetError(f"net {self.name} does not call {', '.join(silent)} in evaluation: ask for other parts")
+        found = {name: output_of(kept[name], "", net=f"{self.name}, {name}") for name in blobs}
+        if output:
+            found[""] = output_of(returned, "", net=self.name)
+        check_rows(found, len(next(iter(batch.values()))), net=self.name)
+        return found
 
     def _outputs(self, batch: Mapping[str, Tensor], *, targets: bool = True) -> object:
         if self._channels_last:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from sparknet.caffe.solver.updates import Multiplied
 from sparknet.data.loading.transform import Normalise
+from sparknet.errors import NetError
+from sparknet.training.objectives.answer import Answer
 from sparknet.training.objectives.label_rules import LabelRule
 
 __all__ = [
@@ -18,12 +20,16 @@ __all__ = [
     "InputTransforms",
     "Objective",
     "Sums",
+    "Tensors",
+    "check_rows",
     "in_channels_last",
     "in_memory_order",
 ]
 
 Better = Literal["higher", "lower"]
 
+Tensors = Mapping[str, Tensor]
+"""By name."""
 Sums = Mapping[str, tuple[float, ...]]
 """By name numbers that add up over disjoint parts of the rows, in whatever order they come."""
 
@@ -149,6 +155,35 @@ class Objective(Protocol):
         """
         ...
 
+    def answer(self) -> Answer:
+        """How the net's output is read.
+
+        Raises:
+            NetError: it has none that is about a target.
+        """
+        ...
+
+    @property
+    def blobs(self) -> Sequence[str]:
+        """What `infer` can be asked for beside the output: by name, parts of the net in their order."""
+        ...
+
+    def infer(self, batch: Mapping[str, Tensor], blobs: Sequence[str] = (), *, output: bool = True) -> Tensors:
+        """One pass in evaluation mode and without a gradient.
+
+        Args:
+            batch: the inputs, as for `scores`.
+            blobs: what else is wanted, names of `blobs`.
+            output: the output is wanted too.
+
+        Returns:
+            [batch, ...] by name of the blob; the output, which `answer` reads, under the empty name.
+
+        Raises:
+            NetError: there is no such output, or what is asked for has no number of rows in front.
+        """
+        ...
+
 
 def in_memory_order(module: nn.Module, channels_last: bool) -> nn.Module:
     """Lay the module's four-dimensional tensors out as asked; they stay the same objects."""
@@ -158,3 +193,18 @@ def in_memory_order(module: nn.Module, channels_last: bool) -> nn.Module:
 def in_channels_last(images: Tensor) -> Tensor:
     """Images in channels-last memory order; rows of another shape as they are."""
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+
+def check_rows(found: Mapping[str, Tensor], rows: int, *, net: str) -> None:
+    """Hold what a net made of a batch against its rows.
+
+    Raises:
+        NetError: something has another length.
+    """
+    for name, values in found.items():
+        if not values.dim() or len(values) != rows:
+            told = f"{name!r}" if name else "the output"
+            raise NetError(
+                f"net {net}: {told} has shape {tuple(values.shape)} for {rows} rows; it must have one part for "
+                "each row, along the first axis: ask for another part of the net"
+            )

@@ -60,6 +60,9 @@ class Model:
     tests: Mapping[str, Chain] = field(default_factory=dict[str, Chain])
     """By name the same for further rows that the run measures; the run directory has them, not the model."""
 
+    test_net_only: bool = False
+    """The objective is a Caffe file's TEST net, with weights from a file: there is no other."""
+
     @property
     def module(self) -> nn.Module:
         """The net itself: what was trained, of a Caffe net phase TRAIN."""

@@ -14,6 +14,7 @@ from sparknet.training.sync.pieces import Bytes
 __all__ = [
     "dump_optimizer",
     "dump_weights",
+    "fill_weights",
     "load_optimizer",
     "load_weights",
     "optimizer_file",
@@ -44,8 +45,17 @@ def load_weights(module: nn.Module, data: Bytes) -> None:
     Raises:
         CheckpointError: the bytes are damaged, or names or shapes are not this module's.
     """
+    fill_weights(module, load_tensors(data))
+
+
+def fill_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a whole state_dict into a module.
+
+    Raises:
+        CheckpointError: names or shapes are not this module's.
+    """
     try:
-        module.load_state_dict(load_tensors(data), strict=True)
+        module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
