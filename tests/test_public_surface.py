@@ -14,7 +14,7 @@ import sparknet
 
 # A change here is a change of the public surface: it belongs into CHANGELOG.md.
 SURFACE = {
-    "sparknet": ["__version__"],
+    "sparknet": ["__version__", "train"],
     "sparknet.cli": [],
     "sparknet.config": [
         "Beside",
@@ -40,6 +40,20 @@ SURFACE = {
         "write_config",
     ],
     "sparknet.data": [],
+    "sparknet.ml": [
+        "Average",
+        "DiLoCo",
+        "Measure",
+        "SparkNetClassificationModel",
+        "SparkNetClassifier",
+        "SparkNetEstimator",
+        "SparkNetModel",
+        "SparkNetRegressionModel",
+        "SparkNetRegressor",
+        "TrainResult",
+        "TrainingSummary",
+        "train",
+    ],
     "sparknet.errors": [
         "BadImage",
         "CheckpointError",

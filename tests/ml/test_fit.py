@@ -17,7 +17,7 @@ from torch import nn
 
 from digits import open_test_session
 from sparknet.caffe import zoo
-from sparknet.errors import ConfigError, DataError, NetError, RunDirError
+from sparknet.errors import ClusterError, ConfigError, DataError, NetError, RunDirError
 from sparknet.ml import SparkNetClassifier, SparkNetEstimator, SparkNetRegressor, train
 from sparknet.spark.running import run as running
 
@@ -269,10 +269,10 @@ def test_weights_are_in_no_task(digits, monkeypatch):
 
     def weigh(spark, plan):
         sizes.append(len(cloudpickle.dumps(plan)))
-        raise KeyboardInterrupt
+        raise RuntimeError("seen")
 
     monkeypatch.setattr(running, "run_workers", weigh)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ClusterError, match="seen"):
         classifier(net).fit(digits)
     assert sizes[0] < 1_000_000
 

@@ -26,12 +26,12 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
 
     _label_kind: ClassVar[Literal["category", "number"] | None] = None
     """What labels are, where the estimator knows."""
-    _model: ClassVar[type[SparkNetModel]] = SparkNetModel
+    _model: ClassVar[type[Any]] = SparkNetModel
 
-    def _fit(self, dataset: DataFrame) -> SparkNetModel:
+    def _fit(self, dataset: DataFrame) -> Any:
         return self.fit_frames(dataset)
 
-    def fit_frames(self, dataset: DataFrame, validation: DataFrame | None = None) -> SparkNetModel:
+    def fit_frames(self, dataset: DataFrame, validation: DataFrame | None = None) -> Any:
         """Train on one DataFrame and validate on another.
 
         Raises:

@@ -123,7 +123,7 @@ class _WithProbabilities(ProbabilityParams, _Trained):
     @property
     def numClasses(self) -> int:
         """How many classes it tells apart."""
-        return self._saved.description.rows.label_bound or 0
+        return self._saved.description.rows.classes or 0
 
     @property
     def labels(self) -> list[str]:
@@ -148,6 +148,6 @@ class SparkNetModel(_WithProbabilities):
 
     def _wanted(self) -> Wanted:
         wanted = super()._wanted()
-        if self._saved.description.rows.label_bound is None:
+        if not self.numClasses:
             return Wanted(prediction=wanted.prediction)
         return wanted

@@ -6,7 +6,7 @@ whether a number of workers or a name of an optimiser makes sense is no question
 
 import inspect
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from pyspark.ml.param import Param, Params, TypeConverters
 
@@ -62,7 +62,7 @@ def _anything(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return str(value) if isinstance(value, Path) else cast("str", TypeConverters.toString(value))
+    return str(value) if isinstance(value, Path) else TypeConverters.toString(value)
 
 
 def _param(name: str, doc: str, converter: Any = _anything) -> Any:

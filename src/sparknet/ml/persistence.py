@@ -10,7 +10,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, cast
@@ -197,7 +197,7 @@ def _place_of(path: str, spark: SparkSession) -> Place | None:
     return LOCAL.place(uri)
 
 
-def _written(instance: Params) -> Mapping[str, Any]:
+def _written(instance: Params) -> dict[str, Any]:
     """The Params that were set, as JSON values."""
     written: dict[str, Any] = {}
     for param, value in instance.extractParamMap().items():

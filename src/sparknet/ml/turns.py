@@ -60,7 +60,7 @@ def turn_of(spark: SparkSession, workers: int) -> Generator[None]:
     """
     with _lock:
         cores = _cores.setdefault(spark, _Cores(_count(spark)))
-    if cores.count is not None and workers > cores.count and spark.sparkContext.master.startswith("local["):
+    if cores.count is not None and workers > cores.count and str(spark.sparkContext.master).startswith("local["):
         raise ConfigError(
             f"numWorkers is {workers} and this session, {spark.sparkContext.master}, runs {cores.count} tasks at a "
             "time, and each worker is one: set numWorkers to fewer, or open the session with more cores"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
@@ -12,8 +13,9 @@ from rich.text import Text
 
 from sparknet.reporting.progress import Progress
 from sparknet.reporting.record import percent
+from sparknet.reporting.story import Line
 
-__all__ = ["draw_area", "sparkline"]
+__all__ = ["draw_area", "draw_line", "sparkline"]
 
 SPARKLINE_CELLS = 16
 MOST_DOTS = 12
@@ -105,3 +107,30 @@ def _clock_face(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+_Style = tuple[Literal["·", "✓", "!", "✗", " "], str, str]
+
+# sign, its colour, the message's style
+_STYLES: dict[str, _Style] = {
+    "quiet": ("·", "dim", "dim"),
+    "plain": (" ", "default", "default"),
+    "good": ("✓", "green", "default"),
+    "warning": ("!", "yellow", "yellow"),
+    "bad": ("✗", "red", "red"),
+}
+
+
+def draw_line(line: Line) -> Table:
+    """One line of the story, with its sign and colour."""
+    sign, colour, style = _STYLES[line.tone]
+    row = Table.grid(padding=(0, 1))
+    row.add_column(no_wrap=True)
+    row.add_column(width=1)
+    row.add_column(overflow="fold")
+    row.add_row(
+        Text(f"{line.elapsed_seconds:8.1f} s", style="dim"),
+        Text(sign, style=colour),
+        Text(line.message, style=style),
+    )
+    return row

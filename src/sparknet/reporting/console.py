@@ -12,11 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sparknet.reporting.area import draw_area
+from sparknet.reporting.area import draw_area, draw_line
+from sparknet.reporting.notebook import NotebookConsole, display_in_notebook
 from sparknet.reporting.progress import Progress
 from sparknet.reporting.record import Record, text
 from sparknet.reporting.result import result_rows
-from sparknet.reporting.story import Line, round_line, tell
+from sparknet.reporting.story import round_line, tell
 
 __all__ = ["Console", "LiveConsole", "PlainConsole", "open_console"]
 
@@ -49,10 +50,12 @@ def open_console(stream: TextIO | None = None, plain: bool | None = None) -> Con
     """Open a console that suits the stream.
 
     Args:
-        stream: where to write; standard output if not given.
+        stream: where to write; standard output if not given, or the cell of a notebook.
         plain: True for plain lines, False for the live view; not given: live in a terminal that can show it.
     """
     target: TextIO = sys.stdout if stream is None else stream
+    if stream is None and plain is None and (display := display_in_notebook()) is not None:
+        return NotebookConsole(display)
     screen = rich.console.Console(file=target, highlight=False)
     if plain is None:
         # The sparkline and the signs cannot be written in other encodings.
@@ -151,7 +154,7 @@ class LiveConsole:
                 self._live.start()
                 self._state = "open"
             for line in lines:
-                self._screen.print(_styled(line))
+                self._screen.print(draw_line(line))
 
     def print_result(self, result: Record, *, run_dir: str = "") -> None:
         """Close the live view and print the summary."""
@@ -178,29 +181,3 @@ class LiveConsole:
             # Records come once a round; the clock must go on meanwhile.
             since = 0.0 if self._progress.ended else self._clock() - self._heard_seconds
             return draw_area(self._progress, self._progress.elapsed_seconds + since)
-
-
-Style = tuple[Literal["·", "✓", "!", "✗", " "], str, str]
-
-# sign, its colour, the message's style
-_STYLES: dict[str, Style] = {
-    "quiet": ("·", "dim", "dim"),
-    "plain": (" ", "default", "default"),
-    "good": ("✓", "green", "default"),
-    "warning": ("!", "yellow", "yellow"),
-    "bad": ("✗", "red", "red"),
-}
-
-
-def _styled(line: Line) -> Table:
-    sign, colour, style = _STYLES[line.tone]
-    row = Table.grid(padding=(0, 1))
-    row.add_column(no_wrap=True)
-    row.add_column(width=1)
-    row.add_column(overflow="fold")
-    row.add_row(
-        Text(f"{line.elapsed_seconds:8.1f} s", style="dim"),
-        Text(sign, style=colour),
-        Text(line.message, style=style),
-    )
-    return row
