@@ -2,8 +2,8 @@
 
 `benchmarks/user_programs/` has a program for each, written as its users write it: `sparknet.ml`, Spark's own
 `MultilayerPerceptronClassifier`, `TorchDistributor` with DistributedDataParallel, and XGBoost's
-`SparkXGBClassifier`. The three networks have the same layers (128, 64) and pass over the rows equally often; the perceptron's L-BFGS has
-ten iterations over all rows, and the trees are five, for each of these passes.
+`SparkXGBClassifier`. The three networks have the same layers (128, 64) and pass over the rows equally often; the
+perceptron's L-BFGS has ten iterations over all rows, and the trees are five, for each of these passes.
 
 Each is a process of its own with a new `local[2]` session, since what a user waits for is a program. Measured are
 the accuracy on rows that were held out, the seconds from the call to that figure (Spark is up by then, the rows are
@@ -12,7 +12,7 @@ user's program that are neither empty nor comments. The accuracies of ways that 
 held against DistributedDataParallel's: at most a percentage point below it, in at most its time.
 
     python benchmarks/spark_ml.py                      # digits, 1,797 images of 8x8
-    python benchmarks/spark_ml.py --data animals       # 10,000 of 28x28; pip install --no-deps animal-shape-mnist==0.39
+    python benchmarks/spark_ml.py --data animals       # 10,000 of 28x28, of the package animal-shape-mnist 0.39
 
 A way whose library is not installed is left out with a line.
 """
