@@ -1,7 +1,8 @@
 """What a column of predictions costs: rows/s of `infer` over a cached DataFrame against a bare PyTorch loop.
 
 Two tables of random rows, each with its net: pixels, 3x32x32 bytes in a binary column, through Caffe's
-cifar10_quick, and 100 float32 numbers as arrays, through a net of two dense layers. Both sides use one thread and
+cifar10_quick, and 100 float32 numbers as arrays, through the zoo's net
+for tables. Both sides use one thread and
 the same batches:
 
 - by hand: the rows as numpy arrays in memory, mean and scale taken by numpy, the same net, argmax; nothing else;
@@ -81,7 +82,7 @@ def _numbers(spark: SparkSession, count: int) -> _Case:
     rows = np.random.default_rng(0).normal(size=(count, 100)).astype(np.float32)
     data = Data(source="parquet", path="none", image="x", validation_fraction=0.5)
     column = Column(name="x", dtype="float32", shape=(100,))
-    net = Net(name="inference_net:dense")
+    net = Net(name="adult")
     flat = pa.array(rows.reshape(-1))
     cells = pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * 100), flat)
     return _Case(
@@ -175,12 +176,10 @@ def main() -> None:
     torch.set_num_threads(1)
     around = surroundings()
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    here = str(Path(__file__).parent)
     spark = (
         SparkSession.builder.master("local[1]")
         .config("spark.ui.enabled", "false")
         .config("spark.driver.host", "127.0.0.1")
-        .config("spark.executorEnv.PYTHONPATH", here)
         .getOrCreate()
     )
     spark.sparkContext.setLogLevel("ERROR")

@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_wanted(wanted, model)
     check_java()
     began = time.monotonic()
-    # On standard error: the facts at the end are the output.
-    screen = PlainConsole(sys.stderr)
+    # Plain lines on standard output, as `sparknet test` has them: on the other one stands what went wrong, alone.
+    screen = PlainConsole(sys.stdout)
 
     def note(message: str) -> None:
         screen.on_event({"event": "note", "message": message, "elapsed_seconds": time.monotonic() - began})

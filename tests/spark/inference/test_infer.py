@@ -218,7 +218,7 @@ def test_classes_that_were_numbered_come_back_as_the_label_has_them(spark, watch
     model, _ = watched
     table = TableEncoding(categories={"label": Category(values=(-5, 7, 10))})
     model = replace(model, description=replace(model.description, table=table))
-    rows = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    rows = 300 * np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
     found = infer(vectors(spark, rows), model, Wanted(prediction="p"))
     expected = np.array([-5, 7, 10])[scores_of(model, rows).argmax(1)]
     assert len(set(expected.tolist())) > 1
