@@ -14,6 +14,7 @@ from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
 from sparknet.spark.devices.preflight import check_this_machine
 from sparknet.spark.jobs.session import check_java
+from sparknet.spark.jobs.settings import may_be_submitted
 from sparknet.spark.running.run import train
 from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.caffe_runs.preflight import check_caffe
@@ -116,8 +117,8 @@ def check_start(start: RunStart) -> OpenedSources:
     find_modules_here()
     check_net(start.recipe)
     check_solver(start.recipe)
-    # Without a master the workers are on this machine.
-    if not start.config.cluster.master:
+    # Without a master of ours or of a submitter's the workers are on this machine.
+    if not start.config.cluster.master and not may_be_submitted():
         check_this_machine(start.config)
     sources = open_sources(start.config.data)
     # Last: it starts a process, and the others are quicker to tell what is wrong.
