@@ -42,7 +42,9 @@ def test_the_submitters_master_counts_and_ours_only_where_he_names_none():
 
 
 def test_two_masters_are_refused_and_both_named():
-    with pytest.raises(ConfigError, match=r"cluster\.master is spark://a:7077 and spark-submit.* says yarn; there can"):
+    with pytest.raises(
+        ConfigError, match=r"cluster\.master is spark://a:7077 and spark-submit.* says yarn; there can"
+    ):
         master("spark://a:7077", master="yarn")
 
 
@@ -99,9 +101,13 @@ def test_an_open_session_must_be_on_the_master_that_was_named():
     check_settings(Cluster(), Session(master="local[2]"), SHELL)
     check_settings(Cluster(master="yarn"), Session(master="yarn"), {"spark.master": "yarn"})
     check_settings(Cluster(), Session(), {})
-    with pytest.raises(ConfigError, match=r"cluster\.master is yarn and the Spark session that is open says local\[2\]"):
+    with pytest.raises(
+        ConfigError, match=r"cluster\.master is yarn and the Spark session that is open says local\[2\]"
+    ):
         check_settings(Cluster(master="yarn"), Session(master="local[2]"), SHELL)
-    with pytest.raises(ConfigError, match=r"session's master is local\[2\] and the application was submitted to yarn"):
+    with pytest.raises(
+        ConfigError, match=r"session's master is local\[2\] and the application was submitted to yarn"
+    ):
         check_settings(Cluster(), Session(master="local[2]"), {"spark.master": "yarn"})
 
 

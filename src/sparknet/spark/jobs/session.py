@@ -57,8 +57,8 @@ def _version_line(java: str) -> str:
 def open_session(cluster: Cluster, *, workers: int, name: str, log_path: Path, preimport: str = "") -> SparkSession:
     """Open a session as it was submitted; by default embedded in this process with a core per worker.
 
-    What spark-submit, `spark-defaults.conf` or `PYSPARK_SUBMIT_ARGS` say counts; our settings are for where they say
-    nothing.
+    What spark-submit, `spark-defaults.conf` or `PYSPARK_SUBMIT_ARGS` say counts; our settings are for where they
+    say nothing.
 
     Args:
         cluster: master and what else concerns Spark.
@@ -192,7 +192,8 @@ def session_for(
     The arguments beside `given` are those of `open_session`.
 
     Raises:
-        ConfigError: the session is on another master than was named, or has settings that would end healthy workers.
+        ConfigError: the session is on another master than was named, or has settings that would end healthy
+            workers.
     """
     session = given or SparkSession.getActiveSession()
     # The active session is a thread's; a context that another thread made is the user's all the same.
