@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_gpus(commands)
     _add_caffe(commands)
     _add_data(commands)
+    _add_plot(commands)
     return parser
 
 
@@ -208,6 +209,24 @@ def _add_caffe(commands: "_Commands[argparse.ArgumentParser]") -> None:
     export.add_argument("--weights", type=Path, metavar="FILE", help="its weights, .caffemodel or .caffemodel.h5")
     export.add_argument("--to", type=Path, required=True, metavar="OUT", help="the file to write")
     _add_state(export)
+
+
+def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    plot = commands.add_parser(
+        "plot",
+        help="draw accuracy over time and rounds from training logs",
+        description="Draw accuracy over time and over rounds from training logs: the first SparkNet's, and ours.",
+    )
+    plot.set_defaults(module="sparknet.cli.plot")
+    plot.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="training_log_*.txt, or a run's directory")
+    plot.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("accuracy.svg"),
+        metavar="FILE",
+        help="picture to write, .svg, .png or .pdf (accuracy.svg)",
+    )
 
 
 def _names(text: str) -> list[str]:
