@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caffe(commands)
     _add_data(commands)
     _add_plot(commands)
+    _add_pack(commands)
     return parser
 
 
@@ -226,6 +227,27 @@ def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
         default=Path("accuracy.svg"),
         metavar="FILE",
         help="picture to write, .svg, .png or .pdf (accuracy.svg)",
+    )
+
+
+def _add_pack(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    pack = commands.add_parser(
+        "pack",
+        help="pack this Python environment for Spark's workers",
+        description="Pack the virtual or conda environment that this command runs in, with sparknet in it, and "
+        "print what spark-submit is to be told, so that workers need no installation.",
+    )
+    pack.set_defaults(module="sparknet.cli.pack")
+    pack.add_argument(
+        "archive", type=Path, metavar="ARCHIVE", help="file to write: .tar.gz, .tgz, .zip, or .tar, the quickest"
+    )
+    pack.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files whose path in the environment matches, as in '*/site-packages/moto/*'; may be "
+        "repeated",
     )
 
 

@@ -24,7 +24,7 @@ APPS = REPOSITORY / "apps"
 DIGITS = str(REPOSITORY / "configs" / "digits.toml")
 SUBMIT = str(Path(sys.executable).with_name("spark-submit"))
 OWN = {"PYSPARK_PYTHON": sys.executable, "SPARK_HOME": str(Path(pyspark.__file__).parent)}
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 280.0
 SMALL = ("--conf", "spark.executor.memory=512m")
 
 
@@ -99,10 +99,20 @@ def test_another_master_of_ours_is_refused_by_both_names(cluster, tmp_path):
     assert f"says {cluster.url}; there can be one" in error
 
 
+@pytest.mark.timeout(900)
 def test_ctrl_c_ends_a_submitted_run_which_can_be_resumed(tmp_path):
     """A terminal's Ctrl-C reaches spark-submit's Java machine and the program at once."""
     run_dir = tmp_path / "run"
-    app = (APPS / "train.py", DIGITS, "--run-dir", run_dir, "--set", "run.rounds=100000")
+    app = (
+        APPS / "train.py",
+        DIGITS,
+        "--run-dir",
+        run_dir,
+        "--set",
+        "run.rounds=100000",
+        "--set",
+        "run.checkpoint_every=1",
+    )
     with (tmp_path / "screen").open("wb") as screen:
         process = subprocess.Popen(
             [str(word) for word in (SUBMIT, *app)],
