@@ -150,19 +150,21 @@ def test_workers_whose_python_lacks_the_package_train_with_the_archive(tmp_path)
     # Not compressed, which would take most of the time.
     packed = run(sys.executable, "-m", "sparknet.cli.main", "pack", "env.tar", *excluded, cwd=tmp_path)
     assert packed.returncode == 0, packed.stderr
-    spark_home = Path(pyspark.__file__).parent
     assert run("python3", "-c", "import sparknet", cwd=tmp_path, PATH="/usr/bin:/bin").returncode != 0
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text("spark.executor.memory 512m\n")
+    script = REPOSITORY / "examples" / "clusters" / "standalone.sh"
     with Standalone(tmp_path, workers=[1]) as cluster:
-        submit = (Path(sys.executable).with_name("spark-submit"), "--master", cluster.url)
-        options = ("--conf", "spark.executor.memory=512m", "--archives", f"{tmp_path / 'env.tar'}#environment")
-        app = (REPOSITORY / "apps" / "train.py", REPOSITORY / "configs" / "digits.toml", "--workers", 1)
-        settings = ("--run-dir", tmp_path / "run", "--set", "run.rounds=1")
         done = run(
-            *(*submit, *options, *app, *settings),
+            *(script, cluster.url, REPOSITORY / "configs" / "digits.toml", "--workers", 1),
+            *("--run-dir", tmp_path / "run", "--set", "run.rounds=1"),
             cwd=tmp_path,
-            SPARK_HOME=str(spark_home),
-            PYSPARK_DRIVER_PYTHON=sys.executable,
-            PYSPARK_PYTHON="./environment/bin/python",
+            # As in an activated environment.
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            ARCHIVE="env.tar",
+            SPARK_HOME=str(Path(pyspark.__file__).parent),
+            SPARK_CONF_DIR=str(conf),
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [event["round"] for event in read_events(tmp_path / "run") if event["event"] == "round"] == [1]

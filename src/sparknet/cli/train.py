@@ -144,7 +144,8 @@ def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
     # A file for each start, as the original had: a resumed run does not write into the log of the one before.
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
-        train(start, run_dir, sources=sources, observers=[console.on_event, log.on_event])
+        # The file first: at Ctrl-C under spark-submit the screen is gone before we are.
+        train(start, run_dir, sources=sources, observers=[log.on_event, console.on_event])
         # From the file, so that the screen shows what was kept.
         console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:
