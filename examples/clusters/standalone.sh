@@ -9,7 +9,7 @@ set -eu
 master=$1
 shift
 here=$(cd "$(dirname "$0")/../.." && pwd)
-archive=${ARCHIVE:-sparknet-env.tar}
+archive=${ARCHIVE:-sparknet-env.tar.gz}
 python=$(command -v python) || {
     echo "$0: there is no python; activate the environment first" >&2
     exit 1

@@ -25,7 +25,7 @@ def run(*command, cwd, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=840,
         check=False,
     )
 
@@ -49,7 +49,7 @@ def pack(small, *arguments, cwd):
     return run(small / "bin" / "python", "-m", "sparknet.cli.main", "pack", *arguments, cwd=cwd, PYTHONPATH=path)
 
 
-@pytest.mark.parametrize("name", ["env.tar.gz", "env.tar"])
+@pytest.mark.parametrize("name", ["env.tar.gz", "env.tgz"])
 def test_the_package_is_in_the_archive_as_files_and_imports_from_where_it_is_unpacked(small, tmp_path, name):
     done = pack(small, name, "--exclude", "*/sparknet/caffe/zoo/*", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -96,8 +96,8 @@ def test_an_environment_of_conda_is_packed_by_its_own_packer(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["env.rar"], r"env.rar is no archive that Spark unpacks; its name must end in .tar.gz, .tgz, .tar, .zip"),
-        (["none/env.tar"], "none"),
+        (["env.tar"], r"env.tar is no archive that Spark unpacks; its name must end in .tar.gz, .tgz"),
+        (["none/env.tgz"], "none"),
     ],
 )
 def test_what_cannot_be_written_is_told(small, tmp_path, arguments, said):
@@ -113,18 +113,18 @@ def test_another_editable_package_is_refused(small, tmp_path):
     path = small / PACKAGES / "easy-install.pth"
     path.write_text(f"import os\n# a comment\n{tmp_path / 'theirs'}\n")
     try:
-        done = pack(small, "env.tar", cwd=tmp_path)
+        done = pack(small, "env.tgz", cwd=tmp_path)
     finally:
         path.unlink()
     assert done.returncode == 2
     assert f"{tmp_path / 'theirs'}: installed in editable form" in done.stderr
-    assert not (tmp_path / "env.tar").exists()
+    assert not (tmp_path / "env.tgz").exists()
 
 
 def test_a_python_without_an_environment_is_refused(tmp_path):
     path = os.pathsep.join([str(REPOSITORY / "src"), str(HERE)])
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    done = run(base, "-m", "sparknet.cli.main", "pack", "env.tar", cwd=tmp_path, PYTHONPATH=path)
+    done = run(base, "-m", "sparknet.cli.main", "pack", "env.tgz", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 2
     assert "is in no environment of its own" in done.stderr
 
@@ -144,11 +144,13 @@ UNUSED = (
 
 @pytest.mark.spark
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_workers_whose_python_lacks_the_package_train_with_the_archive(tmp_path):
     excluded = [word for name in UNUSED for word in ("--exclude", f"*/site-packages/{name}/*")]
     # Not compressed, which would take most of the time.
-    packed = run(sys.executable, "-m", "sparknet.cli.main", "pack", "env.tar", *excluded, cwd=tmp_path)
+    packed = run(
+        sys.executable, "-m", "sparknet.cli.main", "pack", "env.tgz", "--level", "0", *excluded, cwd=tmp_path
+    )
     assert packed.returncode == 0, packed.stderr
     assert run("python3", "-c", "import sparknet", cwd=tmp_path, PATH="/usr/bin:/bin").returncode != 0
     conf = tmp_path / "conf"
@@ -162,7 +164,7 @@ def test_workers_whose_python_lacks_the_package_train_with_the_archive(tmp_path)
             cwd=tmp_path,
             # As in an activated environment.
             PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            ARCHIVE="env.tar",
+            ARCHIVE="env.tgz",
             SPARK_HOME=str(Path(pyspark.__file__).parent),
             SPARK_CONF_DIR=str(conf),
         )

@@ -154,7 +154,7 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     doctor.add_argument(
         "--workers", type=_positive, default=2, metavar="N", help="workers to try routes between (2)"
     )
-    doctor.add_argument("--master", metavar="URL", default="", help="Spark master (embedded local session)")
+    doctor.add_argument("--master", metavar="URL", default="", help="Spark master (the submitter's, or embedded)")
     doctor.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs will be kept (runs)"
     )
@@ -238,8 +238,14 @@ def _add_pack(commands: "_Commands[argparse.ArgumentParser]") -> None:
         "print what spark-submit is to be told, so that workers need no installation.",
     )
     pack.set_defaults(module="sparknet.cli.pack")
+    pack.add_argument("archive", type=Path, metavar="ARCHIVE", help="file to write, NAME.tar.gz")
     pack.add_argument(
-        "archive", type=Path, metavar="ARCHIVE", help="file to write: .tar.gz, .tgz, .zip, or .tar, the quickest"
+        "--level",
+        type=int,
+        choices=range(10),
+        default=4,
+        metavar="N",
+        help="of compression, 0 to 9: 0, none, is the quickest (4)",
     )
     pack.add_argument(
         "--exclude",
@@ -313,7 +319,9 @@ def _add_conversions(actions: "_Commands[argparse.ArgumentParser]") -> None:
         action.add_argument("--resize", type=_size, metavar="HEIGHTxWIDTH", help="bring images to this size")
         action.add_argument("--s3-endpoint", metavar="URL", help="an S3-compatible server, if it is not AWS's own")
         action.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
-        action.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+        action.add_argument(
+            "--master", metavar="URL", help="Spark master (cluster.master); default: the submitter's, or embedded"
+        )
         action.add_argument(
             "--set",
             action="append",
@@ -369,7 +377,9 @@ def _add_imagenet(actions: "_Commands[argparse.ArgumentParser]") -> None:
         "--s3-endpoint", default="", metavar="URL", help="an S3-compatible server, if it is not AWS's own"
     )
     place.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
-    place.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+    place.add_argument(
+        "--master", metavar="URL", help="Spark master (cluster.master); default: the submitter's, or embedded"
+    )
     place.add_argument(
         "--set",
         action="append",
@@ -398,7 +408,9 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=_positive, metavar="N", help="replicas, one Spark task each (run.workers)"
     )
-    parser.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+    parser.add_argument(
+        "--master", metavar="URL", help="Spark master (cluster.master); default: the submitter's, or embedded"
+    )
     parser.add_argument(
         "--set",
         action="append",

@@ -14,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Pack, and print the words for spark-submit."""
     path: Path = arguments.archive
     print(f"packing {sys.prefix}, which takes minutes", file=sys.stderr)
-    pack_environment(path, leave_out=arguments.exclude)
+    pack_environment(path, leave_out=arguments.exclude, level=arguments.level)
     base = Path(os.path.realpath(sys.executable))
     print(f"{path}: {path.stat().st_size / 1e6:,.0f} MB, Python {sys.version.partition(' ')[0]}")
     print(f"spark-submit --archives {path}#environment ...")

@@ -15,8 +15,9 @@ from sparknet.whole_files import whole_file
 
 __all__ = ["SUFFIXES", "pack_environment"]
 
-SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
-"""Ends of archives that both Spark and what packs them know."""
+SUFFIXES = (".tar.gz", ".tgz")
+"""Ends of archives that Spark unpacks by the system's tar; of a .tar or .zip its Java code refuses links that lead
+outside, as an interpreter's does, or drops the rights to execute."""
 _LEFT_OUT = (
     "*/__pycache__/*",
     # Workers run in Spark's own Java machines; half a gigabyte.
@@ -31,12 +32,13 @@ _OURS = (
 _SOURCE = Path(sparknet.__file__).resolve().parent.parent
 
 
-def pack_environment(path: Path, *, leave_out: Sequence[str] = ()) -> None:
+def pack_environment(path: Path, *, leave_out: Sequence[str] = (), level: int = 4) -> None:
     """Pack the environment of this process: a virtual environment, or conda's.
 
     Args:
         path: the archive; its end is one of `SUFFIXES`.
         leave_out: further files not to take, by patterns of their paths in the environment, where `*` is anything.
+        level: of compression, 0 (none, the quickest) to 9.
 
     Raises:
         UsageError: the path ends otherwise; this Python is in no environment of its own; or a package, other than
@@ -63,8 +65,7 @@ def pack_environment(path: Path, *, leave_out: Sequence[str] = ()) -> None:
     try:
         with whole_file(path) as draft:
             # The draft's own name tells nothing of the format.
-            form = next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))[1:]
-            environment.pack(output=str(draft), format=form, force=True)
+            environment.pack(output=str(draft), format="tar.gz", force=True, compress_level=level)
     except OSError as error:
         raise RunDirError(f"{path}: cannot be written: {error.strerror or error}; name another place") from error
 

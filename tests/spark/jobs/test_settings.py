@@ -128,7 +128,7 @@ def test_fewer_failures_than_ours_are_told(session, said):
 
 
 def test_as_many_failures_as_ours_are_not_told():
-    for session in (Session(master="local[2,16]"), Session(master="yarn", task_maxFailures="16")):
+    for session in (Session(master="local[2,16]"), Session(master="yarn", task_maxFailures="16"), Session()):
         assert few_failures(Cluster(), session) == ""
 
 

@@ -152,6 +152,8 @@ def refuse_settings(said: Mapping[str, str]) -> None:
 def few_failures(cluster: Cluster, spark: SparkSession) -> str:
     """What is to be told of a session that lets a task fail less often than `cluster.task_failures`; or nothing."""
     master = spark.conf.get("spark.master", "") or ""
+    if not master:
+        return ""  # a server's session does not tell
     if is_local(master):
         # The setting means nothing there: the master's second number does.
         found = re.fullmatch(r"local\[[^,\]]+,\s*(\d+)\]", master)
