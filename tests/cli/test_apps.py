@@ -155,6 +155,7 @@ def test_a_program_that_spark_has_copied_finds_its_configuration_here(started, t
 
 
 @pytest.mark.spark
+@pytest.mark.timeout(600)
 def test_a_program_runs_under_python_from_another_directory(tmp_path):
     for stem, rows in (("train", 64), ("t10k", 20)):
         write_mnist(tmp_path / "data" / "mnist", stem, *random_rows(rows, (1, 28, 28)))
@@ -167,7 +168,7 @@ def test_a_program_runs_under_python_from_another_directory(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
