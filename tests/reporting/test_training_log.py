@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sparknet.data.loading.sampling_order import Order
 from sparknet.errors import RunDirError
 from sparknet.reporting import TrainingLog
 
@@ -25,20 +26,55 @@ def test_the_file_is_named_after_the_start(tmp_path):
     assert (tmp_path / "training_log_1700000000123.txt").exists()
 
 
-def test_a_round_and_an_evaluation_are_told_as_in_the_original(tmp_path):
+def test_a_run_is_told_in_the_originals_words_and_order(tmp_path):
+    """Two rounds, tested before the first and after the second; the original counted rounds from 0."""
+    part = {"steps": 20, "loss": 0.5, "step_seconds": 1.0, "wait_seconds": 0.2, "exchange_seconds": 0.3}
     lines = log_of(
         tmp_path,
-        event("note", 2.0, message="loading data"),
-        event("round", 12.3, round=4, steps=20, loss=0.5, step_seconds=1.0, wait_seconds=0.2, exchange_seconds=0.1),
-        event("evaluation", 12.8, round=4, accuracy=0.97224, seconds=0.5),
+        event("note", 2.0, message="preparing data"),
+        event("run_started", 3.0, net="lenet", workers=3, training_rows=50000, validation_rows=10000),
+        event("evaluation", 5.5, round=0, accuracy=0.1, seconds=1.5),
+        event("round", 7.0, round=1, weight=-0.0034999999, **part),
+        event("round", 8.5, round=2, weight=0.10000000149011612, **part),
+        event("evaluation", 9.5, round=2, accuracy=0.75214, seconds=0.5),
+        event("run_finished", 9.6, rounds=2, accuracy=0.75214),
     )
     assert lines == [
-        "2.0: loading data",
-        "11.0, i = 4: training",
-        "12.3, i = 4: collected weights of 20 steps, loss = 0.5",
-        "12.3, i = 4: testing",
-        "12.8, i = 4: 97.22 percent accuracy",
+        "2.0: loading train data",
+        "2.0: loading test data",
+        "3.0: numTrainData = 50000",
+        "3.0: numTestData = 10000",
+        "3.0: trainPartitionSizes = Array(16666, 16667, 16667)",
+        "3.0: testPartitionSizes = Array(3333, 3333, 3334)",
+        "3.0: net lenet, 3 workers",
+        "4.0, i = 0: broadcasting weights",
+        "4.0, i = 0: setting weights on workers",
+        "4.0, i = 0: testing",
+        "5.5, i = 0: 10.00% accuracy",
+        "5.5, i = 0: training",
+        "6.5, i = 0: collecting weights",
+        "7.0, i = 0: weight = -0.0035",
+        "7.0, i = 0: collected weights of 20 steps, loss = 0.5",
+        "7.0, i = 1: broadcasting weights",
+        "7.0, i = 1: setting weights on workers",
+        "7.0, i = 1: training",
+        "8.0, i = 1: collecting weights",
+        "8.5, i = 1: weight = 0.1",
+        "8.5, i = 1: collected weights of 20 steps, loss = 0.5",
+        "9.0, i = 2: broadcasting weights",
+        "9.0, i = 2: setting weights on workers",
+        "9.0, i = 2: testing",
+        "9.5, i = 2: 75.21% accuracy",
+        "9.6, i = 2: finished: accuracy = 0.75214",
     ]
+
+
+def test_partitions_are_those_of_an_epoch(tmp_path):
+    rows, workers = 1003, 4
+    sizes = [len(Order(0, [600, 403], workers, slot)) for slot in range(workers)]
+    lines = log_of(tmp_path, event("run_started", 1.0, workers=workers, training_rows=rows, validation_rows=0))
+    assert f"1.0: trainPartitionSizes = Array({', '.join(map(str, sizes))})" in lines
+    assert "1.0: testPartitionSizes = Array(0, 0, 0, 0)" in lines
 
 
 def test_a_net_without_an_accuracy_is_told_by_its_outputs(tmp_path):
@@ -48,7 +84,7 @@ def test_a_net_without_an_accuracy_is_told_by_its_outputs(tmp_path):
         event("snapshot", 1.5, round=4, iteration=40, weights="a.caffemodel", state="a.solverstate"),
         event("run_finished", 2.0, rounds=4, loss=0.125),
     )
-    assert lines[1:] == [
+    assert lines[3:] == [
         "1.0, i = 4: loss = 0.25, loss1/top-5 = 0.5",
         "1.5, i = 4: wrote a.caffemodel and a.solverstate",
         "2.0, i = 4: finished: loss = 0.125",
@@ -75,7 +111,7 @@ def test_every_line_parses_and_times_never_go_back(tmp_path):
     assert all(parsed)
     times = [float(match[1]) for match in parsed if match]
     assert times == sorted(times)
-    assert len(lines) == 14
+    assert len(lines) == 21
     assert "2.0, i = 1: worker 0 on h lost: killed by a signal" in lines
     assert "2.6: skipped damaged checkpoint b" in lines
 

@@ -91,6 +91,7 @@ class Play:
                 ok=ok,
                 reason=reason,
                 exchange_seconds=0.1,
+                first_weight=0.5 + slot,
             )
         )
 

@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_gpus(commands)
     _add_caffe(commands)
     _add_data(commands)
+    _add_plot(commands)
+    _add_pack(commands)
     return parser
 
 
@@ -220,7 +222,7 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     doctor.add_argument(
         "--workers", type=_positive, default=2, metavar="N", help="workers to try routes between (2)"
     )
-    doctor.add_argument("--master", metavar="URL", default="", help="Spark master (embedded local session)")
+    doctor.add_argument("--master", metavar="URL", default="", help="Spark master (the submitter's, or embedded)")
     doctor.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs will be kept (runs)"
     )
@@ -276,6 +278,51 @@ def _add_caffe(commands: "_Commands[argparse.ArgumentParser]") -> None:
     export.add_argument("--weights", type=Path, metavar="FILE", help="its weights, .caffemodel or .caffemodel.h5")
     export.add_argument("--to", type=Path, required=True, metavar="OUT", help="the file to write")
     _add_state(export)
+
+
+def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    plot = commands.add_parser(
+        "plot",
+        help="draw accuracy over time and rounds from training logs",
+        description="Draw accuracy over time and over rounds from training logs: the first SparkNet's, and ours.",
+    )
+    plot.set_defaults(module="sparknet.cli.plot")
+    plot.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="training_log_*.txt, or a run's directory")
+    plot.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("accuracy.svg"),
+        metavar="FILE",
+        help="picture to write, .svg, .png or .pdf (accuracy.svg)",
+    )
+
+
+def _add_pack(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    pack = commands.add_parser(
+        "pack",
+        help="pack this Python environment for Spark's workers",
+        description="Pack the virtual or conda environment that this command runs in, with sparknet in it, and "
+        "print what spark-submit is to be told, so that workers need no installation.",
+    )
+    pack.set_defaults(module="sparknet.cli.pack")
+    pack.add_argument("archive", type=Path, metavar="ARCHIVE", help="file to write, NAME.tar.gz")
+    pack.add_argument(
+        "--level",
+        type=int,
+        choices=range(10),
+        default=4,
+        metavar="N",
+        help="of compression, 0 to 9: 0, none, is the quickest (4)",
+    )
+    pack.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files whose path in the environment matches, as in '*/site-packages/moto/*'; may be "
+        "repeated",
+    )
 
 
 def _names(text: str) -> list[str]:
@@ -353,7 +400,9 @@ def _add_conversions(actions: "_Commands[argparse.ArgumentParser]") -> None:
         action.add_argument("--resize", type=_size, metavar="HEIGHTxWIDTH", help="bring images to this size")
         action.add_argument("--s3-endpoint", metavar="URL", help="an S3-compatible server, if it is not AWS's own")
         action.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
-        action.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+        action.add_argument(
+            "--master", metavar="URL", help="Spark master (cluster.master); default: the submitter's, or embedded"
+        )
         action.add_argument(
             "--set",
             action="append",
@@ -409,7 +458,9 @@ def _add_imagenet(actions: "_Commands[argparse.ArgumentParser]") -> None:
         "--s3-endpoint", default="", metavar="URL", help="an S3-compatible server, if it is not AWS's own"
     )
     place.add_argument("--workers", type=_positive, metavar="N", help="cores of the embedded session (all)")
-    place.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+    place.add_argument(
+        "--master", metavar="URL", help="Spark master (cluster.master); default: the submitter's, or embedded"
+    )
     place.add_argument(
         "--set",
         action="append",
@@ -438,7 +489,9 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=_positive, metavar="N", help="replicas, one Spark task each (run.workers)"
     )
-    parser.add_argument("--master", metavar="URL", help="Spark master (cluster.master); default: embedded")
+    parser.add_argument(
+        "--master", metavar="URL", help="Spark master (cluster.master); default: the submitter's, or embedded"
+    )
     parser.add_argument(
         "--set",
         action="append",

@@ -22,6 +22,7 @@ from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.story import wrapped
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.jobs.session import check_java, session_for
+from sparknet.spark.jobs.settings import is_local
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
 from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
@@ -140,7 +141,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
         # Rows of several sources go together by their numbers, and rows are begun anew behind the last one: which
         # rows are where only shards know.
         part = replace(config, run=replace(config.run, eval_batches=batches))
-        with _store_for(part) as store:
+        with _store_for(part, spark) as store:
             sources = opened if isinstance(opened, OpenedSources) else open_sources(config.data)
             return measure_validation(spark, model, part, store=store, sources=sources, test_net_only=True)
 
@@ -160,14 +161,16 @@ def state_of(arguments: argparse.Namespace) -> NetState | None:
 
 
 @contextmanager
-def _store_for(config: RunConfig) -> Generator[Path]:
+def _store_for(config: RunConfig, spark: SparkSession) -> Generator[Path]:
     """Where rows are prepared that are measured once."""
     if config.data.store:
         yield Path(config.data.store).resolve()
         return
-    if config.cluster.master and not config.cluster.master.startswith("local"):
+    # The session's: a submitter may have named it.
+    master = spark.conf.get("spark.master", "") or config.cluster.master
+    if master and not is_local(master):
         raise ConfigError(
-            f"cluster.master is {config.cluster.master!r} and these rows are prepared, to go together or to "
+            f"the Spark master is {master!r} and these rows are prepared, to go together or to "
             "be read more than once: set data.store to a directory that the driver and every worker reach"
         )
     with tempfile.TemporaryDirectory(prefix="sparknet-test-") as store:

@@ -14,6 +14,7 @@ from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
 from sparknet.spark.devices.preflight import check_this_machine
 from sparknet.spark.jobs.session import check_java
+from sparknet.spark.jobs.settings import may_be_submitted
 from sparknet.spark.running.run import train
 from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.caffe_runs.preflight import check_caffe
@@ -116,8 +117,8 @@ def check_start(start: RunStart) -> OpenedSources:
     find_modules_here()
     check_net(start.recipe)
     check_solver(start.recipe)
-    # Without a master the workers are on this machine.
-    if not start.config.cluster.master:
+    # Without a master of ours or of a submitter's the workers are on this machine.
+    if not start.config.cluster.master and not may_be_submitted():
         check_this_machine(start.config)
     sources = open_sources(start.config.data)
     # Last: it starts a process, and the others are quicker to tell what is wrong.
@@ -143,7 +144,8 @@ def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
     # A file for each start, as the original had: a resumed run does not write into the log of the one before.
     log = TrainingLog(run_dir.path, int(time.time() * 1000))
     try:
-        train(start, run_dir, sources=sources, observers=[console.on_event, log.on_event])
+        # The file first: at Ctrl-C under spark-submit the screen is gone before we are.
+        train(start, run_dir, sources=sources, observers=[log.on_event, console.on_event])
         # From the file, so that the screen shows what was kept.
         console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
     except KeyboardInterrupt:

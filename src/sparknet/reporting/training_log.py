@@ -1,11 +1,17 @@
-"""The training log in the line format of the original SparkNet, `training_log_<millis>.txt`.
+"""The training log in the format and wording of the original SparkNet, `training_log_<millis>.txt`.
 
-`12.3, i = 4: testing` is 12.3 seconds after the start, in round 4; lines outside a round leave `, i = 4` out.
-The original is CifarApp.scala of the SparkNet repository; its plotting scripts read this file as well.
+`12.3, i = 4: testing` is 12.3 seconds after the start, in round 4 of rounds that are counted from 0, as the
+original counted them (the events of a run count from 1); lines outside a round leave `, i = 4` out. What reads the
+original's log reads this one: it has the same messages in the same order, and some of ours between them.
+
+The original's driver sent the weights out, and a round began with it. Here the workers hold them already, so both
+`broadcasting weights` and `setting weights on workers` stand for the moment at which a round begins, and take no
+time; `collecting weights` stands for the exchange, in which a worker waits for the others and sums.
 """
 
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,6 +49,7 @@ class TrainingLog:
             ) from error
         self._lock = threading.Lock()
         self._latest_seconds = 0.0
+        self._begun: int | None = None
 
     def on_event(self, record: Record) -> None:
         """Log a record of docs/events.md; kinds that the log does not tell are ignored.
@@ -54,6 +61,10 @@ class TrainingLog:
         if tell is not None:
             with self._lock:
                 for elapsed_seconds, round_number, message in tell(record):
+                    if message in _BEGINS and self._begun != round_number:
+                        self._begun = round_number
+                        for sent in ("broadcasting weights", "setting weights on workers"):
+                            self._write(elapsed_seconds, round_number, sent)
                     self._write(elapsed_seconds, round_number, message)
 
     def close(self) -> None:
@@ -82,30 +93,57 @@ class TrainingLog:
             ) from error
 
 
-# (elapsed seconds, round or None, message)
+# (elapsed seconds, round counted from 0 or None, message)
 Line = tuple[float, int | None, str]
+
+_BEGINS = ("testing", "training")
+"""What is done first in a round; a round that is tested begins with it."""
+
+
+def _note(record: Record) -> list[Line]:
+    # One pass over the rows prepares both and computes the mean image.
+    what = ("loading train data", "loading test data") if text(record, "message") == "preparing data" else ()
+    return [(_now(record), None, message) for message in what or (text(record, "message"),)]
 
 
 def _started(record: Record) -> list[Line]:
-    message = (
-        f"training {text(record, 'net')} with {whole(record, 'workers')} workers "
-        f"on {whole(record, 'training_rows')} rows, testing on {whole(record, 'validation_rows')}"
+    workers, training, tested = (whole(record, key) for key in ("workers", "training_rows", "validation_rows"))
+    messages = (
+        f"numTrainData = {training}",
+        f"numTestData = {tested}",
+        f"trainPartitionSizes = {_partitions(training, workers)}",
+        f"testPartitionSizes = {_partitions(tested, workers)}",
+        f"net {text(record, 'net')}, {workers} workers",
     )
-    return [(_now(record), None, message)]
+    return [(_now(record), None, message) for message in messages]
+
+
+def _partitions(rows: int, workers: int) -> str:
+    """Rows of each worker, as Scala prints an array; cut as an epoch is."""
+    edges = [rows * edge // max(1, workers) for edge in range(workers + 1)]
+    sizes = (high - low for low, high in itertools.pairwise(edges))
+    return f"Array({', '.join(map(str, sizes))})"
 
 
 def _round(record: Record) -> list[Line]:
-    began = _now(record)
-    # The original logged when a round begins; records come when it ends, with what its parts took.
-    for part in ("step_seconds", "wait_seconds", "exchange_seconds"):
-        began -= _known(number(record, part))
-    done = f"collected weights of {whole(record, 'steps')} steps, loss = {number(record, 'loss'):.6g}"
-    return [(began, whole(record, "round"), "training"), (_now(record), whole(record, "round"), done)]
+    # A record comes when a round has ended, and tells how many are done; this one was the last of them.
+    done, number_of = _now(record), whole(record, "round") - 1
+    collecting = done - sum(_known(number(record, part)) for part in ("wait_seconds", "exchange_seconds"))
+    began = collecting - _known(number(record, "step_seconds"))
+    ended = f"collected weights of {whole(record, 'steps')} steps, loss = {number(record, 'loss'):.6g}"
+    # Of a float32, whose further digits say nothing.
+    weight = [f"weight = {number(record, 'weight'):.7g}"] if "weight" in record else []
+    return [
+        (began, number_of, "training"),
+        (collecting, number_of, "collecting weights"),
+        *((done, number_of, message) for message in (*weight, ended)),
+    ]
 
 
 def _evaluation(record: Record) -> list[Line]:
-    began = _now(record) - _known(number(record, "seconds"))
-    return [(began, whole(record, "round"), "testing"), (_now(record), whole(record, "round"), _measured(record))]
+    # Tested after so many rounds is tested at the beginning of the next, which has their number, counted from 0.
+    began, round_number = _now(record) - _known(number(record, "seconds")), whole(record, "round")
+    return [(began, round_number, "testing"), (_now(record), round_number, _measured(record))]
 
 
 def _resumed(record: Record) -> list[Line]:
@@ -116,14 +154,19 @@ def _resumed(record: Record) -> list[Line]:
 
 
 def _finished(record: Record) -> list[Line]:
-    return [(_now(record), whole(record, "rounds"), f"finished: {_measured(record)}")]
+    # Not in the original's words: its readers would take the last accuracy twice.
+    return [(_now(record), whole(record, "rounds"), f"finished: {_named(measures(record))}")]
 
 
 def _measured(record: Record) -> str:
     """The original's words where the net has an accuracy, else the net's outputs by name."""
     found = measures(record)
     if "accuracy" in found or not found:
-        return f"{100 * number(record, 'accuracy'):.2f} percent accuracy"
+        return f"{100 * number(record, 'accuracy'):.2f}% accuracy"
+    return _named(found)
+
+
+def _named(found: Mapping[str, float]) -> str:
     return ", ".join(f"{name} = {value:.6g}" for name, value in found.items())
 
 
@@ -155,7 +198,7 @@ def _known(value: float) -> float:
 
 
 _LINES: dict[str, Callable[[Record], list[Line]]] = {
-    "note": _outside("{message}"),
+    "note": _note,
     "run_started": _started,
     "run_resumed": _resumed,
     "worker_joined": _in_round("worker {slot} on {host} joined with {device}"),

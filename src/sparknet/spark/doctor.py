@@ -26,6 +26,7 @@ from sparknet.config import Cluster
 from sparknet.errors import ClusterError, DataError, SparkNetError, Unauthorized
 from sparknet.spark.jobs.jobs import Report, Task, collect_reports, numbered
 from sparknet.spark.jobs.session import driver_host, session_for
+from sparknet.spark.jobs.settings import is_local
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
@@ -238,7 +239,8 @@ class ClusterChecks:
         return lines[0] if lines else type(error).__name__
 
     def _on_master(self) -> str:
-        master = self._cluster.master
+        submitted = (self._spark.conf.get("spark.master", "") or "") if self._spark is not None else ""
+        master = self._cluster.master or ("" if is_local(submitted) else submitted)
         return f" on {master}" if master else ", embedded"
 
 

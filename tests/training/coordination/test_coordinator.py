@@ -138,6 +138,7 @@ def test_the_round_record_says_how_the_time_was_spent():
     assert record["exchange_seconds"] == 0.1
     assert record["sync_share"] == pytest.approx(1.1 / 3.1)
     assert record["images_per_second"] == pytest.approx(80 / 2.0)
+    assert record["weight"] == 0.5, "that of the lowest slot"
 
 
 def test_a_refused_vote_aborts_the_round_and_the_steps_are_kept():

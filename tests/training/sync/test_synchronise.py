@@ -100,6 +100,34 @@ def test_weights_and_statistics_are_averaged_by_samples():
         np.testing.assert_allclose(flatten(own).numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "outer", [AVERAGE, DILOCO, OuterOptimiser(learning_rate=0.5, momentum=0.0, nesterov=False)]
+)
+def test_the_first_weight_is_told_before_it_is_applied(outer):
+    """Of the average, of a step of its own rate, and of one with momentum, whose second step has a velocity."""
+    replicas = [Replica(outer), Replica(outer)]
+    for round in range(2):
+        for seed, replica in enumerate(replicas):
+            replica.wander(10 * round + seed)
+        exchange(replicas, [0.25, 0.75])
+        told = [replica.sync.first_weight() for replica in replicas]
+        assert told == [replica.sync.first_weight() for replica in replicas], "telling has moved something"
+        for replica in replicas:
+            replica.sync.apply()
+        assert told == [replica.net[0].weight[0, 0].item() for replica in replicas]
+        assert told[0] == told[1]
+
+
+def test_each_replica_of_strategy_none_tells_its_own_first_weight():
+    replicas = [Replica(average=False), Replica(average=False)]
+    for seed, replica in enumerate(replicas):
+        replica.wander(seed)
+    exchange(replicas, [0.5, 0.5])
+    told = [replica.sync.first_weight() for replica in replicas]
+    assert told == [replica.net[0].weight[0, 0].item() for replica in replicas]
+    assert told[0] != told[1]
+
+
 def test_counters_take_the_maximum():
     replicas = [Replica(), Replica(), Replica()]
     for count, replica in zip([5, 11, 2], replicas, strict=True):

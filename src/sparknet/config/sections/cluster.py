@@ -13,7 +13,8 @@ class Cluster:
     """Spark, deadlines and security."""
 
     master: str = ""
-    """Spark master URL; not given: one embedded session with a core per worker."""
+    """Spark master URL; not given: what spark-submit or Spark's own files say, else one embedded session with a
+    core per worker. Where both say one, they must agree."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where each replica is trained: a GPU of its own where the worker can have one, the CPU, or a GPU in any
     case."""
@@ -38,7 +39,8 @@ class Cluster:
     exchange_seconds: float = 120.0
     """Bound on one all-reduce over the network."""
     task_failures: int = 16
-    """How often one worker may fail before the run fails; for sessions opened here."""
+    """How often one worker may fail before the run fails; for sessions opened here whose submitter says nothing of
+    `spark.task.maxFailures`."""
     threads_per_worker: int = 1
     """Threads that a worker's tensor operations may use."""
     spark_log_level: Literal["OFF", "FATAL", "ERROR", "WARN", "INFO"] = "WARN"

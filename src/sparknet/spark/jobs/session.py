@@ -14,9 +14,17 @@ from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
 
 from sparknet.config import Cluster
 from sparknet.errors import ClusterError, MissingDependency
+from sparknet.spark.jobs.settings import (
+    agreed_master,
+    check_settings,
+    may_be_submitted,
+    missing_settings,
+    refuse_settings,
+)
 
 __all__ = ["check_java", "driver_host", "open_session", "session_for"]
 
@@ -47,7 +55,10 @@ def _version_line(java: str) -> str:
 
 
 def open_session(cluster: Cluster, *, workers: int, name: str, log_path: Path, preimport: str = "") -> SparkSession:
-    """Open a session of our own, by default embedded in this process with a core per worker.
+    """Open a session as it was submitted; by default embedded in this process with a core per worker.
+
+    What spark-submit, `spark-defaults.conf` or `PYSPARK_SUBMIT_ARGS` say counts; our settings are for where they
+    say nothing.
 
     Args:
         cluster: master and what else concerns Spark.
@@ -59,46 +70,53 @@ def open_session(cluster: Cluster, *, workers: int, name: str, log_path: Path, p
 
     Raises:
         MissingDependency: Java is not there.
+        ConfigError: the submitter names another master, or has made a setting that would end healthy workers.
         ClusterError: Spark does not start.
     """
     check_java()
-    # local[N] alone allows a task one failure; the second number is how many it may have.
-    master = cluster.master or f"local[{workers},{cluster.task_failures}]"
-    settings = {
-        "spark.app.name": f"sparknet {name}",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.log.level": cluster.spark_log_level,
-        "spark.task.maxFailures": str(cluster.task_failures),
-        "spark.python.daemon.module": "sparknet.spark.running.preimport",
-        "spark.speculation": "false",  # a copy of a healthy worker would take its slot from it
-        "spark.executorEnv.PYTHONHASHSEED": "0",
-    }
-    if preimport:
-        settings["spark.executorEnv.SPARKNET_PREIMPORT"] = preimport
-    if master.startswith("local"):
-        host = cluster.driver_host or "127.0.0.1"
-        settings |= {"spark.driver.host": host, "spark.driver.bindAddress": host}
-    elif cluster.driver_host:
-        settings["spark.driver.host"] = cluster.driver_host
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = SparkConf().setMaster(master).setAll(list(settings.items()))
-    try:
-        with _stderr_into(log_path), _own_interrupts(), _quick_java(master):
-            context = SparkContext.getOrCreate(conf)
+    with _own_interrupts():
+        # Who names no master and was not submitted gets an embedded session; then the compiler's choice is ours.
+        with _spark_starts(cluster, log_path), _quick_java(not may_be_submitted() and not cluster.master):
+            said = _submitted()
+        refuse_settings(said)
+        master = agreed_master(cluster, said, workers=workers)
+        ours = missing_settings(cluster, said, master=master, name=name, preimport=preimport)
+        # Of a session that Spark's own scripts have not started they mean what they mean to those.
+        os.environ.setdefault("PYSPARK_PYTHON", said.get("spark.pyspark.python", sys.executable))
+        with _spark_starts(cluster, log_path, master):
+            context = SparkContext.getOrCreate(SparkConf().setMaster(master).setAll(list(ours.items())))
             if master.startswith("local"):
                 _start_python_daemon(context)
             return SparkSession.builder.getOrCreate()
+
+
+def _submitted() -> dict[str, str]:
+    """What the submitter said, from the Java machine, which is started if there is none; {} if it is a server's."""
+    # The machine without a context: a context could no longer be told of anything.
+    SparkContext._ensure_initialized()  # pyright: ignore[reportPrivateUsage]
+    return dict(SparkConf().getAll())
+
+
+@contextmanager
+def _spark_starts(cluster: Cluster, log_path: Path, master: str = "") -> Generator[None]:
+    """Tell what Spark says meanwhile to the log, and what it fails of as our error."""
+    master = master or cluster.master
+    try:
+        with _stderr_into(log_path):
+            yield
     except Exception as error:  # py4j and pyspark raise many kinds; all mean that there is no session
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f" with master {master}" if master else ""
+        # The Java machine of spark-submit is not ours, and has written to where it was started.
+        words = "on standard error" if "PYSPARK_GATEWAY_PORT" in os.environ else f"in {log_path}"
         raise ClusterError(
-            f"Spark does not start with master {master}: {reason}; its own words are in {log_path}, and "
-            "`sparknet doctor` looks for the cause"
+            f"Spark does not start{where}: {reason}; its own words are {words}, and `sparknet doctor` looks for "
+            "the cause"
         ) from error
 
 
 @contextmanager
-def _quick_java(master: str) -> Generator[None]:
+def _quick_java(wanted: bool) -> Generator[None]:
     """Let an embedded Java machine compile quickly, and not for the long run.
 
     Starting it is most of what a short run waits for: 1.2 s less of 4, and 5 % more for preparing a large CSV, the
@@ -106,7 +124,7 @@ def _quick_java(master: str) -> Generator[None]:
     """
     name = "JDK_JAVA_OPTIONS"
     before = os.environ.get(name)
-    if master.startswith("local"):
+    if wanted:
         # First, so that the user's own word counts; not in Spark's settings, where it would replace the user's.
         os.environ[name] = f"-XX:TieredStopAtLevel=1 {before or ''}".strip()
     try:
@@ -172,12 +190,17 @@ def session_for(
     """The given session, or the active one, left as it is; else one of our own, stopped at the end.
 
     The arguments beside `given` are those of `open_session`.
+
+    Raises:
+        ConfigError: the session is on another master than was named, or has settings that would end healthy
+            workers.
     """
     session = given or SparkSession.getActiveSession()
     # The active session is a thread's; a context that another thread made is the user's all the same.
     if session is None and SparkContext._active_spark_context is not None:  # pyright: ignore[reportPrivateUsage]
         session = SparkSession.builder.getOrCreate()
     if session is not None:
+        check_settings(cluster, session, {} if is_remote() else _submitted())
         yield session
         return
     session = open_session(cluster, workers=workers, name=name, log_path=log_path, preimport=preimport)

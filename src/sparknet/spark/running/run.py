@@ -19,6 +19,7 @@ from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
 from sparknet.spark.devices.preflight import check_devices
 from sparknet.spark.jobs.session import driver_host, session_for
+from sparknet.spark.jobs.settings import few_failures
 from sparknet.spark.preparing.prepare import Frames, prepare_run
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
@@ -195,6 +196,8 @@ class _Run:
             log_path=self._run_dir.path / "spark.log",
         ) as spark:
             check_devices(config, spark)
+            if told := few_failures(config.cluster, spark):
+                self._tell("note", level="warning", message=told)
             self._tell("note", message="preparing data")
             data = prepare_run(
                 spark,

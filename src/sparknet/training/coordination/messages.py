@@ -89,6 +89,8 @@ class Vote:
     ok: bool
     reason: str = ""
     exchange_seconds: float = 0.0
+    first_weight: float = 0.0
+    """The first number of the weights that the exchange comes to."""
     serial: int = 0
 
 

@@ -154,4 +154,6 @@ class Quorum:
             "wait_seconds": self.wait_seconds,
             "exchange_seconds": self.exchange_seconds(),
             "sync_share": sync_seconds / max(1e-9, step_seconds + sync_seconds),
+            # All have the same, unless each trains by itself.
+            "weight": self.votes[min(self.votes)].first_weight,
         }

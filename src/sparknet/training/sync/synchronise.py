@@ -137,6 +137,14 @@ class Synchroniser:
             if self._counters.numel():
                 group.max(self._counters)
 
+    def first_weight(self) -> float:
+        """The first number of the anchor that `apply` would make of the last exchange."""
+        one = (self._buffer if self.average else self.weights.local)[:1].clone()
+        if self.weights.trainable:
+            velocity = None if self.momentum is None else self.momentum[:1].clone()
+            _outer_step(self.outer, self.anchor[:1], one, velocity, torch.empty(1))
+        return float(one) if one.numel() else 0.0
+
     def abandon(self) -> None:
         """Leave the buffers of a failed exchange to it: the network may still write into them."""
         self._buffer = torch.empty_like(self.anchor)
@@ -166,20 +174,25 @@ class Synchroniser:
 
         With momentum μ: v ← μ v + delta, anchor ← anchor - lr v (Nesterov: lr (delta + μ v)).
         """
-        outer = self.outer
         # Outer steps are for trainable weights: a variance that goes past its average may become negative.
         own = slice(piece.start, min(piece.stop, self.weights.trainable))
-        if own.start >= own.stop or (self.momentum is None and outer.learning_rate == 1):
-            return
-        anchor, average = self.anchor[own], self._buffer[own]
-        if self.momentum is None:
+        if own.start < own.stop:
+            velocity = None if self.momentum is None else self.momentum[own]
+            _outer_step(self.outer, self.anchor[own], self._buffer[own], velocity, spare[: own.stop - own.start])
+
+
+def _outer_step(
+    outer: OuterOptimiser, anchor: Tensor, average: Tensor, velocity: Tensor | None, delta: Tensor
+) -> None:
+    """Step from `anchor` towards `average`, which becomes the new anchor; `delta` is written over; float32 [n]."""
+    if velocity is None:
+        if outer.learning_rate != 1:
             torch.lerp(anchor, average, outer.learning_rate, out=average)
-            return
-        velocity, delta = self.momentum[own], spare[: own.stop - own.start]
-        torch.sub(anchor, average, out=delta)
-        velocity.mul_(outer.momentum).add_(delta)
-        step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
-        torch.sub(anchor, step, alpha=outer.learning_rate, out=average)
+        return
+    torch.sub(anchor, average, out=delta)
+    velocity.mul_(outer.momentum).add_(delta)
+    step = delta.add_(velocity, alpha=outer.momentum) if outer.nesterov else velocity
+    torch.sub(anchor, step, alpha=outer.learning_rate, out=average)
 
 
 def _broadcast(group: AllReduce, own: Tensor, *, into: Tensor | None) -> None:

@@ -250,6 +250,7 @@ class Worker:
                 ok=not reason,
                 reason=reason,
                 exchange_seconds=time.perf_counter() - began,
+                first_weight=0.0 if reason else self._sync.first_weight(),
             )
         )
 
