@@ -110,7 +110,9 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caffe.add_argument("--weights", default="", metavar="FILES", help="caffemodel files to start from, with commas")
     caffe.add_argument("--snapshot", default="", metavar="FILE", help="solverstate to go on from")
     train.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where everything about the run goes (runs/<name>-<time>)"
+        "--run-dir",
+        metavar="DIR",
+        help="directory or URI that everything about the run goes to (runs/<name>-<time>)",
     )
     _add_overrides(train)
 
@@ -118,14 +120,14 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_resume(commands: "_Commands[argparse.ArgumentParser]") -> None:
     resume = commands.add_parser("resume", help="go on with a run from its last good checkpoint")
     resume.set_defaults(module="sparknet.cli.resume")
-    resume.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
+    resume.add_argument("run_dir", metavar="RUN_DIR", help="the run's directory or URI")
     _add_overrides(resume)
 
 
 def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
     test = commands.add_parser("test", help="measure a finished run's model, or a Caffe model, on rows")
     test.set_defaults(module="sparknet.cli.test")
-    test.add_argument("run_dir", type=Path, metavar="RUN_DIR", nargs="?", help="the run's directory")
+    test.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's directory or URI")
     test.add_argument(
         "--data",
         metavar="ROWS",

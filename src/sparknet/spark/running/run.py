@@ -46,6 +46,8 @@ from sparknet.training.worker.evaluate import Evaluation
 
 __all__ = ["Observer", "RunResult", "count_rounds", "train"]
 
+_KEPT = ("checkpoint", "snapshot", "evaluation")
+"""What a run directory in a store should hear of at once."""
 Observer = Callable[[dict[str, object]], None]
 """Is told every event record, in the driver's main thread."""
 
@@ -114,7 +116,9 @@ def train(
     with EventLog(run_dir.path, began) as log:
 
         def tell(event: str, **fields: object) -> None:
-            record = log.write(event, **fields)
+            record = log.write(event, **{key: run_dir.as_found(value) for key, value in fields.items()})
+            if event in _KEPT:
+                run_dir.nudge()
             for observer in observers:
                 observer(record)
 
@@ -226,8 +230,10 @@ class _Run:
     def _supervise(self, spark: SparkSession, service: DriverService, plan: WorkerPlan) -> None:
         """Run the workers to the end, and what the hook does beside them."""
         with SideJobs(service.events.put) as jobs:
+            self._run_dir.watch(lambda: service.events.put({"event": DONE}))
 
             def tell(event: str, **fields: object) -> None:
+                self._run_dir.check_up()
                 if event != DONE:
                     self._tell(event, **fields)
                 if event == "checkpoint" and self._hook is not None:
@@ -267,6 +273,7 @@ class _Run:
         return saved
 
     def _resume_point(self) -> Saved | None:
+        self._run_dir.fetch_checkpoints(self._checkpoints)
         saved, skipped = self._checkpoints.newest_good()
         if saved is not None or skipped:
             self._tell(
@@ -314,7 +321,7 @@ class _Run:
         self._tell(
             "run_started",
             name=config.run.name,
-            run_dir=str(self._run_dir.path),
+            run_dir=self._run_dir.uri,
             net=config.net.name or objective.name,
             parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
             workers=config.run.workers,
@@ -377,8 +384,11 @@ class _Run:
             sync_seconds=coordinator.sync_seconds,
             failures=coordinator.failures,
             weights_hash=coordinator.anchor_hash,
-            run_dir=str(self._run_dir.path),
+            run_dir=self._run_dir.uri,
         )
+        if self._run_dir.is_remote:
+            self._tell("note", message=f"waiting until all of the run is in {self._run_dir.uri}")
+            self._run_dir.catch_up()
         self._run_dir.save_result(encode(result))
         self._tell("run_finished", **encode(result))
         return result
