@@ -156,7 +156,7 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
     doctor.add_argument("--master", metavar="URL", default="", help="Spark master (embedded local session)")
     doctor.add_argument(
-        "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs will be kept (runs)"
+        "--run-dir", default="runs", metavar="DIR", help="directory or URI where runs will be kept (runs)"
     )
 
 

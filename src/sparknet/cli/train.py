@@ -163,6 +163,9 @@ def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
     except KeyboardInterrupt:
         console.close()
         print(f"go on with: sparknet resume {run_dir.uri}", file=sys.stderr)
+        if run_dir.is_remote:
+            left = f"what a second interrupt leaves out stays in {run_dir.path}"
+            print(f"sending what is not there yet; {left}", file=sys.stderr)
         raise
     finally:
         console.close()

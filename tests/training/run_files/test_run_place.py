@@ -35,9 +35,9 @@ def test_a_slash_behind_changes_nothing():
     [
         ("s3:bucket/run", r"'s3:bucket/run'; .*two slashes: write s3://bucket/run"),
         (Path("s3://bucket/run"), r"write s3://bucket/run"),
-        ("http://host/run", r"a http:// URI; a run directory is a path, file:, s3://"),
+        ("http://host/run", r"a http:// URI; it must be a path, file:, s3://"),
         ("dbfs://x/run", r"a dbfs:// URI; .*name one of these"),
-        ("", r"--run-dir is empty"),
+        ("", r"the run directory is empty"),
         ("s3:///run", r"whose bucket is no bucket's name"),
         ("s3://key:secret@bucket/run", r"credentials never stand in a URI"),
         ("file://host/run", r"names a host 'host'"),

@@ -147,15 +147,21 @@ class RemoteRun:
                     beat.end()
                 with self._sending():
                     self._copy.send_files(last=True)
-            shutil.rmtree(self.directory, ignore_errors=True)
-        finally:
-            for beat in self._beats:
-                beat.end()
-            try:
-                self._owner.release()
-            except DataError as error:
-                _LOG.warning("the next driver of %s has to wait, for this one cannot say that it is done: %s",
-                    self._place, error)  # fmt: skip
+        except RunDirError:
+            self._leave()
+            raise
+        # Not after an interrupt: threads may still be at it, and the claim holds others off until they have ended.
+        self._leave()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _leave(self) -> None:
+        for beat in self._beats:
+            beat.end()
+        try:
+            self._owner.release()
+        except DataError as error:
+            _LOG.warning("the next driver of %s has to wait, since this one cannot say that it ends: %s",
+                self._place, error)  # fmt: skip
 
     def _do(self, action: Callable[[], None]) -> None:
         with self._sending():

@@ -11,7 +11,7 @@ __all__ = ["run_place"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _STORES = frozenset({"s3", "s3a", "s3n", "hdfs", "viewfs", "gs", "gcs", "abfs", "abfss"})
-_FORMS = "a run directory is a path, file:, s3://, hdfs://, gs:// or abfs://"
+_FORMS = "it must be a path, file:, s3://, hdfs://, gs:// or abfs://"
 
 
 def run_place(where: str | Path, *, s3_endpoint: str = "") -> Place:
@@ -30,13 +30,13 @@ def run_place(where: str | Path, *, s3_endpoint: str = "") -> Place:
     # `a:b` is a good name of a directory; `s3:/bucket` would be one too, and nobody means it.
     if scheme in _STORES and not slashes:
         rest = text[len(scheme) + 1 :].lstrip("/")
-        raise UsageError(f"--run-dir is {text!r}; {_FORMS}, with two slashes: write {scheme}://{rest}")
+        raise UsageError(f"the run directory is {text!r}; {_FORMS}, with two slashes: write {scheme}://{rest}")
     if slashes and scheme not in _STORES | {"file"}:
         # Without the rest, in which there may be a password.
-        raise UsageError(f"--run-dir is a {scheme}:// URI; {_FORMS}: name one of these")
+        raise UsageError(f"the run directory is a {scheme}:// URI; {_FORMS}: name one of these")
     if not text:
-        raise UsageError(f"--run-dir is empty; {_FORMS}: name one of these")
+        raise UsageError(f"the run directory is empty; {_FORMS}: name one of these")
     try:
         return Storage(s3_endpoint=s3_endpoint).place(text)
     except DataError as error:
-        raise UsageError(f"--run-dir: {error}") from error
+        raise UsageError(f"the run directory: {error}") from error
