@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from cli_process import CONFIGS, SPARKNET, Host, result_of, sparknet, table_of
+from cli_process import CONFIGS, SPARKNET, Host, checks_of, result_of, sparknet, table_of, trap_java
 from formats import cifar_directory, idx, random_rows, write_cifar, write_mnist
 
 DIGITS = str(CONFIGS / "digits.toml")
@@ -28,14 +28,7 @@ spark = pytest.mark.spark
 @pytest.fixture(scope="module")
 def java_trap(tmp_path_factory):
     """A JAVA_HOME whose Java tells its version and, when started for anything else, leaves a trace."""
-    home = tmp_path_factory.mktemp("java")
-    (home / "bin").mkdir()
-    java = home / "bin" / "java"
-    java.write_text(
-        f'#!/bin/sh\n[ "$1" = -version ] || touch {home}/started\necho \'openjdk version "17.0.1"\' >&2\n'
-    )
-    java.chmod(0o755)
-    return home
+    return trap_java(tmp_path_factory.mktemp("java"))
 
 
 @pytest.fixture
@@ -232,11 +225,6 @@ def test_data_that_do_not_fit_the_model(warm, three_classes, digits_run):
 
 
 # sparknet doctor --------------------------------------------------------------------------------------------
-
-
-def checks_of(outcome):
-    lines = outcome.out.splitlines()
-    return {line[6:16].strip(): (line[:6].strip(), line[16:]) for line in lines if line[:1] in "owF-"}
 
 
 @spark

@@ -103,7 +103,11 @@ def test_a_module_gives_its_weights_too():
     module = Tied(side=4)
     net = net_from(module)
     assert net.module is module
-    assert net.section["name"].endswith(":Tied()")
+    assert ":Tied()#" in net.section["name"]
+    # Other weights are another run.
+    with torch.no_grad():
+        module.norm.weight += 1
+    assert net_from(module).section["name"] != net.section["name"]
 
 
 def test_what_is_no_net_is_refused():

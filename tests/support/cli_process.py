@@ -105,3 +105,20 @@ def table_of(outcome):
     lines = outcome.out.splitlines()
     first = max(number for number, line in enumerate(lines) if line.startswith("rows "))
     return {line[:15].strip(): line[15:] for line in lines[first:]}
+
+
+def checks_of(outcome):
+    """What `sparknet doctor` printed: mark and finding of each check."""
+    lines = outcome.out.splitlines()
+    return {line[6:16].strip(): (line[:6].strip(), line[16:]) for line in lines if line[:1] in "owF-"}
+
+
+def trap_java(home):
+    """Make a JAVA_HOME whose Java tells its version and, when started for anything else, leaves a trace."""
+    (home / "bin").mkdir()
+    java = home / "bin" / "java"
+    java.write_text(
+        f'#!/bin/sh\n[ "$1" = -version ] || touch {home}/started\necho \'openjdk version "17.0.1"\' >&2\n'
+    )
+    java.chmod(0o755)
+    return home

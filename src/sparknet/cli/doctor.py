@@ -3,11 +3,13 @@
 import argparse
 import importlib
 import platform
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sparknet.errors import MissingDependency, RunDirError, SparkNetError
@@ -99,7 +101,7 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
             Check(name="Python", look=lambda: f"{platform.python_version()} at {sys.executable}"),
             Check(name="packages", look=_look_at_packages),
             Check(name="GPUs", look=_look_at_gpus, needs=("packages",)),
-            Check(name="disk", look=lambda: _look_at_disk(arguments.run_dir)),
+            Check(name="disk", look=lambda: _look_at_disk(arguments.run_dir), needs=("packages",)),
         ]
     )
     # The cluster's checks import these packages: without them they are told as missed, one line each.
@@ -110,9 +112,14 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
     from sparknet.spark.doctor import ClusterChecks  # only now is it known that it can be imported
     from sparknet.spark.jobs.session import check_java
 
+    # Where the driver works, whose directory holds prepared data unless data.store says otherwise.
+    local = "disk" not in examination.failed and _local_path(arguments.run_dir)
+    run_dir = local or Path(tempfile.gettempdir())
     with ClusterChecks(
-        master=arguments.master, workers=arguments.workers, run_dir=arguments.run_dir, log_path=log_path
+        master=arguments.master, workers=arguments.workers, run_dir=run_dir, log_path=log_path
     ) as cluster:
+        needs_store = arguments.master and not local
+        look_at_store = partial(_ask_for_store, arguments.run_dir) if needs_store else cluster.look_at_store
         yield from examination.make(
             [
                 Check(name="Java", look=check_java),
@@ -120,7 +127,7 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
                 Check(name="workers", look=cluster.look_at_workers, needs=("Spark",)),
                 Check(name="ports", look=cluster.look_at_ports, needs=("workers",)),
                 Check(name="routes", look=cluster.look_at_routes, needs=("ports",)),
-                Check(name="store", look=cluster.look_at_store, needs=("workers", "disk")),
+                Check(name="store", look=look_at_store, needs=("workers", "disk")),
             ]
         )
 
@@ -155,7 +162,41 @@ def _look_at_gpus() -> str:
     return f"{named}; driver {gpus[0].driver}, torch for CUDA {build}"
 
 
-def _look_at_disk(run_dir: Path) -> str:
+def _local_path(where: str) -> Path | None:
+    """The path that names a run directory; None: it is in a store."""
+    from sparknet.training.run_files.run_place import run_place  # pyarrow is one of the packages that were found
+
+    return run_place(where).local
+
+
+def _ask_for_store(where: str) -> str:
+    raise UserWarning(
+        f"runs in {where} need data.store, a directory that the driver and all workers share: give it to this "
+        "command as --run-dir to have it looked at"
+    )
+
+
+def _look_at_disk(where: str) -> str:
+    local = _local_path(where)
+    if local is not None:
+        return _look_at_free(local)
+    _look_at_remote(where)
+    return f"{_look_at_free(Path(tempfile.gettempdir()))}; {where} can be written"
+
+
+def _look_at_remote(where: str) -> None:
+    from sparknet.training.run_files.run_place import run_place
+
+    probe, secret = run_place(where) / f".doctor-{secrets.token_hex(8)}", secrets.token_bytes(8)
+    probe.write(secret)
+    try:
+        if probe.read() != secret:
+            raise RunDirError(f"{probe} holds other bytes than were written: choose another --run-dir")
+    finally:
+        probe.delete()
+
+
+def _look_at_free(run_dir: Path) -> str:
     # The nearest directory that exists: the run's own is made later, on the same disk.
     place = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     if not place.is_dir():

@@ -114,7 +114,9 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caffe.add_argument("--weights", default="", metavar="FILES", help="caffemodel files to start from, with commas")
     caffe.add_argument("--snapshot", default="", metavar="FILE", help="solverstate to go on from")
     train.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where everything about the run goes (runs/<name>-<time>)"
+        "--run-dir",
+        metavar="DIR",
+        help="directory or URI that everything about the run goes to (runs/<name>-<time>)",
     )
     _add_overrides(train)
 
@@ -122,14 +124,14 @@ def _add_train(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_resume(commands: "_Commands[argparse.ArgumentParser]") -> None:
     resume = commands.add_parser("resume", help="go on with a run from its last good checkpoint")
     resume.set_defaults(module="sparknet.cli.resume")
-    resume.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
+    resume.add_argument("run_dir", metavar="RUN_DIR", help="the run's directory or URI")
     _add_overrides(resume)
 
 
 def _add_test(commands: "_Commands[argparse.ArgumentParser]") -> None:
     test = commands.add_parser("test", help="measure a finished run's model, or a Caffe model, on rows")
     test.set_defaults(module="sparknet.cli.test")
-    test.add_argument("run_dir", type=Path, metavar="RUN_DIR", nargs="?", help="the run's directory")
+    test.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's directory or URI")
     test.add_argument(
         "--data",
         metavar="ROWS",
@@ -188,7 +190,7 @@ def _add_featurize(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 def _add_inference(command: argparse.ArgumentParser) -> None:
     command.set_defaults(module="sparknet.cli.predict", command=command.prog.rpartition(" ")[2])
-    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", nargs="?", help="the run's directory")
+    command.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's directory or URI")
     command.add_argument(
         "--data",
         metavar="ROWS",
@@ -224,7 +226,7 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
     doctor.add_argument("--master", metavar="URL", default="", help="Spark master (the submitter's, or embedded)")
     doctor.add_argument(
-        "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs will be kept (runs)"
+        "--run-dir", default="runs", metavar="DIR", help="directory or URI where runs will be kept (runs)"
     )
 
 

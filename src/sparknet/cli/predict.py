@@ -4,12 +4,11 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.test import other_rows, state_of
-from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from
-from sparknet.config import RunConfig, load_config
+from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from, s3_endpoint_from
+from sparknet.config import RunConfig
 from sparknet.data.sources.opening import OpenedSource, open_source
 from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
@@ -22,7 +21,7 @@ from sparknet.spark.jobs.session import check_java, session_for
 from sparknet.spark.measure import data_at
 from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
-from sparknet.training.run_files.run_dir import RunDir
+from sparknet.training.run_files.run_dir import reading_run
 from sparknet.training.run_files.saved_model import Model, load_model
 
 __all__ = ["run"]
@@ -84,13 +83,17 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 
 def _of_run(arguments: argparse.Namespace) -> _Opened:
-    run_dir: Path = arguments.run_dir.resolve()
-    RunDir.check(run_dir)
     settings = [*NOT_ALLOWED, *other_rows(arguments.data), *overrides_from(arguments)]
-    config = load_config(run_dir / "config.toml", settings)
+    endpoint = s3_endpoint_from(arguments)
+    with reading_run(arguments.run_dir, s3_endpoint=endpoint) as run:
+        config = run.load_config(settings)
     # Before Spark, which takes seconds: a run that is not finished has none.
     net = config.net
-    model = load_model(run_dir / "model", python_path=net.python_path if net.allow_python_layers else None)
+    model = load_model(
+        run.uri.rstrip("/") + "/model",
+        python_path=net.python_path if net.allow_python_layers else None,
+        s3_endpoint=endpoint,
+    )
     config = replace(config, data=data_at(config.data, arguments.data))
     return _Opened(model=model, config=config, rows=open_source(config.data, validation=True))
 

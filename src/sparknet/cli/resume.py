@@ -2,7 +2,7 @@
 
 import argparse
 
-from sparknet.cli.train import NOT_ALLOWED, check_start, overrides_from, train_in
+from sparknet.cli.train import NOT_ALLOWED, check_start, overrides_from, s3_endpoint_from, train_in
 from sparknet.config import override
 from sparknet.reporting.console import open_console
 from sparknet.training.caffe_runs.open_run import open_run
@@ -13,15 +13,15 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Resume; a finished run only shows its result again."""
-    with RunDir.reopen(arguments.run_dir) as run_dir:
+    with RunDir.reopen(arguments.run_dir, s3_endpoint=s3_endpoint_from(arguments)) as run_dir:
         before = run_dir.load_config()
         config = override(before, [*NOT_ALLOWED, *overrides_from(arguments)])
         result = run_dir.load_result()
         # Not an error: a script that resumes until the run is finished may ask once too often.
         if result is not None:
-            print(f"{run_dir.path} is finished; to train it further, start a new run")
+            print(f"{run_dir.uri} is finished; to train it further, start a new run")
             console = open_console()
-            console.print_result(result, run_dir=str(run_dir.path))
+            console.print_result(result, run_dir=run_dir.uri)
             console.close()
             return 0
         start = open_run(config)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 
 from sparknet.caffe.schema import TEST, TRAIN, NetState
 from sparknet.cli.spark_log import log_of_failures
-from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from
-from sparknet.config import RunConfig, encode, load_config
+from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from, s3_endpoint_from
+from sparknet.config import RunConfig, encode
 from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
 from sparknet.errors import ConfigError, UsageError
 from sparknet.reporting.console import PlainConsole
@@ -28,7 +28,7 @@ from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
 from sparknet.training.objectives.label_check import check_tested_labels
 from sparknet.training.objectives.preprocessing import Preprocessing
-from sparknet.training.run_files.run_dir import RunDir
+from sparknet.training.run_files.run_dir import RunFiles, reading_run
 from sparknet.training.run_files.saved_model import Model, load_model
 
 __all__ = ["other_rows", "run", "state_of"]
@@ -62,21 +62,28 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 
 def _test_run(arguments: argparse.Namespace) -> int:
-    run_dir: Path = arguments.run_dir.resolve()
-    RunDir.check(run_dir)
-    # Nothing of the run is changed, so its lock is not taken: several tests may go on at once.
+    # Nothing of the run is changed, so it is not owned: several tests may go on at once.
+    with reading_run(arguments.run_dir, s3_endpoint=s3_endpoint_from(arguments)) as run:
+        return _test_opened(run, arguments)
+
+
+def _test_opened(run: RunFiles, arguments: argparse.Namespace) -> int:
     settings = [*NOT_ALLOWED, *other_rows(arguments.data), *overrides_from(arguments)]
-    config = load_config(run_dir / "config.toml", settings)
+    config = run.load_config(settings)
     find_modules_here()
     # Before Spark, which takes seconds: a run that is not finished has none.
     net = config.net
-    model = load_model(run_dir / "model", python_path=net.python_path if net.allow_python_layers else None)
+    model = load_model(
+        run.uri.rstrip("/") + "/model",
+        python_path=net.python_path if net.allow_python_layers else None,
+        s3_endpoint=s3_endpoint_from(arguments),
+    )
     if arguments.data is None and config.data.validation == "none":
         raise UsageError(
-            f'{run_dir} has held out no rows (data.validation is "none"), so there are none to test: name some '
+            f'{run.uri} has held out no rows (data.validation is "none"), so there are none to test: name some '
             "with --data"
         )
-    kept = Preprocessing.load(run_dir)
+    kept = Preprocessing.load(run.path)
     model = replace(model, tests=kept.tests if kept else {})
     if arguments.data is not None:
         config = replace(config, data=data_at(config.data, arguments.data))
@@ -85,14 +92,17 @@ def _test_run(arguments: argparse.Namespace) -> int:
         opened = open_sources(config.data)
     check_tested_labels(model.objective, opened, config.data)
     check_java()
-    store = Path(config.data.store).resolve() if config.data.store else run_dir / "store"
+    store = run.store(config)
 
     def measure(spark: SparkSession) -> Measurement:
         if isinstance(opened, OpenedSources):
             return measure_validation(spark, model, config, store=store, sources=opened)
         return measure_source(spark, model, config, opened)
 
-    measured = _measured(config, measure, log=run_dir / "spark.log")
+    # What was fetched to be looked at goes again, and a log that explains a failure must not.
+    place = log_of_failures("test") if run.is_remote else nullcontext(run.path / "spark.log")
+    with place as log:
+        measured = _measured(config, measure, log=log)
     kind = f"from {arguments.data}" if arguments.data is not None else "held out"
     facts = {**encode(measured), "kind": kind, "rows_per_second": measured.rows_per_second}
     print_facts(measured_facts(facts))

@@ -25,7 +25,15 @@ from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import check_preprocessing
 from sparknet.training.run_files.run_dir import RunDir
 
-__all__ = ["NOT_ALLOWED", "check_start", "find_modules_here", "overrides_from", "run", "train_in"]
+__all__ = [
+    "NOT_ALLOWED",
+    "check_start",
+    "find_modules_here",
+    "overrides_from",
+    "run",
+    "s3_endpoint_from",
+    "train_in",
+]
 
 NOT_ALLOWED = ("net.allow_python_layers=false",)
 """Before what is typed: that a run's files name code is no leave to run it, for they may come from anywhere."""
@@ -44,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, None, rows)
     # Only now: what is wrong at first sight leaves no directory behind.
-    path: Path = arguments.run_dir or _new_run_dir(config.run.name)
-    with RunDir.create(path, config) as run_dir:
+    with RunDir.create(arguments.run_dir or _new_run_dir(config.run.name), config) as run_dir:
         return train_in(run_dir, start, sources)
 
 
@@ -104,6 +111,13 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
     return [*settings, *arguments.set]
 
 
+def s3_endpoint_from(arguments: argparse.Namespace) -> str:
+    """The server of a run directory on S3, as `--set data.s3_endpoint=` names it before a configuration is read."""
+    settings = (setting.partition("=") for setting in arguments.set)
+    given = [value.strip().strip("'\"") for key, _, value in settings if key.strip() == "data.s3_endpoint"]
+    return given[-1] if given else ""
+
+
 def check_start(start: RunStart) -> OpenedSources:
     """Find what is wrong at first sight, before a run directory is made and Spark starts; give what was opened.
 
@@ -147,10 +161,13 @@ def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
         # The file first: at Ctrl-C under spark-submit the screen is gone before we are.
         train(start, run_dir, sources=sources, observers=[log.on_event, console.on_event])
         # From the file, so that the screen shows what was kept.
-        console.print_result(run_dir.load_result() or {}, run_dir=str(run_dir.path))
+        console.print_result(run_dir.load_result() or {}, run_dir=run_dir.uri)
     except KeyboardInterrupt:
         console.close()
-        print(f"go on with: sparknet resume {run_dir.path}", file=sys.stderr)
+        print(f"go on with: sparknet resume {run_dir.uri}", file=sys.stderr)
+        if run_dir.is_remote:
+            left = f"what a second interrupt leaves out stays in {run_dir.path}"
+            print(f"sending what is not there yet; {left}", file=sys.stderr)
         raise
     finally:
         console.close()

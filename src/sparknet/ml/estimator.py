@@ -1,7 +1,6 @@
 """Estimators: a network trained on a DataFrame by replicas on its Spark cluster."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pyspark.ml import Estimator
@@ -47,7 +46,7 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
             dataset.sparkSession,
             frames,
             asked,
-            run_dir=Path(run_dir) if run_dir else None,
+            run_dir=run_dir or None,
             observers=_observers(self.getOrDefault("callbacks") if self.isDefined("callbacks") else ()),
             verbose=self.getOrDefault("verbose"),
         )

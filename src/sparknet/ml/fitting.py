@@ -1,6 +1,5 @@
 """A fit: the run directory that it begins or goes on with, the run itself, and what it leaves."""
 
-import hashlib
 import json
 import math
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
-from torch import nn
 
 from sparknet.config import RunConfig, encode
 from sparknet.data.shards.prepared import PreparedData
@@ -27,20 +25,17 @@ from sparknet.reporting.training_log import TrainingLog
 from sparknet.spark.preparing.prepare import Frames, prepare_run
 from sparknet.spark.running.run import Observer, train
 from sparknet.training.caffe_runs.open_run import open_run
+from sparknet.training.run_files.remote_copy import EVENTS, ROWS
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.saved_model import Model, load_model
-from sparknet.training.run_files.state_bytes import weights_file
-from sparknet.training.sync.pieces import cut
 from sparknet.whole_files import whole_file
 
 __all__ = ["Fitted", "fit"]
 
 _MAY_DIFFER = ("cluster.", "run.workers", "run.min_workers", "run.keep_checkpoints", "data.threads", "data.store")
 """Keys that a run may be gone on with otherwise: where and how, not what."""
-_ROWS = "rows.json"
 _CLOSE = 1e-4
 """Relative difference of means that the order of the rows alone may make."""
-_PIECE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -56,7 +51,7 @@ def fit(
     frames: Frames,
     asked: Fit,
     *,
-    run_dir: Path | None,
+    run_dir: str | None,
     observers: Sequence[Observer] = (),
     verbose: bool = True,
 ) -> Fitted:
@@ -66,7 +61,7 @@ def fit(
         spark: the session of the frames.
         frames: the rows.
         asked: what is trained.
-        run_dir: not given: a temporary one, gone when the model is read.
+        run_dir: path or URI; not given: a temporary one, gone when the model is read.
         observers: told every event.
         verbose: print progress.
 
@@ -77,10 +72,9 @@ def fit(
     with ExitStack() as held:
         held.enter_context(_own_interrupts())
         held.enter_context(turn_of(spark, asked.config.run.workers))
-        path = run_dir or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="sparknet-fit-")))
-        config = _with_weights(asked.config, asked.net.module, path)
-        start = open_run(config, code=asked.code)
-        opened = held.enter_context(_opened(path, start.config))
+        where = run_dir or held.enter_context(tempfile.TemporaryDirectory(prefix="sparknet-fit-"))
+        start = replace(open_run(asked.config, code=asked.code), initial=asked.net.module)
+        opened = held.enter_context(_opened(where, start.config))
         accept = _Rows(opened.path)
         if opened.load_result() is None:
             console = open_console() if verbose else None
@@ -91,16 +85,17 @@ def fit(
             train(start, opened, spark=spark, sources=frames, observers=[*told, log.on_event], accept=accept)
         else:
             # The rows too decide whether this is that run.
-            store = opened.store(start.config)
+            config, store = start.config, opened.store(start.config)
             accept(prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=frames))
         return _read(opened, asked)
 
 
 def _read(opened: RunDir, asked: Fit) -> Fitted:
-    lines = (opened.path / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (opened.path / EVENTS).read_text(encoding="utf-8").splitlines()
     # A killed driver may have left half a line.
     events = [event for event in map(_event, lines) if event]
-    model = load_model(opened.path / "model", code=asked.code)
+    endpoint = asked.config.data.s3_endpoint
+    model = load_model(f"{opened.uri.rstrip('/')}/model", code=asked.code, s3_endpoint=endpoint)
     return Fitted(
         model=model, summary=TrainingSummary(history=history_of(events), result=opened.load_result() or {})
     )
@@ -130,40 +125,24 @@ def _own_interrupts() -> Generator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _with_weights(config: RunConfig, module: nn.Module | None, path: Path) -> RunConfig:
-    """The configuration with the weights of a module in a file, where every worker begins."""
-    if module is None:
-        return config
-    file, digest = weights_file(module), hashlib.sha256()
-    for piece in cut(file, _PIECE_BYTES):
-        digest.update(piece)
-    # Named by what it holds: other weights are another run.
-    place = path.resolve() / f"initial-{digest.hexdigest()[:16]}.safetensors"
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as draft, draft.open("wb") as out:
-            for piece in cut(file, _PIECE_BYTES):
-                out.write(piece)
-    return replace(config, net=replace(config.net, weights=str(place)))
-
-
-def _opened(path: Path, config: RunConfig) -> RunDir:
+def _opened(where: str, config: RunConfig) -> RunDir:
     """A new run directory, or that of the same run.
 
     Raises:
         RunDirError: it holds another's.
     """
-    if not (path / "config.toml").exists():
-        return RunDir.create(path, config)
-    opened = RunDir.reopen(path)
+    endpoint = config.data.s3_endpoint
+    if not RunDir.is_there(where, s3_endpoint=endpoint):
+        return RunDir.create(where, config)
+    opened = RunDir.reopen(where, s3_endpoint=endpoint)
     try:
         before = opened.load_config()
         here, there = (_flat(encode(one)) for one in (config, before))
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key) and not key.startswith(_MAY_DIFFER):
                 raise RunDirError(
-                    f"{path} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} here; give "
-                    "another runDir, or the same settings to go on with it"
+                    f"{where} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} here; "
+                    "give another runDir, or the same settings to go on with it"
                 )
     except BaseException:
         opened.close()
@@ -186,7 +165,7 @@ class _Rows:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / _ROWS
+        self._path = directory / ROWS
 
     def __call__(self, data: PreparedData) -> None:
         """Record what the rows are, or compare.

@@ -1,6 +1,7 @@
 """What a program may give for a net or a loss, and what becomes of it in a configuration."""
 
 import functools
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,8 +19,11 @@ from sparknet.caffe.prototxt import format_text
 from sparknet.errors import ConfigError
 from sparknet.training.objectives.find_net import has_lazy_parameters
 from sparknet.training.objectives.given_code import Code, NetInstance, reference_to
+from sparknet.training.run_files.state_bytes import weights_file
 
 __all__ = ["GivenNet", "check_pickles", "named", "net_from"]
+
+_PIECE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -63,12 +67,13 @@ def net_from(given: object) -> GivenNet:
                 f"net is a {type(given).__name__} with lazy parameters, which have no values yet: call it with a "
                 "batch first, or give the class or a function that builds it"
             )
-        name = f"{reference_to(given)}()"
         try:
             instance = NetInstance(given)
             cloudpickle.dumps(instance)
         except Exception as error:  # as of `check_pickles`
             raise _refusal("net", given, error) from error
+        # Other weights are another run.
+        name = f"{reference_to(given)}()#{_digest(given)}"
         return GivenNet(section={"name": name}, code={name: instance}, module=given)
     if callable(given):
         name, code = named("net", given)
@@ -77,6 +82,14 @@ def net_from(given: object) -> GivenNet:
         f"net is {given!r}; it must be the name of a net in the zoo, the path of a prototxt, a NetSpec, a "
         "torch.nn.Module, or a callable that returns one"
     )
+
+
+def _digest(module: nn.Module) -> str:
+    """A short name for a module's weights."""
+    found = hashlib.sha256()
+    for piece in weights_file(module).pieces(_PIECE_BYTES):
+        found.update(piece)
+    return found.hexdigest()[:16]
 
 
 def named(param: str, given: Callable[..., Any]) -> tuple[str, Code]:

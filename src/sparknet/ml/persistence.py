@@ -167,7 +167,7 @@ def _defined_here(name: str) -> Callable[..., Any] | None:
     """What this program has under the name of code that another one gave."""
     module_name, _, path = name.partition("#")[0].partition(":")
     # Of a module that was made somewhere nobody knows how.
-    if not path or name.endswith("()") or "#" not in name:
+    if not path or path.endswith("()") or "#" not in name:
         return None
     with suppress(Exception):  # a module of the user's: it may fail in any way
         found = inspect.getattr_static(importlib.import_module(module_name), path, None)

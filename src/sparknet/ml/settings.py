@@ -77,6 +77,11 @@ def fit_of(params: Params, *, label_kind: str | None, validation_frame: bool = F
     ):
         tables[section] = values
     overrides = _flat(_value(params, "config") or {})
+    if net.module is not None and overrides.get("net.weights"):
+        raise ConfigError(
+            f"config has net.weights, {overrides['net.weights']!r}, and net is a module with weights of its own: "
+            "load them into it, or give its class"
+        )
     _refuse_twice(params, overrides)
     for path, value in overrides.items():
         _put(tables, path, value)

@@ -214,6 +214,45 @@ def test_what_is_written_is_read_back(server, big, size):
     assert server.open_uploads(BUCKET) == []
 
 
+@pytest.mark.parametrize("size", [0, 3, 41 * MB])
+def test_a_file_goes_there_and_comes_back(server, big, tmp_path, size):
+    (tmp_path / "file").write_bytes(big[:size])
+    for there in (LOCAL.place(f"s3://{BUCKET}/out/file"), LOCAL.place(str(tmp_path / "out" / "file"))):
+        with (tmp_path / "file").open("rb") as file:
+            there.upload(file)
+            there.upload(file)  # wherever it was read up to
+        assert digest(there.read()) == digest(big[:size])
+        (tmp_path / "back").write_bytes(b"what was there")
+        there.download(tmp_path / "back")
+        assert digest((tmp_path / "back").read_bytes()) == digest(big[:size])
+        (tmp_path / "back").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_a_file_that_grows_and_goes_while_it_is_sent(server, big, tmp_path):
+    (tmp_path / "file").write_bytes(big)
+    server.inject("delay", times=1, method="PUT", part="partNumber=1", seconds=1.0)
+    with (tmp_path / "file").open("rb") as file, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(LOCAL.place(f"s3://{BUCKET}/file").upload, file)
+        server.wait_for("delay")
+        with (tmp_path / "file").open("ab") as more:
+            more.write(b"more")
+        (tmp_path / "file").unlink()
+        sending.result()
+    assert digest(stored(server, "file")) == digest(big)
+
+
+def test_a_file_that_does_not_come_whole_leaves_what_was_there(server, big, tmp_path):
+    place = put(server, "file", big)
+    (tmp_path / "file").write_bytes(b"what was there")
+    server.inject("cut", method="GET", part="file")
+    with pytest.raises(DataError, match="cannot be read"):
+        place.download(tmp_path / "file")
+    assert server.injected["cut"]
+    assert (tmp_path / "file").read_bytes() == b"what was there"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.fixture
 def in_pieces(monkeypatch):
     """Uploads hand over 8 MB at a time, and what breaks is repeated by us alone."""

@@ -255,14 +255,41 @@ class Place:
             # An output stream of Arrow's that is closed after an exception makes an object of what has arrived, and
             # Python closes it whenever it leaves the block. So nothing is sent before the block has ended well.
             with tempfile.TemporaryFile() as spool:
-                yield cast("BinaryIO", spool)
-                spool.flush()
-                size = spool.seek(0, os.SEEK_END)
-                if not size:  # which cannot be mapped
-                    _upload(self, b"")
-                    return
-                with mmap.mmap(spool.fileno(), size, access=mmap.ACCESS_READ) as data:
-                    _upload(self, data)
+                file = cast("BinaryIO", spool)
+                yield file
+                file.flush()
+                self.upload(file)
+
+    def upload(self, file: BinaryIO) -> None:
+        """Make a file of all that an open local file holds now, or replace it: whole or not at all.
+
+        A remote one is sent in pieces, from the file itself: memory holds one of them, however large the file is.
+        It may grow meanwhile, or be unlinked, but must not shrink.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if self.local:
+            file.seek(0)
+            with self.writing() as target:
+                shutil.copyfileobj(file, target)
+            return
+        size = os.fstat(file.fileno()).st_size
+        if not size:  # which cannot be mapped
+            _upload(self, b"")
+            return
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
+            _upload(self, data)
+
+    def download(self, path: Path) -> None:
+        """Write all of this file to a local one, which appears whole or not at all.
+
+        Raises:
+            DataError: it is not there or cannot be read whole.
+            OSError: the local file cannot be written.
+        """
+        with whole_file(path) as draft, draft.open("wb") as target, self.open() as file:
+            shutil.copyfileobj(file, target, _UPLOAD_BYTES)
 
     def delete(self) -> None:
         """Remove a file or a directory with all that is in it; it may be missing.

@@ -40,6 +40,7 @@ from sparknet.training.objectives.optimiser import check_solver
 from sparknet.training.objectives.preprocessing import Chain, make_preprocessing
 from sparknet.training.run_files.checkpoint import WEIGHTS, Checkpoints, Saved
 from sparknet.training.run_files.event_log import EventLog
+from sparknet.training.run_files.pretrained import begin_with
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.run_hook import RunHook
 from sparknet.training.run_files.saved_model import describe, save_model
@@ -48,6 +49,8 @@ from sparknet.training.worker.rehearsal import rehearse
 
 __all__ = ["Observer", "RunResult", "count_rounds", "train"]
 
+_KEPT = ("checkpoint", "snapshot", "evaluation")
+"""What a run directory in a store should hear of at once."""
 Observer = Callable[[dict[str, object]], None]
 """Is told every event record, in the driver's main thread."""
 
@@ -120,7 +123,9 @@ def train(
     with EventLog(run_dir.path, began) as log:
 
         def tell(event: str, **fields: object) -> None:
-            record = log.write(event, **fields)
+            record = log.write(event, **{key: run_dir.as_found(value) for key, value in fields.items()})
+            if event in _KEPT:
+                run_dir.nudge()
             for observer in observers:
                 observer(record)
 
@@ -245,8 +250,10 @@ class _Run:
     def _supervise(self, spark: SparkSession, service: DriverService, plan: WorkerPlan) -> None:
         """Run the workers to the end, and what the hook does beside them."""
         with SideJobs(service.events.put) as jobs:
+            self._run_dir.watch(lambda: service.events.put({"event": DONE}))
 
             def tell(event: str, **fields: object) -> None:
+                self._run_dir.check_up()
                 if event != DONE:
                     self._tell(event, **fields)
                 if event == "checkpoint" and self._hook is not None:
@@ -280,12 +287,15 @@ class _Run:
 
     def _beginning(self, objective: Objective) -> Saved | None:
         """The checkpoint that a new run begins from where not from the net's initial weights."""
+        if self._start.initial is not None:
+            return begin_with(self._start.initial, objective, self._checkpoints)
         saved = self._hook.begin(objective, self._checkpoints, self._tell) if self._hook else None
         if saved is not None:
             self._checkpoints.release(saved.round)
         return saved
 
     def _resume_point(self) -> Saved | None:
+        self._run_dir.fetch_checkpoints(self._checkpoints)
         saved, skipped = self._checkpoints.newest_good()
         if saved is not None or skipped:
             self._tell(
@@ -333,7 +343,7 @@ class _Run:
         self._tell(
             "run_started",
             name=config.run.name,
-            run_dir=str(self._run_dir.path),
+            run_dir=self._run_dir.uri,
             net=config.net.name or objective.name,
             parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
             workers=config.run.workers,
@@ -396,8 +406,11 @@ class _Run:
             sync_seconds=coordinator.sync_seconds,
             failures=coordinator.failures,
             weights_hash=coordinator.anchor_hash,
-            run_dir=str(self._run_dir.path),
+            run_dir=self._run_dir.uri,
         )
+        if self._run_dir.is_remote:
+            self._tell("note", message=f"waiting until all of the run is in {self._run_dir.uri}")
+            self._run_dir.catch_up()
         self._run_dir.save_result(encode(result))
         self._tell("run_finished", **encode(result))
         return result

@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.description.upgrade import upgrade_solver
 from sparknet.caffe.prototxt import format_text, parse_text, read_content
@@ -73,6 +75,8 @@ class RunStart:
     """What `config` says of net and solver, with the files' names for errors."""
     hook: RunHook | None = None
     """What is done beside the loop."""
+    initial: nn.Module | None = None
+    """A module with the weights that the run begins with; None: the net's own."""
     built: tuple[RowSchema, Objective] | None = None
     """What a check before the start has built, and for which rows."""
 

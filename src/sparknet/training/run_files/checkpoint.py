@@ -25,13 +25,13 @@ from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.sync.pieces import Bytes, Streamed, cut
 from sparknet.whole_files import whole_directory
 
-__all__ = ["INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
+__all__ = ["FILES", "INDEX", "INNER", "OUTER", "WEIGHTS", "Checkpoints", "Draft", "Saved"]
 
 WEIGHTS = "weights.safetensors"
 INNER = "inner.state"
 OUTER = "outer.safetensors"
-_FILES = (WEIGHTS, INNER, OUTER)
-_INDEX = "checkpoint.json"
+INDEX = "checkpoint.json"
+FILES = (WEIGHTS, INNER, OUTER)
 _PIECE_BYTES = 4 << 20
 
 
@@ -85,8 +85,8 @@ class Draft:
     def write(self, name: str, data: Bytes) -> None:
         """Append to one of the checkpoint's files."""
         # Names come over the network: any other could lead out of the directory.
-        if name not in _FILES:
-            raise CheckpointError(f"{name!r} is no file of a checkpoint; those are {', '.join(_FILES)}")
+        if name not in FILES:
+            raise CheckpointError(f"{name!r} is no file of a checkpoint; those are {', '.join(FILES)}")
         if name not in self._open:
             self._open[name] = (self.directory / name).open("wb")
             self._hashes[name] = hashlib.sha256()
@@ -119,7 +119,7 @@ class Draft:
             files=files,
         )
         # Last, and with the hashes of all the others: a checkpoint without it, or with another, is none.
-        (self.directory / _INDEX).write_text(json.dumps(encode(saved), indent=1), encoding="utf-8")
+        (self.directory / INDEX).write_text(json.dumps(encode(saved), indent=1), encoding="utf-8")
 
     def close(self) -> None:
         """Close the open files."""
@@ -214,10 +214,10 @@ class Checkpoints:
         """
         path = self.path(round)
         try:
-            saved = decode(Saved, json.loads((path / _INDEX).read_text(encoding="utf-8")))
+            saved = decode(Saved, json.loads((path / INDEX).read_text(encoding="utf-8")))
             # The index is read from a disk that others write to: its names are held to the known ones too.
-            if saved.round != round or WEIGHTS not in saved.files or not set(saved.files) <= set(_FILES):
-                raise CheckpointError(f"{path / _INDEX} is damaged: it describes another checkpoint")
+            if saved.round != round or WEIGHTS not in saved.files or not set(saved.files) <= set(FILES):
+                raise CheckpointError(f"{path / INDEX} is damaged: it describes another checkpoint")
             for name, file in saved.files.items():
                 with (path / name).open("rb") as stream:
                     found = hashlib.file_digest(stream, "sha256").hexdigest()

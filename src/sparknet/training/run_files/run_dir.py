@@ -1,33 +1,99 @@
-"""The run directory: everything about a run, used by one process at a time."""
+"""The run directory: everything about a run, used by one process at a time, on a disk or in a store."""
 
 import json
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from sparknet.config import RunConfig, load_config, write_config
-from sparknet.errors import RunDirError
+from sparknet.data.storage.place import Place
+from sparknet.errors import ConfigError, DataError, RunDirError
+from sparknet.training.run_files.checkpoint import Checkpoints
+from sparknet.training.run_files.remote_copy import CONFIG, RESULT, RemoteCopy
+from sparknet.training.run_files.remote_run import RemoteRun, holds_run
+from sparknet.training.run_files.run_place import run_place
 from sparknet.whole_files import tidy, whole_file
 
-__all__ = ["RunDir"]
-
-_CONFIG = "config.toml"
-_RESULT = "result.json"
+__all__ = ["RunDir", "RunFiles", "reading_run"]
 
 
-class RunDir:
+class RunFiles:
+    """What a run left, to look at: nobody is kept from writing it.
+
+    Attributes:
+        path: a directory of this machine that holds the configuration, the result and what columns go through.
+        uri: where the run is, as a path or URI.
+    """
+
+    def __init__(self, path: Path, uri: str) -> None:
+        self.path = path
+        self.uri = uri
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the run is in a store, and `path` only a place to work in."""
+        return self.uri != str(self.path)
+
+    def load_config(self, overrides: Iterable[str] = ()) -> RunConfig:
+        """The configuration that the run was last started with, with settings as `override` takes them.
+
+        Raises:
+            ConfigError: a setting is at fault.
+        """
+        return load_config(self.path / CONFIG, overrides)
+
+    def store(self, config: RunConfig) -> Path:
+        """Where prepared data lie.
+
+        Raises:
+            ConfigError: of a run in a store nobody has said it, and workers of other machines need them too.
+        """
+        if config.data.store:
+            return Path(config.data.store).resolve()
+        master = config.cluster.master
+        if self.is_remote and master and not master.startswith("local"):
+            raise ConfigError(
+                f"cluster.master is {master!r} and the run directory is {self.uri}, where no shards can be mapped "
+                "into memory: set data.store to a directory that the driver and every worker reach"
+            )
+        return self.path / "store"
+
+    def load_result(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None while it is not finished.
+
+        Raises:
+            RunDirError: it is damaged.
+        """
+        try:
+            return json.loads((self.path / RESULT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunDirError(
+                f"{self._named(RESULT)} is damaged: {error}; delete it, then resume the run"
+            ) from error
+
+    def _named(self, name: str) -> str:
+        return f"{self.uri.rstrip('/')}/{name}"
+
+
+class RunDir(RunFiles):
     """Owns a run directory from `create` or `reopen` until `close`.
 
     It holds `config.toml` (as resolved), `training_log_<millis>.txt`, `events.jsonl`, `checkpoints/`, `store/`
-    (unless the configuration names another store), `model/` and `result.json`.
+    (unless the configuration names another store), `model/` and `result.json`. Of one in a store all but `store/`
+    is there as well as in `path`, some seconds later.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, remote: RemoteRun | None = None, uri: str = "") -> None:
+        super().__init__(path, uri or str(path))
+        self._remote = remote
         # The system drops this lock with the process that holds it (flock): a killed run leaves no stale one.
         self._lock = FileLock(path / ".lock")
         try:
@@ -42,12 +108,22 @@ class RunDir:
             ) from error
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> "RunDir":
+    def create(cls, where: str | Path, config: RunConfig) -> "RunDir":
         """Make the directory of a new run.
 
+        Args:
+            where: a path, or a URI of a store; that is reached as the configuration says (`data.s3_endpoint`).
+            config: of the run.
+
         Raises:
-            RunDirError: it cannot be made or written, or holds a run already.
+            RunDirError: it cannot be made or written, holds a run already, or is in use.
+            UsageError: it is no path and no URI of a store that can be written.
+            ConfigError: it is in a store, and workers of other machines would find no prepared data.
         """
+        place = run_place(where, s3_endpoint=config.data.s3_endpoint)
+        if place.local is None:
+            return cls._create_remote(place, config)
+        path = place.local
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_run(path)
@@ -67,13 +143,49 @@ class RunDir:
         return run_dir
 
     @classmethod
-    def reopen(cls, path: Path) -> "RunDir":
+    def _create_remote(cls, place: Place, config: RunConfig) -> "RunDir":
+        _refuse_remote_run(place)
+        remote = RemoteRun.open(place)
+        run_dir = cls(remote.directory, remote=remote, uri=place.uri)
+        try:
+            _refuse_remote_run(place)  # as above: another may have come and gone meanwhile
+            run_dir.store(config)
+            run_dir.save_config(config)
+            remote.begin()
+        except BaseException:
+            run_dir.close()
+            raise
+        return run_dir
+
+    @classmethod
+    def reopen(cls, where: str | Path, *, s3_endpoint: str = "") -> "RunDir":
         """Open the directory of an earlier run to go on in it.
 
+        Args:
+            where: a path, or a URI of a store.
+            s3_endpoint: an S3-compatible server; not given: as the environment says.
+
         Raises:
-            RunDirError: it holds no run, another process uses it, or it cannot be written.
+            RunDirError: it holds no run, another process uses it, or it cannot be read or written.
+            UsageError: it is no path and no URI of a store that can be written.
         """
-        cls.check(path)
+        place = run_place(where, s3_endpoint=s3_endpoint)
+        cls.check(where, s3_endpoint=s3_endpoint)
+        if place.local is not None:
+            return cls._reopen_local(place.local)
+        remote = RemoteRun.open(place)
+        run_dir = cls(remote.directory, remote=remote, uri=place.uri)
+        try:
+            remote.fetch()
+            remote.keep = run_dir.load_config().run.keep_checkpoints
+            remote.begin()
+        except BaseException:
+            run_dir.close()
+            raise
+        return run_dir
+
+    @classmethod
+    def _reopen_local(cls, path: Path) -> "RunDir":
         run_dir = cls(path.resolve())
         # A driver that was killed while writing leaves its drafts; the lock says that nobody writes them now.
         try:
@@ -90,18 +202,26 @@ class RunDir:
         return run_dir
 
     @staticmethod
-    def check(path: Path) -> None:
-        """Refuse a path that holds no run.
+    def is_there(where: str | Path, *, s3_endpoint: str = "") -> bool:
+        """Whether a path or URI holds a run.
 
         Raises:
-            RunDirError: it does not.
+            RunDirError: it cannot be reached.
+            UsageError: it is no path and no URI of a store.
         """
-        if not (path / _CONFIG).is_file():
-            raise RunDirError(f"{path} holds no run (there is no {_CONFIG} in it); give a run's directory")
+        place = run_place(where, s3_endpoint=s3_endpoint)
+        return (place.local / CONFIG).is_file() if place.local else holds_run(place)
 
-    def load_config(self) -> RunConfig:
-        """The configuration that the run was last started with."""
-        return load_config(self.path / _CONFIG)
+    @staticmethod
+    def check(where: str | Path, *, s3_endpoint: str = "") -> None:
+        """Refuse a path or URI that holds no run.
+
+        Raises:
+            RunDirError: it does not, or cannot be reached.
+            UsageError: it is no path and no URI of a store.
+        """
+        if not RunDir.is_there(where, s3_endpoint=s3_endpoint):
+            raise RunDirError(f"{where} holds no run (there is no {CONFIG} in it); give a run's directory")
 
     def save_config(self, config: RunConfig) -> None:
         """Record the configuration that the run goes on with.
@@ -110,29 +230,12 @@ class RunDir:
             RunDirError: it cannot be written.
         """
         try:
-            write_config(config, self.path / _CONFIG)
+            write_config(config, self.path / CONFIG)
+            if self._remote:
+                self._remote.keep = config.run.keep_checkpoints
         except OSError as error:
             raise RunDirError(
-                f"{self.path / _CONFIG} cannot be written: {error.strerror or error}; choose another --run-dir"
-            ) from error
-
-    def store(self, config: RunConfig) -> Path:
-        """Where prepared data lie."""
-        return Path(config.data.store).resolve() if config.data.store else self.path / "store"
-
-    def load_result(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None while it is not finished.
-
-        Raises:
-            RunDirError: it is damaged.
-        """
-        try:
-            return json.loads((self.path / _RESULT).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise RunDirError(
-                f"{self.path / _RESULT} is damaged: {error}; delete it, then resume the run"
+                f"{self.path / CONFIG} cannot be written: {error.strerror or error}; choose another --run-dir"
             ) from error
 
     def save_result(self, result: Mapping[str, object]) -> None:
@@ -143,16 +246,69 @@ class RunDir:
         """
         try:
             # Its presence says that the run is finished, so it must never be there in part.
-            with whole_file(self.path / _RESULT) as draft:
+            with whole_file(self.path / RESULT) as draft:
                 draft.write_text(json.dumps(dict(result), indent=1), encoding="utf-8")
         except OSError as error:
             raise RunDirError(
-                f"{self.path / _RESULT} cannot be written: {error.strerror or error}; make room there, then resume"
+                f"{self.path / RESULT} cannot be written: {error.strerror or error}; make room there, then resume"
             ) from error
 
+    def fetch_checkpoints(self, checkpoints: Checkpoints) -> None:
+        """Have here what the run goes on from; a directory on a disk has it.
+
+        Raises:
+            RunDirError: it cannot be fetched.
+        """
+        if self._remote:
+            self._remote.fetch_checkpoints(checkpoints)
+
+    def watch(self, on_error: Callable[[], None]) -> None:
+        """Have `on_error` called, on some thread, when `check_up` has something to raise."""
+        if self._remote:
+            self._remote.watch(on_error)
+
+    def check_up(self) -> None:
+        """Do nothing as long as the directory is ours and can be written; never waits.
+
+        Raises:
+            RunDirError: a store cannot be written any more, or another driver has taken its directory over.
+        """
+        if self._remote:
+            self._remote.check()
+
+    def nudge(self) -> None:
+        """Say that something has been written that should be in the store soon; never waits."""
+        if self._remote:
+            self._remote.nudge()
+
+    def catch_up(self) -> None:
+        """Wait until a store has what has been written up to now.
+
+        Raises:
+            RunDirError: it cannot be written.
+        """
+        if self._remote:
+            self._remote.catch_up()
+
+    def as_found(self, value: object) -> object:
+        """Paths in the working directory, or texts or lists of them, as others find them: in the store."""
+        if not self._remote:
+            return value
+        if isinstance(value, list | tuple):
+            return [self.as_found(item) for item in cast("Sequence[object]", value)]
+        return value.replace(str(self.path), self.uri.rstrip("/")) if isinstance(value, str) else value
+
     def close(self) -> None:
-        """Let others use the directory."""
-        self._lock.release()
+        """Let others use the directory; of one in a store, when all that was written is there.
+
+        Raises:
+            RunDirError: a store did not take it; it stays in `path`.
+        """
+        try:
+            if self._remote:
+                self._remote.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> "RunDir":
         return self
@@ -160,11 +316,54 @@ class RunDir:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except RunDirError as unsent:
+            if error is None:
+                raise
+            if unsent is not error:  # the run may have ended for this very reason
+                for line in (str(unsent), *getattr(unsent, "__notes__", ())):
+                    error.add_note(line)
+
+
+@contextmanager
+def reading_run(where: str | Path, *, s3_endpoint: str = "") -> Generator[RunFiles]:
+    """Look at a run, finished or not, without owning its directory; what is in a store is fetched first.
+
+    Args:
+        where: a path, or a URI of a store.
+        s3_endpoint: an S3-compatible server; not given: as the environment says.
+
+    Raises:
+        RunDirError: it holds no run, or cannot be read.
+        UsageError: it is no path and no URI of a store.
+    """
+    place = run_place(where, s3_endpoint=s3_endpoint)
+    RunDir.check(where, s3_endpoint=s3_endpoint)
+    if place.local is not None:
+        path = place.local.resolve()
+        yield RunFiles(path, str(path))
+        return
+    with tempfile.TemporaryDirectory(prefix="sparknet-run-", ignore_cleanup_errors=True) as directory:
+        path = Path(directory).resolve()
+        try:
+            RemoteCopy(path, place, confirm=lambda: None).fetch_files()
+        except (DataError, OSError) as error:
+            raise RunDirError(f"{place} cannot be fetched: {error}") from error
+        yield RunFiles(path, place.uri)
+
+
+def _refuse_remote_run(place: Place) -> None:
+    if holds_run(place):
+        _refuse(place.uri)
 
 
 def _refuse_run(path: Path) -> None:
-    if (path / _CONFIG).exists():
-        raise RunDirError(
-            f"{path} holds a run already; go on with `sparknet resume {path}`, or choose another --run-dir"
-        )
+    if (path / CONFIG).exists():
+        _refuse(str(path))
+
+
+def _refuse(where: str) -> None:
+    raise RunDirError(
+        f"{where} holds a run already; go on with `sparknet resume {where}`, or choose another --run-dir"
+    )

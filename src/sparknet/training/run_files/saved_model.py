@@ -7,6 +7,7 @@ rows: inputs, targets and classes. All of it loads without this library.
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from sparknet.config import Data, Net, RunConfig, decode, encode
 from sparknet.config import Objective as ObjectiveSection
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
-from sparknet.errors import CheckpointError, ConfigError
+from sparknet.errors import CheckpointError, ConfigError, DataError
 from sparknet.training.objectives.build_objective import build_objective
 from sparknet.training.objectives.given_code import Code
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Chain, chain_arrays, chain_from
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.run_files.checkpoint import WEIGHTS
+from sparknet.training.run_files.remote_copy import fetch_directory
+from sparknet.training.run_files.run_place import run_place
 from sparknet.training.run_files.state_bytes import load_weights
 from sparknet.training.run_files.tensor_bytes import read_bytes
 from sparknet.whole_files import whole_directory
@@ -94,19 +97,43 @@ def describe(config: RunConfig, rows: RowSchema, table: TableEncoding | None) ->
     return Description(net=net, objective=config.objective, rows=rows, data=config.data, table=table)
 
 
-def load_model(directory: Path, *, python_path: tuple[str, ...] | None = None, code: Code | None = None) -> Model:
+def load_model(
+    where: str | Path,
+    *,
+    python_path: tuple[str, ...] | None = None,
+    code: Code | None = None,
+    s3_endpoint: str = "",
+) -> Model:
     """Rebuild the module of a finished run.
 
     Args:
-        directory: what `save_model` wrote.
+        where: path or URI of what `save_model` wrote; what is in a store is fetched first.
         python_path: where modules of a Caffe net's Python layers are looked for, behind PYTHONPATH; none: where
             training found them. Not given: such layers are refused, since their code would run.
         code: what a program gives for the names of net and loss, which the model has by their names alone.
+        s3_endpoint: an S3-compatible server; not given: as the environment says.
 
     Raises:
         CheckpointError: the directory is not there, or damaged.
         NetError: the net cannot be built here.
+        UsageError: it is no path and no URI of a store.
     """
+    place = run_place(where, s3_endpoint=s3_endpoint)
+    if place.local is not None:
+        return _load(Path(where) if isinstance(where, Path) else place.local, python_path, code)
+    with tempfile.TemporaryDirectory(prefix="sparknet-model-") as directory:
+        try:
+            fetch_directory(place, Path(directory))
+        except (DataError, OSError) as error:
+            raise CheckpointError(f"{place} cannot be fetched: {error}") from error
+        try:
+            return _load(Path(directory), python_path, code)
+        except CheckpointError as error:
+            # It is nobody's business where it was fetched to.
+            raise CheckpointError(str(error).replace(directory, place.uri)) from error
+
+
+def _load(directory: Path, python_path: tuple[str, ...] | None, code: Code | None) -> Model:
     try:
         description = decode(Description, json.loads((directory / "model.json").read_text(encoding="utf-8")))
         chain = chain_from(load_file(directory / "preprocess.safetensors"))
