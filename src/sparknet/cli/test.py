@@ -17,7 +17,7 @@ from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from
 from sparknet.config import RunConfig, encode, load_config
 from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
-from sparknet.errors import ConfigError, UsageError
+from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.story import wrapped
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
@@ -84,11 +84,11 @@ def _test_run(arguments: argparse.Namespace) -> int:
         opened = open_sources(config.data)
     check_tested_labels(model.objective, opened, config.data)
     check_java()
-    store = Path(config.data.store).resolve() if config.data.store else run_dir / "store"
+    store = config.data.store or run_dir / "store"
 
-    def measure(spark: SparkSession) -> Measurement:
+    def measure(spark: SparkSession, note: Callable[[str], None]) -> Measurement:
         if isinstance(opened, OpenedSources):
-            return measure_validation(spark, model, config, store=store, sources=opened)
+            return measure_validation(spark, model, config, store=store, sources=opened, note=note)
         return measure_source(spark, model, config, opened)
 
     measured = _measured(config, measure, log=run_dir / "spark.log")
@@ -132,7 +132,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
     most_rows = None if batches is None else batches * tested.batch
     model: Model = tested.model
 
-    def measure(spark: SparkSession) -> Measurement:
+    def measure(spark: SparkSession, note: Callable[[str], None]) -> Measurement:
         if isinstance(opened, OpenedSource):
             found = measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
             if most_rows is None or found.rows >= most_rows:
@@ -142,7 +142,9 @@ def _test_files(arguments: argparse.Namespace) -> int:
         part = replace(config, run=replace(config.run, eval_batches=batches))
         with _store_for(part) as store:
             sources = opened if isinstance(opened, OpenedSources) else open_sources(config.data)
-            return measure_validation(spark, model, part, store=store, sources=sources, test_net_only=True)
+            return measure_validation(
+                spark, model, part, store=store, sources=sources, note=note, test_net_only=True
+            )
 
     with log_of_failures("test") as log:
         measured = _measured(config, measure, log=log)
@@ -160,21 +162,18 @@ def _state_of(arguments: argparse.Namespace) -> NetState | None:
 
 
 @contextmanager
-def _store_for(config: RunConfig) -> Generator[Path]:
+def _store_for(config: RunConfig) -> Generator[str]:
     """Where rows are prepared that are measured once."""
     if config.data.store:
-        yield Path(config.data.store).resolve()
+        yield config.data.store
         return
-    if config.cluster.master and not config.cluster.master.startswith("local"):
-        raise ConfigError(
-            f"cluster.master is {config.cluster.master!r} and these rows are prepared, to go together or to "
-            "be read more than once: set data.store to a directory that the driver and every worker reach"
-        )
     with tempfile.TemporaryDirectory(prefix="sparknet-test-") as store:
-        yield Path(store)
+        yield store
 
 
-def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement], *, log: Path) -> Measurement:
+def _measured(
+    config: RunConfig, measure: Callable[[SparkSession, Callable[[str], None]], Measurement], *, log: Path
+) -> Measurement:
     began = time.monotonic()
 
     def note(message: str) -> None:
@@ -189,6 +188,6 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
         config.cluster, workers=run.workers, name=run.name, log_path=log, preimport="sparknet.spark.measure"
     ) as spark:
         note("testing")
-        measured = measure(spark)
+        measured = measure(spark, note)
     note(f"tested {measured.rows:,} rows" + wrapped(encode(measured)))
     return measured

@@ -87,6 +87,8 @@ class RunDir:
         # Shards that the killed run was preparing. A store elsewhere may be in use by others and is left alone.
         for draft in path.glob("store/.preparing-*"):
             shutil.rmtree(draft, ignore_errors=True)
+        for mark in path.glob("store/.seen-*"):
+            mark.unlink(missing_ok=True)
         return run_dir
 
     @staticmethod
@@ -116,9 +118,9 @@ class RunDir:
                 f"{self.path / _CONFIG} cannot be written: {error.strerror or error}; choose another --run-dir"
             ) from error
 
-    def store(self, config: RunConfig) -> Path:
-        """Where prepared data lie."""
-        return Path(config.data.store).resolve() if config.data.store else self.path / "store"
+    def store(self, config: RunConfig) -> str:
+        """Where prepared data lie: a path or URI."""
+        return config.data.store or str(self.path / "store")
 
     def load_result(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None while it is not finished.
