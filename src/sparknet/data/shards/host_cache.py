@@ -206,7 +206,8 @@ class HostCache:
         found: list[tuple[int, int, Path]] = []
         for entry in os.scandir(self.directory):
             left = _DRAFT.fullmatch(entry.name)
-            if left is not None and self._is_dead(left["sha256"]):
+            # Of this shard too: whoever calls this is the one that fetches it.
+            if left is not None and (left["sha256"] == shard.sha256 or self._is_dead(left["sha256"])):
                 Path(entry.path).unlink(missing_ok=True)
             elif left is not None or _COPY.fullmatch(entry.name):
                 facts = entry.stat(follow_symlinks=False)
