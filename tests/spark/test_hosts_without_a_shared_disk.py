@@ -47,7 +47,7 @@ def test_two_hosts_train_from_the_drivers_own_disk():
         cluster = Cluster(lab, Path(logs), {2: 1, 3: 1})
         settings = [
             "run.workers=2",
-            "run.epochs=20",
+            "run.rounds=40",
             f"cluster.master={cluster.url!r}",
             f"cluster.driver_host={lab.addresses[0]!r}",
             "data.shard_megabytes=0.02",
