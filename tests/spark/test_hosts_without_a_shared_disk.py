@@ -12,7 +12,7 @@ from places import REPOSITORY
 pytestmark = [
     pytest.mark.spark,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(reason_against()), reason=reason_against() or "hosts can be made"),
 ]
 

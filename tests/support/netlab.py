@@ -4,6 +4,7 @@ A host has an address, a name, and in place of each private directory an empty o
 iproute2; `reason_against` says what is missing. `Cluster` runs a standalone Spark cluster on such hosts.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -18,6 +19,8 @@ import pyspark
 
 _PATIENCE_SECONDS = 120.0
 _SPARK_HOME = Path(pyspark.__file__).parent
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_LIBC = ctypes.CDLL(None)
 _PORT, _UI_PORT = 7077, 8080  # each host has all ports to itself
 
 
@@ -34,6 +37,11 @@ def reason_against():
         return f"no network namespaces here: {made.stderr.strip()}"
     subprocess.run(["ip", "netns", "del", name], check=True)
     return ""
+
+
+def _die_with_the_test():
+    """A test that is killed leaves no processes behind; the namespaces' names stay."""
+    _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _run(*command):
@@ -75,6 +83,7 @@ class Netlab:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
+                preexec_fn=_die_with_the_test,
             )
         self._processes.append(process)
         return process
@@ -143,6 +152,7 @@ class Netlab:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_die_with_the_test,
         )
         self._holders.append(holder)
         assert holder.stdout is not None
@@ -177,7 +187,7 @@ class Cluster:
             self._start(host, f"worker{host}", "worker.Worker", *own, self.url)
         self._wait_for_workers(len(workers))
 
-    def drive(self, program: str, *arguments: str, timeout: float = 240.0) -> str:
+    def drive(self, program: str, *arguments: str, timeout: float = 480.0) -> str:
         """Run a Python program on host 1, where the driver is; what it prints. It must succeed."""
         log = self._logs / "driver.log"
         process = self._lab.start(

@@ -23,7 +23,7 @@ from sparknet.whole_files import whole_file
 __all__ = ["PIECES", "FileService"]
 
 PIECES = pa.schema([("data", pa.binary())])
-_GIVEN = re.compile(r"[0-9a-f]{16}/[a-z]+-[0-9]{5}\.arrow")
+_GIVEN = re.compile(r"[0-9a-f]{16}/[a-z]+-[0-9]{5,}\.arrow")
 _TAKEN = re.compile(r"\.preparing-[0-9a-f]{16}-[0-9a-f]{32}/[a-z]+-[0-9a-f-]+\.(arrow|npz)")
 _SHUTDOWN_SECONDS = 3.0
 
