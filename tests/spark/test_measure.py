@@ -137,7 +137,7 @@ def test_prepared_rows_measure_the_same_however_they_are_kept(spark, photos, tmp
     rows = model.description.rows
     stored = rows.with_input(replace(rows.input, image=form))
     model = replace(model, description=replace(model.description, rows=stored))
-    measured = measure_validation(spark, model, config_of(data, CNN), store=tmp_path / "store")
+    measured = measure_validation(spark, model, config_of(data, CNN), store=tmp_path / "store", note=print)
     assert measured.rows == 56
     assert measured.accuracy == pytest.approx(accuracy_of(model, images, labels))
 

@@ -59,7 +59,9 @@ def measure(run_dir):
 
     config = load_config(run_dir / "config.toml")
     model = load_model(run_dir / "model")
-    return encode(measure_validation(SparkSession.getActiveSession(), model, config, store=run_dir / "store"))
+    return encode(
+        measure_validation(SparkSession.getActiveSession(), model, config, store=run_dir / "store", note=print)
+    )
 
 
 if __name__ == "__main__":

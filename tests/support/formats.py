@@ -72,6 +72,9 @@ def make_table(directory, shard_rows, *, shape=(2, 3), dtype="uint8", seed=0):
             Path(directory), prefix=f"s{number}", columns=columns(shape, dtype), shard_bytes=1 << 30
         )
         writer.append({"image": images[part], "label": labels[part]})
-        shards += [Shard(path=done.name, rows=done.statistics.rows) for done in writer.close()]
+        shards += [
+            Shard(path=done.name, rows=done.statistics.rows, bytes=done.bytes, sha256=done.sha256)
+            for done in writer.close()
+        ]
         at += rows
     return ShardTable(Path(directory), shards, columns(shape, dtype)), images, labels

@@ -78,6 +78,11 @@ class S3Server:
     requests: list[Request] = field(default_factory=list)
     injected: Counter = field(default_factory=Counter)
     """How often each kind of fault struck: tests assert that theirs did."""
+    latency_seconds: float = 0.0
+    """Every request waits so long."""
+    bytes_per_second: float = float("inf")
+    """What all answers together get of the line."""
+    _line_free: float = 0.0
     _faults: list[_Fault] = field(default_factory=list)
     _lock: threading.Condition = field(default_factory=threading.Condition)
 
@@ -103,6 +108,14 @@ class S3Server:
                 self.injected[struck.kind] += 1
                 self._lock.notify_all()
             return struck
+
+    def take_time(self, size):
+        """Wait as an answer of so many bytes would on the line."""
+        with self._lock:
+            begin = max(time.monotonic(), self._line_free)
+            self._line_free = begin + size / self.bytes_per_second
+            until = self._line_free + self.latency_seconds
+        time.sleep(max(0.0, until - time.monotonic()))
 
     def wait_for(self, kind: Kind):
         """Wait until a fault of this kind has struck."""
@@ -198,6 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "lost":
             self.close_connection = True
             return
+        self.server.owner.take_time(len(data))
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in _HOP_BY_HOP:

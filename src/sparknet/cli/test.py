@@ -17,12 +17,11 @@ from sparknet.cli.spark_log import log_of_failures
 from sparknet.cli.train import NOT_ALLOWED, find_modules_here, overrides_from, s3_endpoint_from
 from sparknet.config import RunConfig, encode
 from sparknet.data.sources.opening import OpenedSource, OpenedSources, open_source, open_sources
-from sparknet.errors import ConfigError, UsageError
+from sparknet.errors import UsageError
 from sparknet.reporting.console import PlainConsole
 from sparknet.reporting.story import wrapped
 from sparknet.reporting.table import caffe_scores, measured_facts, print_facts
 from sparknet.spark.jobs.session import check_java, session_for
-from sparknet.spark.jobs.settings import is_local
 from sparknet.spark.measure import Measurement, data_at, measure_source, measure_validation
 from sparknet.training.caffe_runs.run_config import scored_run
 from sparknet.training.caffe_runs.scored_net import caffe_model
@@ -94,9 +93,9 @@ def _test_opened(run: RunFiles, arguments: argparse.Namespace) -> int:
     check_java()
     store = run.store(config)
 
-    def measure(spark: SparkSession) -> Measurement:
+    def measure(spark: SparkSession, note: Callable[[str], None]) -> Measurement:
         if isinstance(opened, OpenedSources):
-            return measure_validation(spark, model, config, store=store, sources=opened)
+            return measure_validation(spark, model, config, store=store, sources=opened, note=note)
         return measure_source(spark, model, config, opened)
 
     # What was fetched to be looked at goes again, and a log that explains a failure must not.
@@ -143,7 +142,7 @@ def _test_files(arguments: argparse.Namespace) -> int:
     most_rows = None if batches is None else batches * tested.batch
     model: Model = tested.model
 
-    def measure(spark: SparkSession) -> Measurement:
+    def measure(spark: SparkSession, note: Callable[[str], None]) -> Measurement:
         if isinstance(opened, OpenedSource):
             found = measure_source(spark, model, config, opened, most_rows=most_rows, test_net_only=True)
             if most_rows is None or found.rows >= most_rows:
@@ -151,9 +150,11 @@ def _test_files(arguments: argparse.Namespace) -> int:
         # Rows of several sources go together by their numbers, and rows are begun anew behind the last one: which
         # rows are where only shards know.
         part = replace(config, run=replace(config.run, eval_batches=batches))
-        with _store_for(part, spark) as store:
+        with _store_for(part) as store:
             sources = opened if isinstance(opened, OpenedSources) else open_sources(config.data)
-            return measure_validation(spark, model, part, store=store, sources=sources, test_net_only=True)
+            return measure_validation(
+                spark, model, part, store=store, sources=sources, note=note, test_net_only=True
+            )
 
     with log_of_failures("test") as log:
         measured = _measured(config, measure, log=log)
@@ -171,23 +172,18 @@ def state_of(arguments: argparse.Namespace) -> NetState | None:
 
 
 @contextmanager
-def _store_for(config: RunConfig, spark: SparkSession) -> Generator[Path]:
+def _store_for(config: RunConfig) -> Generator[str]:
     """Where rows are prepared that are measured once."""
     if config.data.store:
-        yield Path(config.data.store).resolve()
+        yield config.data.store
         return
-    # The session's: a submitter may have named it.
-    master = spark.conf.get("spark.master", "") or config.cluster.master
-    if master and not is_local(master):
-        raise ConfigError(
-            f"the Spark master is {master!r} and these rows are prepared, to go together or to "
-            "be read more than once: set data.store to a directory that the driver and every worker reach"
-        )
     with tempfile.TemporaryDirectory(prefix="sparknet-test-") as store:
-        yield Path(store)
+        yield store
 
 
-def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement], *, log: Path) -> Measurement:
+def _measured(
+    config: RunConfig, measure: Callable[[SparkSession, Callable[[str], None]], Measurement], *, log: Path
+) -> Measurement:
     began = time.monotonic()
 
     def note(message: str) -> None:
@@ -202,6 +198,6 @@ def _measured(config: RunConfig, measure: Callable[[SparkSession], Measurement],
         config.cluster, workers=run.workers, name=run.name, log_path=log, preimport="sparknet.spark.measure"
     ) as spark:
         note("testing")
-        measured = measure(spark)
+        measured = measure(spark, note)
     note(f"tested {measured.rows:,} rows" + wrapped(encode(measured)))
     return measured

@@ -1,6 +1,7 @@
 """A fit: the run directory that it begins or goes on with, the run itself, and what it leaves."""
 
 import json
+import logging
 import math
 import signal
 import tempfile
@@ -23,6 +24,7 @@ from sparknet.ml.turns import turn_of
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
 from sparknet.spark.preparing.prepare import Frames, prepare_run
+from sparknet.spark.preparing.store import open_store
 from sparknet.spark.running.run import Observer, train
 from sparknet.training.caffe_runs.open_run import open_run
 from sparknet.training.run_files.remote_copy import EVENTS, ROWS
@@ -32,6 +34,7 @@ from sparknet.whole_files import whole_file
 
 __all__ = ["Fitted", "fit"]
 
+_LOG = logging.getLogger(__name__)
 _MAY_DIFFER = ("cluster.", "run.workers", "run.min_workers", "run.keep_checkpoints", "data.threads", "data.store")
 """Keys that a run may be gone on with otherwise: where and how, not what."""
 _CLOSE = 1e-4
@@ -85,8 +88,9 @@ def fit(
             train(start, opened, spark=spark, sources=frames, observers=[*told, log.on_event], accept=accept)
         else:
             # The rows too decide whether this is that run.
-            config, store = start.config, opened.store(start.config)
-            accept(prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=frames))
+            config = start.config
+            with open_store(spark, opened.store(config), config, note=_LOG.info) as store:
+                accept(prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=frames))
         return _read(opened, asked)
 
 

@@ -185,12 +185,12 @@ class ClusterChecks:
         )
 
     def look_at_store(self) -> str:
-        """Let every worker read and write a directory where runs will be.
+        """Let every worker read and write a directory where runs will be, and tell whether it is shared.
 
         Raises:
-            DataError: the driver or a worker cannot.
+            DataError: the driver cannot write it.
         """
-        remedy = "choose a --run-dir (or data.store) on a file system that the driver and all workers share"
+        remedy = "choose a --run-dir that can be written"
         # What is made here goes again: a check leaves no directories behind.
         made = [path for path in (self._run_dir, *self._run_dir.parents) if not path.exists()]
         place: Path | None = None
@@ -204,20 +204,19 @@ class ClusterChecks:
             # Both directions: a container may see the driver's files through a layer that keeps its own writes to
             # itself.
             unseen = [slot for slot in range(self._workers) if not (place / f"worker-{slot}").exists()]
-            if unseen:
-                raise DataError(f"what worker {unseen[0]} wrote into {place} is not seen here; {remedy}")
         except OSError as error:
             raise DataError(f"{self._run_dir} cannot be written: {error.strerror or error}; {remedy}") from error
-        except ClusterError:
-            raise
-        except SparkNetError as error:
-            raise DataError(f"{error}; {remedy}") from error
         finally:
             if place is not None:
                 shutil.rmtree(place, ignore_errors=True)
             for path in made:
                 with contextlib.suppress(OSError):  # somebody else uses it meanwhile
                     path.rmdir()
+        if unseen:
+            return (
+                f"the driver writes {self._run_dir}, which worker {unseen[0]} does not: shards go through the "
+                "driver; set data.store to a shared directory or s3:// where that is too slow"
+            )
         return f"driver and workers read and write {self._run_dir}"
 
     def _ask(self, task: Task, doing: str, *, limit_seconds: float = _JOB_SECONDS) -> list[Report]:
@@ -295,12 +294,11 @@ def meet_peers(plan: _RoutePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[
 
 
 def touch_store(place: str, secret: str, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """The task: read what the driver wrote, and write a file beside it."""
+    """The task: read what the driver wrote, and write a file beside it, where that is possible."""
     slot = _who(batches).slot
-    found = (Path(place) / "driver").read_text(encoding="utf-8")
-    if found != secret:
-        raise DataError(f"{place}/driver holds {found!r} here and {secret!r} on the driver")
-    (Path(place) / f"worker-{slot}").write_text(secret, encoding="utf-8")
+    with contextlib.suppress(OSError):  # the driver sees who has written
+        if (Path(place) / "driver").read_text(encoding="utf-8") == secret:
+            (Path(place) / f"worker-{slot}").write_text(secret, encoding="utf-8")
     yield {}
 
 

@@ -7,7 +7,7 @@ they go from the source straight through the net.
 
 import functools
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from sparknet.spark.jobs.broadcast_bytes import Whole, broadcast_bytes
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, numbered
 from sparknet.spark.preparing.prepare import prepare_run
+from sparknet.spark.preparing.store import open_store
 from sparknet.training.coordination.messages import ChoreReport
 from sparknet.training.coordination.post_commit import Conclude, add_up, as_fields
 from sparknet.training.objectives.build_objective import build_objective, build_test_objective
@@ -98,7 +99,7 @@ class MeasurePlan:
     chain: Chain
     """By column what its values go through."""
     data: PreparedData | None = None
-    """The rows, in directories that are the same on every worker; None where rows come by Spark."""
+    """The rows, and how they are reached; None where they come by Spark."""
     tests: Mapping[str, Chain] = field(default_factory=dict[str, Chain])
     """By name what further rows go through."""
     test_net_only: bool = False
@@ -134,13 +135,14 @@ def data_at(data: Data, path: str) -> Data:
     )
 
 
-def measure_validation(
+def measure_validation(  # noqa: PLR0913 - all but three are named by the caller
     spark: SparkSession,
     model: Model,
     config: RunConfig,
     *,
-    store: Path,
+    store: str | Path,
     sources: OpenedSources | None = None,
+    note: Callable[[str], None],
     test_net_only: bool = False,
 ) -> Measurement:
     """Measure on the validation rows that `config` names, prepared in `store` if they are not there yet.
@@ -151,8 +153,9 @@ def measure_validation(
         spark: the session.
         model: what is measured.
         config: which rows, and by how many workers.
-        store: directory that the driver and every worker reach.
+        store: path or URI of where the rows are prepared.
         sources: what `config` names, if it is open already.
+        note: is told where the rows take a slow way.
         test_net_only: `model.module` is a Caffe file's TEST net.
 
     Raises:
@@ -160,7 +163,14 @@ def measure_validation(
         WorkerError: the net failed.
         ClusterError: Spark failed.
     """
-    data = prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=sources)
+    with open_store(spark, str(store), config, note=note) as opened:
+        data = prepare_run(spark, config.data, store=opened, seed=config.run.seed, sources=sources)
+        return _measure_prepared(spark, model, config, data, test_net_only=test_net_only)
+
+
+def _measure_prepared(
+    spark: SparkSession, model: Model, config: RunConfig, data: PreparedData, *, test_net_only: bool
+) -> Measurement:
     _check_fit(model.description, data.rows, data.table, test_net_only=test_net_only)
     check_held_out(model.objective, data)
     evaluation = Evaluation.of(model.objective, data, config)

@@ -73,11 +73,11 @@ def changed(**keys):
 
 
 DAMAGE = {
-    "missing": (lambda path: path.unlink(), "no such file"),
+    "missing": (lambda path: path.unlink(), "cannot be read: no such file"),
     "truncated": (lambda path: path.write_text(path.read_text()[:50]), "cannot be read"),
     "binary": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
-    "no table": (lambda path: path.write_text("[1]"), "version None; this release reads 4"),
-    "other version": (changed(version=1), "version 1; this release reads 4"),
+    "no table": (lambda path: path.write_text("[1]"), "version None; this release reads 5"),
+    "other version": (changed(version=1), "version 1; this release reads 5"),
     "missing key": (changed(inputs=None), "damaged: inputs is missing"),
     "unknown key": (changed(colour="red"), "damaged: colour is not a known key"),
     "wrong type": (changed(seed="x"), "damaged: seed is 'x'"),

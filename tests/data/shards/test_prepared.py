@@ -65,7 +65,7 @@ def test_columns_have_the_names_of_the_run() -> None:
     assert rows.targets[0].shape == (3, 2, 2)
     assert rows.targets[0].name == "depth"
     stored, directory = of_two(MANIFEST).stored["depth"]
-    assert (stored.channel_mean, directory) == ((1.5, 2.0, 0.25), Path("/b"))
+    assert (stored.channel_mean, directory.local) == ((1.5, 2.0, 0.25), Path("/b"))
 
 
 def test_the_fingerprint_is_of_all() -> None:

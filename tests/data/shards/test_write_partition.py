@@ -115,7 +115,7 @@ def test_rows_are_numbered_through_the_partition(plan):
 
 def test_a_store_that_cannot_be_written_names_the_host(tmp_path, plan):
     plan = replace(plan, directory=str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"gone: cannot be written from .*set data.store to a directory that every"):
+    with pytest.raises(DataError, match=r"gone: cannot be written from .*set data.store to a directory"):
         write_partition(plan, batches_of(*random_rows(5, SHAPE), size=5), partition=0)
 
 

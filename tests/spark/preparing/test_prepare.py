@@ -476,13 +476,6 @@ def test_words_become_numbers_and_the_manifest_says_how(spark, store, tmp_path):
     assert sorted(as_set(*both[0]) + as_set(*both[1])) == as_set(expected, [1, 0, 1, 0])
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/store", "hdfs://host:8020/x", "file:///tmp/x"])
-def test_a_store_must_be_a_directory_that_workers_reach(spark, store, uri):
-    with pytest.raises(DataError, match=rf"data.store is '{uri}'; .*path of a directory that all workers reach"):
-        prepare(spark, replace(DIGITS, store=uri), store=store, seed=0)
-    assert not store.exists()
-
-
 def test_sources_of_different_kinds(spark, store, tmp_path):
     paths = [
         write_parquet(tmp_path / name, {"image": image, "label": [0]}, files=1)
@@ -569,7 +562,7 @@ def test_a_store_that_the_driver_does_not_share(spark, store, monkeypatch):
         return reports
 
     monkeypatch.setattr(preparation, "_run_job", elsewhere)
-    with pytest.raises(DataError, match=r"was written by a worker but is not seen here; set data.store"):
+    with pytest.raises(DataError, match=r"was written by a worker but is not seen here; .*set data.store"):
         prepare(spark, DIGITS, store=store, seed=0)
 
 

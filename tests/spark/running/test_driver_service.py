@@ -424,7 +424,7 @@ def test_a_worker_that_dies_while_it_puts_leaves_nothing_behind(stage):
     client, whole = stage.client(), files(2)
     command = json.dumps({"round": 0, "sizes": {name: len(data) for name, data in whole.items()}}).encode()
     writer, _ = client._client.do_put(
-        flight.FlightDescriptor.for_command(command), FILE_SCHEMA, client._options(30.0)
+        flight.FlightDescriptor.for_command(command), FILE_SCHEMA, client._address.options(30.0)
     )
     half = pa.record_batch([[WEIGHTS], [whole[WEIGHTS][:100_000]]], schema=FILE_SCHEMA)
     writer.write_batch(half)

@@ -129,9 +129,9 @@ def test_a_damaged_result_is_an_error_that_names_the_file(tmp_path):
 
 def test_the_store_lies_in_the_run_directory_unless_it_is_given(tmp_path):
     with RunDir.create(tmp_path / "run", CONFIG) as run_dir:
-        assert run_dir.store(CONFIG) == tmp_path / "run" / "store"
+        assert run_dir.store(CONFIG) == str(tmp_path / "run" / "store")
         data = Data(source="digits", validation_fraction=0.2, store=str(tmp_path / "shared"))
-        assert run_dir.store(RunConfig(data=data, net=CONFIG.net, run=CONFIG.run)) == tmp_path / "shared"
+        assert run_dir.store(RunConfig(data=data, net=CONFIG.net, run=CONFIG.run)) == str(tmp_path / "shared")
 
 
 def test_a_run_that_another_process_made_and_ended_meanwhile(tmp_path, monkeypatch):

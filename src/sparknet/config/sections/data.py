@@ -116,7 +116,14 @@ class Data:
     threads: int = 1
     """Threads of a worker that decode, cut and normalise beside its training step."""
     store: str = ""
-    """Directory of the prepared shards, reached by every worker; not given: `store` in the run directory."""
+    """Where the prepared shards lie: a directory, shared with the workers or of the driver alone, or a URI
+    (`s3://bucket/key`, `hdfs://host:port/path`); not given: `store` in the run directory."""
+    cache: str = ""
+    """Directory in which each host keeps copies of shards that do not lie on a disk of its own or a shared one; not
+    given: XDG_CACHE_HOME, or else the system's directory for temporary files."""
+    cache_gigabytes: float | None = None
+    """The most that these copies take on a host, in GB; not given: half of what is free on that disk without
+    them."""
     shard_megabytes: float = 256.0
     """Size at which a shard is closed, in MB of rows."""
 
@@ -141,6 +148,12 @@ class Data:
             "data.validation_fraction",
             self.validation_fraction,
             "it must be at least 0 and below 1",
+        )
+        require(
+            self.cache_gigabytes is None or self.cache_gigabytes > 0,
+            "data.cache_gigabytes",
+            self.cache_gigabytes,
+            "it must exceed 0",
         )
         require(self.shard_megabytes > 0, "data.shard_megabytes", self.shard_megabytes, "it must exceed 0")
         at_least("data.threads", self.threads, 1)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sparknet.data.loading.sampling_order import Cursor, Order
+from sparknet.data.loading.sampling_order import Cursor, RowOrder
 from sparknet.data.shards.prepared import RowTable
 from sparknet.errors import DataError, SparkNetError
 
@@ -83,7 +83,7 @@ class Loader(Iterator[Batch]):
     def __init__(  # noqa: PLR0913 - all but two are named by the caller
         self,
         table: RowTable,
-        order: Order,
+        order: RowOrder,
         *,
         batch_size: int,
         cursor: Cursor,
@@ -104,6 +104,7 @@ class Loader(Iterator[Batch]):
         self._threads = threads
         self._prefetch_bytes = prefetch_bytes
         self._ahead = prefetch
+        self._told: tuple[tuple[int, int], ...] | None = None
         self._ready: deque[Batch] = deque()
         self._failure: BaseException | None = None
         self._closed = False
@@ -190,6 +191,10 @@ class Loader(Iterator[Batch]):
     def _rows(self, cursor: Cursor) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the batch's rows, int64 [batch_size], and their random draws."""
         epoch, at, missing = cursor.epoch, cursor.position, self._batch_size
+        ahead = self._order.ahead(epoch, at)
+        if ahead != self._told:  # seldom: where shards are fetched, the next ones come while these are read
+            self._table.expect(ahead)
+            self._told = ahead
         rows: list[np.ndarray] = []
         draws: list[np.ndarray] = []
         # Around the end of an epoch, and more than once where a batch is larger than a worker's share.
@@ -210,7 +215,7 @@ def _described(error: BaseException) -> BaseException:
     return described
 
 
-def _check(table: RowTable, order: Order, cursor: Cursor) -> None:
+def _check(table: RowTable, order: RowOrder, cursor: Cursor) -> None:
     if not len(order):
         raise DataError(
             f"this worker has none of the {len(table)} training rows; every worker needs at least one: "

@@ -14,14 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from sparknet.data.loading.row_random import row_draws
 from sparknet.errors import DataError
 
-__all__ = ["Cursor", "Order"]
+__all__ = ["Cursor", "Order", "Recent", "RowOrder"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,26 @@ class Cursor:
         return Cursor(epoch=self.epoch + epochs, position=position)
 
 
+class RowOrder(Protocol):
+    """The rows of one slot, epoch by epoch: a pure function, safe for use by several threads."""
+
+    def __len__(self) -> int:
+        """Rows of this slot in each epoch."""
+        ...
+
+    def rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """Global numbers of this slot's rows `start` to `stop` (exclusive) in an epoch, int64."""
+        ...
+
+    def draws(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Random numbers of rows in an epoch, uint32 [n, 4], for their global numbers, int64 [n]."""
+        ...
+
+    def ahead(self, epoch: int, position: int) -> tuple[tuple[int, int], ...]:
+        """Ranges of global numbers, from and to (exclusive), that the next rows come from, nearest first."""
+        ...
+
+
 class Order:
     """The rows of one slot, epoch by epoch. Immutable, and safe for use by several threads.
 
@@ -56,13 +76,21 @@ class Order:
         slots: number of workers.
         slot: this worker, 0..slots-1.
         block_rows: the most consecutive rows that travel together.
+        stream: numbers that set orders of one seed apart.
 
     Raises:
         DataError: an argument is out of its range.
     """
 
     def __init__(
-        self, seed: int, shard_rows: Sequence[int], slots: int, slot: int, *, block_rows: int = _BLOCK_ROWS
+        self,
+        seed: int,
+        shard_rows: Sequence[int],
+        slots: int,
+        slot: int,
+        *,
+        block_rows: int = _BLOCK_ROWS,
+        stream: tuple[int, ...] = (),
     ) -> None:
         rows = np.asarray(shard_rows, dtype=np.int64).reshape(-1)
         _require(slots >= 1, f"slots is {slots}; an order needs at least one")
@@ -73,6 +101,8 @@ class Order:
         total = int(rows.sum())
         self._seed = seed
         self._slot = slot
+        self._stream = stream
+        self._total = total
         # Rounded by the same formula at both ends: slots meet without gap or overlap, whatever their number.
         self._low, self._high = (total * edge // slots for edge in (slot, slot + 1))
         # Small tables get smaller blocks: rows sorted by class must reach every slot mixed.
@@ -80,8 +110,8 @@ class Order:
         self._window_rows = _WINDOW_BLOCKS * block_rows
         self._starts, self._sizes = _blocks(rows, self._block_rows)
         # Two of each: a batch may reach from one into the next.
-        self._sequences: _Recent[int, _Sequence] = _Recent(2)
-        self._windows: _Recent[tuple[int, int], np.ndarray] = _Recent(2)
+        self._sequences: Recent[int, _Sequence] = Recent(2)
+        self._windows: Recent[tuple[int, int], np.ndarray] = Recent(2)
 
     def __len__(self) -> int:
         """Rows of this slot in each epoch."""
@@ -111,6 +141,10 @@ class Order:
         """
         return row_draws(self._seed, epoch, rows)
 
+    def ahead(self, epoch: int, position: int) -> tuple[tuple[int, int], ...]:
+        """Where the rows from here on come from: all over the table, at any place."""
+        return ((0, self._total),)
+
     def _window(self, epoch: int, window: int) -> np.ndarray:
         def shuffled() -> np.ndarray:
             low = self._low + window * self._window_rows
@@ -130,6 +164,7 @@ class Order:
 
     def _random(self, *key: int) -> np.random.Generator:
         # A generator for each use, none that is passed on: any epoch and window is made without those before.
+        key = (*self._stream, *key)
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self._seed, spawn_key=key)))
 
 
@@ -171,8 +206,8 @@ class _Sequence:
 K = TypeVar("K")
 
 
-class _Recent(Generic[K, T]):
-    """The last few results of a pure function."""
+class Recent(Generic[K, T]):
+    """The last few results of a pure function; safe for use by several threads."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -180,6 +215,7 @@ class _Recent(Generic[K, T]):
         self._lock = Lock()
 
     def get(self, key: K, make: Callable[[], T]) -> T:
+        """The result for a key, made if it is not kept."""
         with self._lock:  # held while it is made: two threads would make the same
             if key not in self._kept:
                 self._kept[key] = make()

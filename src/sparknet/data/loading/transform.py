@@ -11,6 +11,7 @@ import numpy as np
 
 from sparknet.data.loading.row_random import places, tosses
 from sparknet.data.shards.manifest import StoredColumn
+from sparknet.data.storage.place import Place
 from sparknet.errors import DataError
 
 __all__ = ["Normalise", "Windows", "channel_values"]
@@ -62,7 +63,7 @@ class Normalise:
     def of_rows(
         cls,
         stored: StoredColumn,
-        directory: Path,
+        directory: Path | Place,
         *,
         mean: Literal["none", "channel", "image"],
         scale: float,

@@ -1,5 +1,6 @@
 """The manifest: what a directory of shards holds, and where that came from."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +14,16 @@ from sparknet.data.rows.columns import Column
 from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.shards.shard_files import ShardFiles
 from sparknet.data.shards.shard_table import Cut, Shard, ShardTable
+from sparknet.data.storage.place import LOCAL, Place
 from sparknet.errors import ConfigError, DataError
 from sparknet.whole_files import whole_file
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StoredColumn", "save_mean_image"]
 
 # Part of the fingerprint too: shards of another version are never found, only prepared anew.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 
 
@@ -45,22 +48,25 @@ class StoredColumn:
     validation: Extremes = field(default_factory=Extremes)
     """The same of the validation rows."""
 
-    def load_mean_image(self, directory: Path) -> np.ndarray:
+    def load_mean_image(self, directory: Path | Place) -> np.ndarray:
         """Read the mean image, float32 [*shape].
 
         Raises:
             DataError: the file is missing, damaged or of another shape.
         """
-        path = Path(directory) / self.mean_image
+        directory = _place(directory)
+        file = directory / self.mean_image
         try:
             # A store may be shared: nothing in it is unpickled.
-            mean = np.load(path, allow_pickle=False)
+            mean = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        except DataError as error:
+            raise DataError(f"{error}; {_remedy(directory)}") from error
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read: {error}; {_remedy(path.parent)}") from error
+            raise DataError(f"{file}: cannot be read: {error}; {_remedy(directory)}") from error
         if mean.shape != self.column.shape or mean.dtype != np.float32:
             raise DataError(
-                f"{path}: {mean.dtype} of shape {mean.shape}; the manifest says float32 of "
-                f"{self.column.shape}: {_remedy(path.parent)}"
+                f"{file}: {mean.dtype} of shape {mean.shape}; the manifest says float32 of "
+                f"{self.column.shape}: {_remedy(directory)}"
             )
         return mean
 
@@ -120,16 +126,16 @@ class Manifest:
         return sum(shard.rows for shard in self.validation)
 
     def train_table(
-        self, directory: Path, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None
+        self, files: ShardFiles | Path, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None
     ) -> ShardTable:
-        """The training rows; `directory` is the manifest's, the others as for `ShardTable`."""
-        return ShardTable(directory, self.train, self._plain, threads=threads, cuts=cuts)
+        """The training rows; the arguments are those of `ShardTable`."""
+        return ShardTable(files, self.train, self._plain, threads=threads, cuts=cuts)
 
     def validation_table(
-        self, directory: Path, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None
+        self, files: ShardFiles | Path, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None
     ) -> ShardTable:
-        """The validation rows; `directory` is the manifest's, the others as for `ShardTable`."""
-        return ShardTable(directory, self.validation, self._plain, threads=threads, cuts=cuts)
+        """The validation rows; the arguments are those of `ShardTable`."""
+        return ShardTable(files, self.validation, self._plain, threads=threads, cuts=cuts)
 
     @property
     def _plain(self) -> tuple[Column, ...]:
@@ -149,19 +155,21 @@ class Manifest:
         return path
 
     @classmethod
-    def load(cls, directory: Path) -> "Manifest":
+    def load(cls, directory: Path | Place) -> "Manifest":
         """Read the directory's `manifest.json`.
 
         Raises:
             DataError: it is missing, damaged or of another version.
         """
-        path = Path(directory) / MANIFEST_NAME
-        remedy = _remedy(path.parent)
+        directory = _place(directory)
+        path, remedy = directory / MANIFEST_NAME, _remedy(directory)
         try:
-            values: Any = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file; {remedy}") from None
-        except (OSError, ValueError) as error:
+            text = path.read()
+        except DataError as error:
+            raise DataError(f"{error}; {remedy}") from error
+        try:
+            values: Any = json.loads(text)
+        except ValueError as error:
             raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
         # Before the fields: another version has others, and would be told as damage.
         version = values.get("version") if isinstance(values, dict) else None
@@ -201,5 +209,9 @@ def save_mean_image(directory: Path, number: int, mean: np.ndarray) -> str:
     return name
 
 
-def _remedy(directory: Path) -> str:
+def _place(directory: Path | Place) -> Place:
+    return directory if isinstance(directory, Place) else LOCAL.place(str(directory))
+
+
+def _remedy(directory: Place) -> str:
     return f"delete {directory} to prepare the data again"

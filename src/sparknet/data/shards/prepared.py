@@ -12,7 +12,9 @@ from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn
+from sparknet.data.shards.shard_files import Reach, ShardFiles, files_of
 from sparknet.data.shards.shard_table import Cut, ShardTable
+from sparknet.data.storage.place import LOCAL, Place, Storage
 from sparknet.errors import DataError
 
 __all__ = ["JoinedTable", "Part", "PreparedData", "PreparedTest", "RowTable"]
@@ -39,6 +41,10 @@ class RowTable(Protocol):
         """Rows `start` to `stop` (exclusive): of each column values [stop - start, *shape], perhaps views."""
         ...
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Tell which rows, from and to (exclusive), are read from now on, in this order, until it is told again."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -51,9 +57,22 @@ class Part:
     """A prepared data set among those of a run; it travels to the workers."""
 
     directory: str
-    """Of its manifest, the same path on every worker."""
+    """Of its manifest: a path or URI."""
     names: dict[str, str] = field(default_factory=dict[str, str])
     """By column of its shards what that is called in the run; others are left out."""
+    storage: Storage = LOCAL
+    """How the driver reaches the directory."""
+    reach: Reach | None = None
+    """How workers reach the shards; None: under the same path."""
+
+    @property
+    def place(self) -> Place:
+        """The directory."""
+        return self.storage.place(self.directory)
+
+    def files(self) -> ShardFiles:
+        """The shards' files, as this process reaches them."""
+        return files_of(self.directory, self.reach)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,13 +91,20 @@ class PreparedData:
     """The column of the rows' weights."""
     tests: dict[str, "PreparedTest"] = field(default_factory=dict[str, "PreparedTest"])
     """Further rows that are measured, by name."""
+    by_shard: bool = False
+    """Each worker's rows of an epoch lie in few shards, since it has to fetch them."""
 
     @classmethod
     def of(cls, directory: Path, manifest: Manifest) -> "PreparedData":
-        """One data set with its own columns."""
+        """One data set with its own columns, in a directory that all workers see."""
+        return cls.alone(Part(directory=str(directory.absolute())), manifest)
+
+    @classmethod
+    def alone(cls, part: Part, manifest: Manifest) -> "PreparedData":
+        """One data set with its own columns; they need no names."""
         names = {one.column.name: one.column.name for one in manifest.columns}
         return cls(
-            parts=(Part(directory=str(directory.absolute()), names=names),),
+            parts=(replace(part, names=names),),
             manifests=(manifest,),
             inputs=manifest.inputs,
             targets=manifest.targets,
@@ -86,10 +112,10 @@ class PreparedData:
         )
 
     @property
-    def stored(self) -> dict[str, tuple[StoredColumn, Path]]:
+    def stored(self) -> dict[str, tuple[StoredColumn, Place]]:
         """By column of the run what was counted of it, and the directory of its manifest."""
         return {
-            name: (manifest.stored(own), Path(part.directory))
+            name: (manifest.stored(own), part.place)
             for part, manifest in zip(self.parts, self.manifests, strict=True)
             for own, name in part.names.items()
         }
@@ -166,7 +192,7 @@ class PreparedData:
         """
         return self._joined(
             [
-                manifest.train_table(Path(part.directory), threads=threads, cuts=_of_part(cuts, part))
+                manifest.train_table(part.files(), threads=threads, cuts=_of_part(cuts, part))
                 for part, manifest in zip(self.parts, self.manifests, strict=True)
             ]
         )
@@ -175,7 +201,7 @@ class PreparedData:
         """The validation rows; the rest as for `train_table`."""
         return self._joined(
             [
-                manifest.validation_table(Path(part.directory), threads=threads, cuts=_of_part(cuts, part))
+                manifest.validation_table(part.files(), threads=threads, cuts=_of_part(cuts, part))
                 for part, manifest in zip(self.parts, self.manifests, strict=True)
             ]
         )
@@ -236,6 +262,11 @@ class JoinedTable:
     def shard_rows(self) -> tuple[int, ...]:
         """Rows of each shard of the first table."""
         return self._tables[0].shard_rows
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """As `ShardTable.expect`."""
+        for table in self._tables:
+            table.expect(ranges)
 
     def take(self, rows: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """As `ShardTable.take`."""

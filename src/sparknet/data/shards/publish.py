@@ -17,6 +17,7 @@ from sparknet.data.shards.manifest import Manifest, StoredColumn, save_mean_imag
 from sparknet.data.shards.shard_table import Shard
 from sparknet.data.shards.statistics import Statistics
 from sparknet.data.shards.write_partition import PartitionReport, ShardReport
+from sparknet.data.storage.place import Place
 from sparknet.errors import DataError
 
 __all__ = ["Origin", "assemble", "discard", "publish", "several_sizes"]
@@ -52,14 +53,23 @@ def several_sizes(reports: Sequence[PartitionReport], plan: ReadPlan) -> dict[st
     return found
 
 
-def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, origin: Origin) -> None:
+def assemble(
+    hidden: Path,
+    reports: Sequence[PartitionReport],
+    data: Data,
+    *,
+    origin: Origin,
+    draft: Place | None = None,
+) -> None:
     """Give the reported shards their names, remove what failed attempts left, and write the manifest.
 
     Args:
-        hidden: directory of the shards.
+        hidden: directory of the shards; of those of a draft, an empty one for the manifest and the mean images.
         reports: of the tasks, by partition.
         data: what was asked for.
         origin: of the rows.
+        draft: where the shards were uploaded to, and keep their names: object stores rename by copying. The
+            manifest is one of the directory above it.
 
     Raises:
         DataError: the reports do not make a data set: too many damaged rows, none at all, shapes that differ, or
@@ -75,15 +85,15 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     for split, part in parts.items():
         if not part and (split == "train" or data.validation is None):
             raise DataError(f"the {split} set is empty; {_empty_remedy(data, split)}")
-    # Before the renames: a shard that the driver does not see shows that the store is not shared.
-    train = _train_statistics(hidden, reports, columns=columns)
+    train = _train_statistics(hidden, reports, columns=columns, draft=draft)
     columns = _with_classes(columns, reports, data, table=origin.table)
-    shards = {split: _name_shards(hidden, part) for split, part in parts.items()}
+    shards = {split: _name_shards(hidden, part, draft=draft) for split, part in parts.items()}
     # What attempts left that failed or were overtaken, and the files of sums.
     _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
+    above = f"{draft.name}/" if draft else ""
     stored = [
         replace(
-            _stored(hidden, number, column, train),
+            _stored(hidden, number, column, train, above=above),
             # In the order of partitions: of equal values the first row is named.
             train=sum((report.train.get(column.name, Extremes()) for report in reports), Extremes()),
             validation=sum((report.validation.get(column.name, Extremes()) for report in reports), Extremes()),
@@ -108,7 +118,7 @@ def assemble(hidden: Path, reports: Sequence[PartitionReport], data: Data, *, or
     _sync_directory(hidden)
 
 
-def _stored(hidden: Path, number: int, column: Column, train: Statistics) -> StoredColumn:
+def _stored(hidden: Path, number: int, column: Column, train: Statistics, *, above: str) -> StoredColumn:
     """A column with what was counted of it; its mean image is written."""
     counts: list[int] = []
     if column.classes is not None:
@@ -122,7 +132,7 @@ def _stored(hidden: Path, number: int, column: Column, train: Statistics) -> Sto
         column=column,
         channel_mean=sums.channel_mean,
         channel_std=sums.channel_std,
-        mean_image="" if column.own_size else save_mean_image(hidden, number, sums.mean_image),
+        mean_image="" if column.own_size else above + save_mean_image(hidden, number, sums.mean_image),
         counts=tuple(counts),
     )
 
@@ -238,28 +248,39 @@ def _empty_remedy(data: Data, split: str) -> str:
 
 
 def _train_statistics(
-    hidden: Path, reports: Sequence[PartitionReport], *, columns: tuple[Column, ...]
+    hidden: Path, reports: Sequence[PartitionReport], *, columns: tuple[Column, ...], draft: Place | None
 ) -> Statistics:
-    missing = [shard.name for shard in _shards(reports, "train") if not (hidden / shard.name).exists()]
+    missing = [one.name for one in _shards(reports, "train") if draft is None and not (hidden / one.name).exists()]
     if missing:
         raise DataError(
-            f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; set data.store "
-            "to a directory that the driver and every worker share"
+            f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; a shared disk must "
+            "show at once what was written: set data.store to one that does, to a directory of the driver alone or "
+            "to s3://"
         )
     # One after the other, in the order of partitions: floats are added in the same order on every run, and one part
     # is in memory at a time.
-    parts = (Statistics.load(hidden / report.sums, columns) for report in reports if report.sums)
-    return sum(parts, Statistics.none(columns))
+    total = Statistics.none(columns)
+    for report in reports:
+        if not report.sums:
+            continue
+        path = hidden / report.sums
+        if draft is not None:
+            path.write_bytes((draft / report.sums).read())
+        total += Statistics.load(path, columns)
+        if draft is not None:
+            (draft / report.sums).delete()
+    return total
 
 
-def _name_shards(hidden: Path, part: list[ShardReport]) -> tuple[Shard, ...]:
+def _name_shards(hidden: Path, part: list[ShardReport], *, draft: Place | None) -> tuple[Shard, ...]:
     # In the order of partitions, so that the same rows have the same numbers in training, whichever attempt wrote
     # them.
     shards: list[Shard] = []
     for number, report in enumerate(part):
-        name = f"{report.split}-{number:05d}.arrow"
-        (hidden / report.name).rename(hidden / name)
-        shards.append(Shard(path=name, rows=report.rows))
+        name = f"{draft.name}/{report.name}" if draft else f"{report.split}-{number:05d}.arrow"
+        if draft is None:
+            (hidden / report.name).rename(hidden / name)
+        shards.append(Shard(path=name, rows=report.rows, bytes=report.bytes, sha256=report.sha256))
     return tuple(shards)
 
 

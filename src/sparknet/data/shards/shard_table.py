@@ -7,20 +7,22 @@ pixels with their size before them, and a square is cut out of each as it is rea
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from sparknet.data.rows.columns import Column, ImageForm, schema_of
 from sparknet.data.rows.ragged import Cells
+from sparknet.data.shards.shard import Shard
+from sparknet.data.shards.shard_files import InPlace, ShardFiles
 from sparknet.data.shards.shard_writer import ShardWriter, WrittenShard
 from sparknet.errors import BadImage, DataError
 
@@ -28,20 +30,10 @@ __all__ = ["Cut", "Shard", "ShardTable", "ShardWriter", "WrittenShard"]
 
 _SMALL_ROW_BYTES = 1 << 12
 """Numpy takes longer to set up the copy of a smaller row than to make it."""
+_FETCHED_OPEN = 4
+"""So many fetched shards stay open where nobody tells what is read next, as in a validation."""
 _PIECES_PER_THREAD = 4
 """Images take different times: each thread gets so many pieces of a batch, one after the other."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One file of rows, as the manifest names it."""
-
-    path: str
-    """Relative to the manifest's directory."""
-    rows: int
-    """Rows in the file."""
-    reader: Literal["arrow"] = "arrow"
-    """What reads it."""
 
 
 class Cut(Protocol):
@@ -79,10 +71,11 @@ class _Places:
 class ShardTable:
     """The rows of several shards as one table; files are memory-mapped when first touched.
 
-    Rows are numbered through all shards, in their order. Safe for use by several threads.
+    Rows are numbered through all shards, in their order. Safe for use by several threads, where the files lie in
+    place; of files that are fetched one thread reads, and a few are open at a time.
 
     Args:
-        directory: where the shards' paths start: the manifest's directory.
+        files: how the shards' files are reached; a path: they lie in this directory, the manifest's.
         shards: the manifest's training or validation shards.
         columns: the manifest's columns.
         threads: how many decode images at a time, where shards hold them encoded.
@@ -91,20 +84,23 @@ class ShardTable:
 
     def __init__(
         self,
-        directory: Path,
+        files: ShardFiles | Path,
         shards: Sequence[Shard],
         columns: Sequence[Column],
         *,
         threads: int = 1,
         cuts: Mapping[str, Cut] | None = None,
     ) -> None:
-        self._directory = Path(directory)
+        self._files = InPlace(files) if isinstance(files, Path) else files
         self._shards = tuple(shards)
         self._columns = tuple(columns)
         self._cuts = {column.name: (cuts or {}).get(column.name) for column in self._columns if column.own_size}
         self._edges = [0, *accumulate(shard.rows for shard in self._shards)]
         self._starts = np.array(self._edges[:-1], np.int64)
-        self._opened: set[int] = set()
+        # in the order in which they were opened
+        self._opened: dict[int, None] = {}
+        # what `expect` has named last; None: nothing was
+        self._expected: set[int] | None = None
         # by column and shard: values [rows, *shape] or images (Cells), and the memory of values
         self._stored: dict[str, list[Any]] = {column.name: [None] * len(self._shards) for column in self._columns}
         self._bytes: dict[str, list[Any]] = {column.name: [None] * len(self._shards) for column in self._columns}
@@ -133,11 +129,47 @@ class ShardTable:
         return tuple(shard.rows for shard in self._shards)
 
     def close(self) -> None:
-        """End the threads that decode, if there are any; the table can still be read, which starts new ones."""
+        """End the threads, and let go of fetched files; the table can still be read, which begins anew."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool:
             pool.shutdown()
+        if self._files.fetched:
+            self._shut(list(self._opened))
+        self._files.close()
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Tell which rows, from and to (exclusive), are read from now on, in this order, until it is told again.
+
+        Files that are fetched come in this order while others are read, and those of other rows are let go of.
+        """
+        if not self._files.fetched:
+            return
+        wanted = list(dict.fromkeys(index for low, high in ranges for index in self._between(low, high)))
+        self._expected = set(wanted)
+        self._shut([index for index in self._opened if index not in self._expected])
+        self._files.expect([self._shards[index] for index in wanted if index not in self._opened])
+
+    def _between(self, start: int, stop: int) -> range:
+        """The shards of rows `start` to `stop` (exclusive)."""
+        if start >= stop:
+            return range(0)
+        first, last = (bisect_right(self._edges, row) - 1 for row in (start, stop - 1))
+        return range(first, last + 1)
+
+    def _shut(self, indices: Sequence[int]) -> None:
+        """Let go of fetched shards; arrays that were given away keep what they show."""
+        for index in indices:
+            del self._opened[index]
+            for name in self._stored:
+                self._stored[name][index] = self._bytes[name][index] = None
+            self._files.let_go(self._shards[index])
+
+    def _shut_oldest(self, needed: Collection[int]) -> None:
+        """Before fetched shards are opened: where nobody tells what is read next, a few stay."""
+        if self._files.fetched and self._expected is None and not self._opened.keys() >= set(needed):
+            others = [index for index in self._opened if index not in needed]
+            self._shut(others[: max(0, len(others) + len(needed) - _FETCHED_OPEN)])
 
     def verify(self) -> None:
         """Open every shard and hold it against the manifest.
@@ -187,9 +219,8 @@ class ShardTable:
             raise IndexError(f"rows {start}..{stop} of a table of {len(self)} rows")
         if start == stop:
             return self._empty()
-        first, last = (bisect_right(self._edges, row) - 1 for row in (start, stop - 1))
         pieces: list[dict[str, np.ndarray]] = []
-        for index in range(first, last + 1):
+        for index in self._between(start, stop):
             base = self._edges[index]
             low, high = max(start - base, 0), min(stop, self._edges[index + 1]) - base
             own = None if draws is None else draws[base + low - start : base + high - start]
@@ -218,18 +249,22 @@ class ShardTable:
         first = bisect_right(self._edges, low) - 1
         # All in one shard: numpy gathers them in one call.
         if high < self._edges[first + 1]:
+            self._shut_oldest([first])
             self._open(first)
             return _Places(rows=rows, owners=[first], local=rows - self._edges[first])
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         owners: list[int] = owner.tolist()
         # Once all are open, the set of owners need not be made for every batch.
         if len(self._opened) < len(self._shards):
-            for index in set(owners):
+            needed = set(owners)
+            self._shut_oldest(needed)
+            for index in needed:
                 self._open(index)
         return _Places(rows=rows, owners=owners, local=rows - self._starts[owner])
 
     def _part(self, index: int, start: int, stop: int, draws: np.ndarray | None) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` (exclusive) of one shard."""
+        self._shut_oldest([index])
         self._open(index)
         parts: dict[str, np.ndarray] = {}
         for column in self._columns:
@@ -288,10 +323,9 @@ class ShardTable:
                 try:
                     read(place, self._stored[name][owner][row])
                 except BadImage as error:
-                    path = self._directory / self._shards[owner].path
                     raise DataError(
-                        f"{path}: row {row} was an image when it was written and is damaged now: {error}; "
-                        f"{_remedy(self._directory)}"
+                        f"{self._files.where}/{self._shards[owner].path}: row {row} was an image when it was "
+                        f"written and is damaged now: {error}; {_remedy(self._files.where)}"
                     ) from error
 
         pieces = min(len(wanted), _PIECES_PER_THREAD * self._threads)
@@ -313,7 +347,7 @@ class ShardTable:
         # Two threads may open one shard at the same time: both map the same file and store equal views.
         if index in self._opened:
             return
-        batch = _read(self._directory / self._shards[index].path, self._shards[index], self._columns)
+        batch = _read(self._files, self._shards[index], self._columns)
         for place, column in enumerate(self._columns):
             name, array = column.name, batch.column(place)
             if column.image:
@@ -323,11 +357,11 @@ class ShardTable:
             self._bytes[name][index] = values.reshape(-1).view(np.uint8).data
             if not column.shape:
                 self._scalars[name][self._edges[index] : self._edges[index + 1]] = values
-        self._opened.add(index)  # last: another thread may look
+        self._opened[index] = None  # last: another thread may look
 
 
-def _read(path: Path, shard: Shard, columns: Sequence[Column]) -> Any:
-    remedy = _remedy(path.parent)
+def _read(files: ShardFiles, shard: Shard, columns: Sequence[Column]) -> Any:
+    remedy, path = _remedy(files.where), files.path(shard)
     try:
         # closing the source frees its file handle; the mapping lives on with the batch
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
@@ -351,7 +385,7 @@ def _read(path: Path, shard: Shard, columns: Sequence[Column]) -> Any:
     return batches[0]
 
 
-def _remedy(directory: Path) -> str:
+def _remedy(directory: str) -> str:
     return f"delete {directory} to prepare the data again"
 
 

@@ -1,9 +1,11 @@
 """Writing shards: rows go into files of a given size, and are counted on the way."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,10 @@ class WrittenShard:
     """File name within the writer's directory."""
     statistics: Statistics
     """Of the file's rows."""
+    bytes: int
+    """Of the file."""
+    sha256: str
+    """Of the file, 64 hexadecimal digits."""
 
 
 class ShardWriter:
@@ -36,10 +42,20 @@ class ShardWriter:
         prefix: begins the file names; unique within the directory.
         columns: of the rows, at least one.
         shard_bytes: a file is closed when another row would exceed this; it holds one row at least.
+        deliver: is given each file when it is whole, and may move it away.
     """
 
-    def __init__(self, directory: Path, *, prefix: str, columns: Sequence[Column], shard_bytes: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        prefix: str,
+        columns: Sequence[Column],
+        shard_bytes: int,
+        deliver: Callable[[Path], None] | None = None,
+    ) -> None:
         self._directory = directory
+        self._deliver = deliver
         self._prefix = prefix
         self._columns = tuple(columns)
         self._shard_bytes = shard_bytes
@@ -106,8 +122,11 @@ class ShardWriter:
         # One batch for a file, as `ShardTable` needs it.
         batch = batch_of(self._columns, {key: buffer.filled() for key, buffer in self._buffers.items()})
         # Under its name only when whole: a task that is killed leaves drafts, which nobody takes for shards.
-        _write(self._directory / name, batch)
-        self.written.append(WrittenShard(name=name, statistics=self._counted))
+        written = _write(self._directory / name, batch)
+        if self._deliver is not None:
+            self._deliver(self._directory / name)
+        digest = written.digest.hexdigest()
+        self.written.append(WrittenShard(name=name, statistics=self._counted, bytes=written.bytes, sha256=digest))
         for buffer in self._buffers.values():
             buffer.clear()
         self._filled_rows, self._filled_bytes, self._counted = 0, 0, self._nothing
@@ -191,6 +210,31 @@ class _EncodedRows:
         self._sizes, self._filled = [], 0
 
 
-def _write(path: Path, batch: pa.RecordBatch) -> None:
-    with whole_file(path) as draft, draft.open("wb") as file, pa.ipc.new_file(file, batch.schema) as sink:
-        sink.write_batch(batch)
+class _Hashed(io.RawIOBase):
+    """Passes bytes on to a file, and knows their number and their SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+
+def _write(path: Path, batch: pa.RecordBatch) -> _Hashed:
+    with whole_file(path) as draft, draft.open("wb") as file:
+        # While it is written: a second pass would read all of it again.
+        hashed = _Hashed(file)
+        with pa.ipc.new_file(hashed, batch.schema) as sink:
+            sink.write_batch(batch)
+    return hashed

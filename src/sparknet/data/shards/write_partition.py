@@ -4,7 +4,6 @@ import socket
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.own_size import SeveralSizes
 from sparknet.data.rows.reading import ReadPlan, RowReader, WholeRows
+from sparknet.data.shards.delivery import Delivery, Workplace, workplace_of
 from sparknet.data.shards.held_out import held_out
 from sparknet.data.shards.shard_table import ShardWriter
 from sparknet.data.shards.statistics import Statistics
@@ -26,8 +26,12 @@ __all__ = ["PartitionPlan", "PartitionReport", "ShardReport", "write_partition"]
 class PartitionPlan:
     """Everything a task needs to know; it travels to the workers."""
 
-    directory: str
-    """Where the shards are written: it exists, and every worker reaches it."""
+    directory: str = ""
+    """Where the shards are to lie, if they are files of the driver or of a shared disk: it exists."""
+    mark: str = ""
+    """A file of that store: who sees it writes there; "": everybody does, unless they are delivered."""
+    delivery: Delivery | None = None
+    """Who does not write there writes on a disk of the task's own, and hands each file over."""
     rows: ReadPlan
     """How the rows are read; where it names no marks, `fraction` draws the validation rows."""
     fraction: float
@@ -48,6 +52,10 @@ class ShardReport:
     """File name in the plan's directory."""
     rows: int
     """Rows it holds."""
+    bytes: int
+    """Of the file."""
+    sha256: str
+    """Of the file."""
     classes: tuple[int, ...]
     """For each column of classes one more than the largest of its rows."""
 
@@ -79,19 +87,22 @@ class PartitionReport:
 class _Writers:
     """The two splits' shards of one task."""
 
-    def __init__(self, plan: PartitionPlan, *, columns: tuple[Column, ...], partition: int) -> None:
+    def __init__(
+        self, plan: PartitionPlan, workplace: Workplace, *, columns: tuple[Column, ...], partition: int
+    ) -> None:
         # A task may be tried again or run twice at once: no attempt may touch another's files.
         self._attempt = f"{partition:05d}-{uuid.uuid4().hex}"
         self.columns = columns
-        self._directory = Path(plan.directory)
+        self._workplace = workplace
         self.seen_train: dict[str, Extremes] = {}
         self.seen_validation: dict[str, Extremes] = {}
         self._train, self._validation = (
             ShardWriter(
-                self._directory,
+                workplace.directory,
                 prefix=f"{split}-{self._attempt}",
                 columns=columns,
                 shard_bytes=plan.shard_bytes,
+                deliver=workplace.deliver,
             )
             for split in ("train", "validation")
         )
@@ -116,7 +127,8 @@ class _Writers:
         sums = f"sums-{self._attempt}.npz"
         # Of training rows alone: mean and deviation must know nothing of those that are held out.
         total = sum((shard.statistics for shard in train), Statistics.none(self.columns))
-        total.save(self._directory / sums)
+        total.save(self._workplace.directory / sums)
+        self._workplace.deliver(self._workplace.directory / sums)
         written: list[tuple[Literal["train", "validation"], Any]] = [
             *(("train", shard) for shard in train),
             *(("validation", shard) for shard in validation),
@@ -126,6 +138,8 @@ class _Writers:
                 split=split,
                 name=shard.name,
                 rows=shard.statistics.rows,
+                bytes=shard.bytes,
+                sha256=shard.sha256,
                 classes=tuple(len(counts) for counts in shard.statistics.counts.values()),
             )
             for split, shard in written
@@ -145,14 +159,22 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
 
     Raises:
         DataError: a row that is neither damaged nor as the plan says, or a directory that cannot be written.
+        SparkNetError: a file cannot be handed over.
     """
+    with workplace_of(plan.directory, mark=plan.mark, delivery=plan.delivery) as workplace:
+        return _write(plan, workplace, batches, partition=partition)
+
+
+def _write(
+    plan: PartitionPlan, workplace: Workplace, batches: Iterable[Any], *, partition: int
+) -> PartitionReport | None:
     reader = RowReader(plan.rows, partition)
     writers: _Writers | None = None
     try:
         for rows in reader.read(batches):
             # Only now: what a row is, the first whole one tells.
             if writers is None:
-                writers = _Writers(plan, columns=rows.columns, partition=partition)
+                writers = _Writers(plan, workplace, columns=rows.columns, partition=partition)
             writers.append(rows, _marks(plan, rows, partition=partition))
         if not reader.rows:
             return None
@@ -164,8 +186,7 @@ def write_partition(plan: PartitionPlan, batches: Iterable[Any], *, partition: i
         return PartitionReport(partition=partition, shards=(), sums="", damage=Damage(), several=several)
     except OSError as error:
         raise DataError(
-            f"{plan.directory}: cannot be written from {socket.gethostname()}: {error}; set data.store to a "
-            "directory that every worker can write"
+            f"{workplace.directory}: cannot be written from {socket.gethostname()}: {error}; {workplace.remedy}"
         ) from error
     return PartitionReport(
         partition=partition,

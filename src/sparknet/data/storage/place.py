@@ -13,7 +13,7 @@ import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -225,6 +225,20 @@ class Place:
         if self.local:
             return _attempt(self, partial(self.local.open, "rb"), doing="read")
         return io.BufferedReader(_open_remote(self), READ_AHEAD_BYTES)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The whole file in order, in pieces of 8 MB; of a remote one several are read at once.
+
+        Raises:
+            DataError: it is not there or cannot be read whole.
+        """
+        if self.local is None:
+            with _open_remote(self) as file:
+                yield from file.pieces()
+            return
+        with self.open() as file:
+            while piece := _attempt(self, partial(file.read, READ_AHEAD_BYTES), doing="read"):
+                yield piece
 
     def write(self, data: bytes) -> None:
         """Make a file of these bytes, or replace it: whole or not at all.

@@ -36,7 +36,9 @@ def find_target(target: str, *, overwrite: bool, s3_endpoint: str = "") -> tuple
         UsageError: it ends otherwise, or there is something that may not be replaced.
         DataError: it cannot be looked at.
     """
-    form = next((form for ending, form in _FORMATS.items() if target.rstrip("/").endswith(ending)), None)
+    form: Format | None = next(
+        (form for ending, form in _FORMATS.items() if target.rstrip("/").endswith(ending)), None
+    )
     if form is None:
         raise UsageError(f"--to is {target!r}; it must end in {' or '.join(_FORMATS)}, which says what is written")
     place = Storage(s3_endpoint=s3_endpoint).place(target)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -19,13 +20,16 @@ from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.shards.delivery import Delivery, Uploads
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
 from sparknet.data.shards.prepared import Part, PreparedData, PreparedTest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish, several_sizes
+from sparknet.data.shards.remote_store import is_prepared, publish_remotely, sweep, verify_remotely
 from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport, write_partition
 from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, data_of_parts, open_sources
 from sparknet.data.sources.registry import find_format
 from sparknet.data.storage.fingerprint import describe_files, fingerprint
+from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError
 from sparknet.spark.frames.input_partitions import PartitionReader, numbers_in, partition_numbers
 from sparknet.spark.frames.read_source import read_source
@@ -33,6 +37,7 @@ from sparknet.spark.frames.select_columns import describe_file_source, describe_
 from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
+from sparknet.spark.preparing.store import Store
 
 __all__ = ["Frames", "prepare", "prepare_frames", "prepare_run"]
 
@@ -55,7 +60,7 @@ class _Preparation:
 
     spark: SparkSession
     data: Data
-    store: Path
+    store: Store
     seed: int
     workers: int
     source: dict[str, Any]
@@ -72,11 +77,11 @@ def prepare(
     spark: SparkSession,
     data: Data,
     *,
-    store: Path,
+    store: Store | Path,
     seed: int,
     workers: int = 1,
     sources: OpenedSources | None = None,
-) -> tuple[Path, Manifest]:
+) -> tuple[Path | Place, Manifest]:
     """Turn the source that `data` names into shards, unless that was done before.
 
     The same is: the same files (name, size, time of change), the same columns, shape, classes, form of images,
@@ -85,7 +90,7 @@ def prepare(
     Args:
         spark: runs the job.
         data: the source, its columns and the split.
-        store: directory that the driver and every worker reach; it is made if needed.
+        store: where the shards are to lie; a path: a directory that everybody sees, which is made if needed.
         seed: draws the validation rows of `data.validation_fraction`.
         workers: refuse data with fewer training rows than this.
         sources: what `data` names, if it is open already; not given: it is opened.
@@ -100,7 +105,20 @@ def prepare(
         MissingDependency: the source needs a package that is not installed.
         ClusterError: the Spark job failed.
     """
-    sources = sources or open_sources(data)
+    part, manifest = _prepare_source(
+        spark, data, store=_store(store), seed=seed, workers=workers, sources=sources or open_sources(data)
+    )
+    return part.place.local or part.place, manifest
+
+
+def _store(store: Store | Path) -> Store:
+    return store if isinstance(store, Store) else Store.at(store)
+
+
+def _prepare_source(
+    spark: SparkSession, data: Data, *, store: Store, seed: int, workers: int, sources: OpenedSources
+) -> tuple[Part, Manifest]:
+    """As `prepare`; gives what a worker must know to read it, but for the names of columns."""
     opened = sources.train
     files: list[Any]
     if opened.source and not opened.format.has_columns:
@@ -136,7 +154,7 @@ def prepare_run(
     spark: SparkSession,
     data: Data,
     *,
-    store: Path,
+    store: Store | Path,
     seed: int,
     workers: int = 1,
     sources: OpenedSources | Frames | None = None,
@@ -156,7 +174,10 @@ def prepare_run(
         ConfigError: rows that go together are drawn or marked for validation in one of them only.
         ClusterError: a Spark job failed.
     """
+    store = _store(store)
     made = _prepare_sources(spark, data, store=store, seed=seed, workers=workers, sources=sources)
+    shard_bytes = sum(shard.bytes for manifest in made.manifests for shard in manifest.train)
+    made = replace(made, by_shard=store.deals_by_shard(shard_bytes))
     tests = {
         name: _prepare_test(spark, data, rows, name=name, made=made, store=store)
         for name, rows in data.tests.items()
@@ -165,7 +186,7 @@ def prepare_run(
 
 
 def _prepare_test(
-    spark: SparkSession, data: Data, rows: TestRows, *, name: str, made: PreparedData, store: Path
+    spark: SparkSession, data: Data, rows: TestRows, *, name: str, made: PreparedData, store: Store
 ) -> PreparedTest:
     """Prepare further rows to measure; `made` is what is prepared already, and may have them."""
     paths = {"": rows.path, **rows.beside}
@@ -213,16 +234,19 @@ def _prepare_sources(
     spark: SparkSession,
     data: Data,
     *,
-    store: Path,
+    store: Store,
     seed: int,
     workers: int,
     sources: OpenedSources | Frames | None,
 ) -> PreparedData:
     """What is trained on, and what is held out."""
     if isinstance(sources, Frames):
-        return PreparedData.of(*prepare_frames(spark, sources, data, store=store, seed=seed, workers=workers))
+        return PreparedData.alone(*_prepare_frames(spark, sources, data, store=store, seed=seed, workers=workers))
     if not data.beside:
-        return PreparedData.of(*prepare(spark, data, store=store, seed=seed, workers=workers, sources=sources))
+        sources = sources or open_sources(data)
+        return PreparedData.alone(
+            *_prepare_source(spark, data, store=store, seed=seed, workers=workers, sources=sources)
+        )
     if not data.validation_path and data.validation is None:
         raise ConfigError(
             f"data.beside has {', '.join(data.beside)}; validation rows of several sources are given by path: set "
@@ -233,8 +257,8 @@ def _prepare_sources(
     sources = sources or open_sources(data)
     opened_parts = (sources, *sources.beside.values())
     for (own, names), opened in zip(data_of_parts(data), opened_parts, strict=True):
-        directory, manifest = prepare(spark, own, store=store, seed=seed, workers=workers, sources=opened)
-        parts.append(Part(directory=str(directory.absolute()), names=names))
+        part, manifest = _prepare_source(spark, own, store=store, seed=seed, workers=workers, sources=opened)
+        parts.append(replace(part, names=names))
         manifests.append(manifest)
     prepared = PreparedData(
         parts=tuple(parts), manifests=tuple(manifests), inputs=data.input_names, targets=data.target_names
@@ -244,8 +268,8 @@ def _prepare_sources(
 
 
 def prepare_frames(
-    spark: SparkSession, frames: Frames, data: Data, *, store: Path, seed: int, workers: int = 1
-) -> tuple[Path, Manifest]:
+    spark: SparkSession, frames: Frames, data: Data, *, store: Store | Path, seed: int, workers: int = 1
+) -> tuple[Path | Place, Manifest]:
     """Turn the rows of any DataFrames into shards, as `prepare` does; `data.path` plays no part.
 
     Frames are known again within their Spark application only. Columns `name` and `error` tell of damaged rows
@@ -256,6 +280,14 @@ def prepare_frames(
         ConfigError: `data` names sources, which belong to files.
         ClusterError: the Spark job failed.
     """
+    part, manifest = _prepare_frames(spark, frames, data, store=_store(store), seed=seed, workers=workers)
+    return part.place.local or part.place, manifest
+
+
+def _prepare_frames(
+    spark: SparkSession, frames: Frames, data: Data, *, store: Store, seed: int, workers: int
+) -> tuple[Part, Manifest]:
+    """As `prepare_frames`; gives what a worker must know to read it, but for the names of columns."""
     if bool(data.validation_path) != (frames.validation is not None):
         raise DataError(
             f"data.validation_path is {data.validation_path!r}; a DataFrame marks or draws its validation rows, or "
@@ -285,14 +317,16 @@ def prepare_frames(
     )
 
 
-def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
-    _check_store(asked.data.store)
+def _prepared(asked: _Preparation) -> tuple[Part, Manifest]:
     digest = _digest(asked)
-    directory = asked.store / digest[:16]
+    directory = asked.store.place / digest[:16]
     # No lock: two runs may prepare the same at once, each in a hidden directory of its own, and the first to
     # publish wins.
-    if not directory.exists():
-        _make(asked, directory, digest=digest)
+    if not is_prepared(directory):
+        if directory.local is not None:
+            _make(asked, directory.local, digest=digest)
+        else:
+            _make_remotely(asked, directory, digest=digest)
     manifest = Manifest.load(directory)
     # The name has a fourth of the digest only, and a directory may have been put there by hand.
     if manifest.fingerprint != digest:
@@ -305,14 +339,18 @@ def _prepared(asked: _Preparation) -> tuple[Path, Manifest]:
     damage = Damage(rows=manifest.skipped, examples=manifest.skipped_examples)
     damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=asked.data.corrupt_share)
     # Opened now, and not by a task after an hour: somebody may have deleted a file of a finished preparation.
-    manifest.train_table(directory).verify()
-    manifest.validation_table(directory).verify()
+    if directory.local is not None:
+        manifest.train_table(directory.local).verify()
+        manifest.validation_table(directory.local).verify()
+    else:
+        verify_remotely(directory, manifest)
     if manifest.train_rows < asked.workers:
         raise DataError(
             f"{manifest.train_rows} training rows for {asked.workers} workers; each needs at least one: set "
             "run.workers to a smaller number"
         )
-    return directory, manifest
+    name, storage = directory.name, directory.storage
+    return Part(directory=directory.uri, storage=storage, reach=asked.store.reach(name)), manifest
 
 
 def _check_own_sizes(asked: _Preparation, manifest: Manifest) -> None:
@@ -324,14 +362,6 @@ def _check_own_sizes(asked: _Preparation, manifest: Manifest) -> None:
                 f"column {name}: {stored.several}: set data.resize; or cut a square out of each, with data.crop or "
                 "with crop_size in a Caffe net's data layers of both phases, and take no mean image off"
             )
-
-
-def _check_store(store: str) -> None:
-    if "://" in store or store.startswith("file:"):
-        raise DataError(
-            f"data.store is {store!r}; shards are mapped into memory from files: set data.store to the path of a "
-            "directory that all workers reach, on this machine or a shared file system"
-        )
 
 
 def _digest(asked: _Preparation) -> str:
@@ -372,35 +402,67 @@ def _split_seed(asked: _Preparation) -> int:
 def _make(asked: _Preparation, directory: Path, *, digest: str) -> None:
     # On the store's own file system, since only there a rename is one step; the name is unique, since a run that
     # was killed leaves its own behind.
-    hidden = asked.store / f".preparing-{directory.name}-{uuid.uuid4().hex}"
+    store = directory.parent
+    hidden = store / f".preparing-{directory.name}-{uuid.uuid4().hex}"
     try:
         hidden.mkdir(parents=True)
     except OSError as error:
         raise DataError(
-            f"{asked.store}: the store cannot be written: {error}; set data.store to a directory that can"
+            f"{store}: the store cannot be written: {error}; set data.store to a directory that can"
         ) from error
     try:
-        several: dict[str, str] = {}
-        # Most often once: that images are of several sizes shows only when they are read, and the rows of other
-        # preparations, of one size, are read faster.
-        while True:
-            plan = _plan(asked, hidden, several)
-            reports, table = _run_job(asked, plan)
-            found = several_sizes(reports, plan.rows)
-            if not found:
-                break
-            several |= found
-        origin = Origin(
-            source=asked.source, fingerprint=digest, seed=_split_seed(asked), table=table, several=several
-        )
+        where = _Where(directory=str(hidden), mark=asked.store.mark, delivery=asked.store.delivery(hidden.name))
+        reports, origin = _write_all(asked, where, digest=digest)
         assemble(hidden, reports, asked.data, origin=origin)
         publish(hidden, directory)
     except OSError as error:
-        raise DataError(
-            f"{asked.store}: the store cannot be written: {error}; free space or set data.store"
-        ) from error
+        raise DataError(f"{store}: the store cannot be written: {error}; free space or set data.store") from error
     finally:
         discard(hidden)
+
+
+def _make_remotely(asked: _Preparation, directory: Place, *, digest: str) -> None:
+    sweep(asked.store.place)
+    draft = directory / uuid.uuid4().hex
+    published = False
+    try:
+        reports, origin = _write_all(asked, _Where(delivery=Uploads(directory=draft)), digest=digest)
+        with TemporaryDirectory(prefix="sparknet-prepare-") as hidden:
+            assemble(Path(hidden), reports, asked.data, origin=origin, draft=draft)
+            published = publish_remotely(Path(hidden), draft)
+    except OSError as error:
+        raise DataError(
+            f"a directory for temporary files cannot be written: {error}; free space or set TMPDIR"
+        ) from error
+    finally:
+        if not published:
+            draft.delete()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Where:
+    """Where tasks write, as `PartitionPlan` has it."""
+
+    directory: str = ""
+    mark: str = ""
+    delivery: Delivery | None = None
+
+
+def _write_all(asked: _Preparation, where: _Where, *, digest: str) -> tuple[list[PartitionReport], Origin]:
+    """Have the tasks write all shards."""
+    several: dict[str, str] = {}
+    # Most often once: that images are of several sizes shows only when they are read, and the rows of other
+    # preparations, of one size, are read faster.
+    while True:
+        plan = _plan(asked, where, several)
+        reports, table = _run_job(asked, plan)
+        found = several_sizes(reports, plan.rows)
+        if not found:
+            break
+        several |= found
+    return reports, Origin(
+        source=asked.source, fingerprint=digest, seed=_split_seed(asked), table=table, several=several
+    )
 
 
 def _run_job(asked: _Preparation, plan: PartitionPlan) -> tuple[list[PartitionReport], TableEncoding | None]:
@@ -424,13 +486,15 @@ def _run_job(asked: _Preparation, plan: PartitionPlan) -> tuple[list[PartitionRe
     return sorted(reports, key=lambda report: report.partition), table
 
 
-def _plan(asked: _Preparation, hidden: Path, several: Collection[str]) -> PartitionPlan:
+def _plan(asked: _Preparation, where: _Where, several: Collection[str]) -> PartitionPlan:
     """What the tasks do; `several` are the columns whose images are known to be of several sizes."""
     data = asked.data
     rows = asked.opened.read_plan(data, validation=data.validation_column or data.validation_path)
     columns = tuple(replace(one, own_size="yes") if one.name in several else one for one in rows.columns)
     return PartitionPlan(
-        directory=str(hidden.absolute()),
+        directory=where.directory,
+        mark=where.mark,
+        delivery=where.delivery,
         rows=replace(rows, columns=columns),
         fraction=data.validation_fraction,
         seed=asked.seed,

@@ -2,19 +2,18 @@
 
 import base64
 import json
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
-from urllib.parse import urlsplit
+from dataclasses import replace
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from sparknet.errors import ClusterError, Unauthorized
-from sparknet.spark.running.driver_service import CHUNK_BYTES, FILE_SCHEMA, LONG_POLL_SECONDS, SIZES
+from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress, reason_of
+from sparknet.spark.running.driver_service import FILE_SCHEMA, LONG_POLL_SECONDS, SIZES
 from sparknet.training.coordination.messages import (
     Answer,
     Failed,
@@ -36,35 +35,6 @@ _TRANSFER_SECONDS = 3600.0
 """Bound on moving a checkpoint; a driver that is gone is noticed by the heartbeat long before."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DriverAddress:
-    """How to reach a run's driver service."""
-
-    uri: str
-    """`grpc://host:port` or `grpc+tls://host:port`."""
-    token: str = field(repr=False)
-    """The bearer token; kept out of logs."""
-    tls_roots: bytes = field(default=b"", repr=False)
-    """PEM certificates to trust, with TLS."""
-
-    def local_host(self) -> str:
-        """The address of this machine's interface that leads to the driver.
-
-        Raises:
-            ClusterError: no interface does.
-        """
-        parts = urlsplit(self.uri)
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((parts.hostname, parts.port))  # a datagram socket sends nothing on connect
-                return str(probe.getsockname()[0])
-        except OSError as error:
-            raise ClusterError(
-                f"there is no way from {socket.gethostname()} to the driver service at {self.uri}: {error}; "
-                "workers must reach that address: set cluster.driver_host"
-            ) from error
-
-
 class DriverClient:
     """`sparknet.training.worker.driver_protocol.Driver` over Arrow Flight.
 
@@ -80,15 +50,10 @@ class DriverClient:
         self._address = address
         self._patience_seconds = patience_seconds
         self._beat_seconds = beat_seconds
-        self._headers = [(b"authorization", f"Bearer {address.token}".encode())]
         self._pause = threading.Event()
         self._serial = 0
-        try:
-            # Nothing is connected yet: gRPC does so at the first call, so only a malformed address fails here.
-            roots = {"tls_root_certs": address.tls_roots} if address.tls_roots else {}
-            self._client = flight.FlightClient(address.uri, **roots)
-        except (pa.ArrowException, OSError) as error:
-            raise ClusterError(f"the driver service's address {address.uri} is not usable: {error}") from error
+        # Nothing is connected yet: gRPC does so at the first call, so only a malformed address fails here.
+        self._client = address.connect()
 
     def ask(self, request: Question) -> Answer:
         """Send a request and wait until it is decided.
@@ -141,7 +106,7 @@ class DriverClient:
         sizes = {name: len(data) for name, data in files.items()}
         descriptor = flight.FlightDescriptor.for_command(json.dumps({"round": round, "sizes": sizes}).encode())
         try:
-            writer, _ = self._client.do_put(descriptor, FILE_SCHEMA, self._options(_TRANSFER_SECONDS))
+            writer, _ = self._client.do_put(descriptor, FILE_SCHEMA, self._address.options(_TRANSFER_SECONDS))
             # Leaving waits for the service's own end of the call: what it refused is raised here, and the files are
             # on its disk.
             with writer:
@@ -162,7 +127,7 @@ class DriverClient:
         """
         try:
             ticket = flight.Ticket(json.dumps({"round": round}).encode())
-            reader = self._client.do_get(ticket, self._options(_TRANSFER_SECONDS))
+            reader = self._client.do_get(ticket, self._address.options(_TRANSFER_SECONDS))
             # All of it at once: memory that grows is moved again and again under the interpreter's lock, for longer
             # than a heartbeat may be late.
             sizes: dict[str, int] = json.loads(reader.schema.metadata[SIZES])
@@ -205,18 +170,13 @@ class DriverClient:
 
     def _call(self, kind: str, body: bytes, *, seconds: float) -> list[bytes]:
         try:
-            results = self._client.do_action(flight.Action(kind, body), self._options(seconds))
+            results = self._client.do_action(flight.Action(kind, body), self._address.options(seconds))
             return [result.body.to_pybytes() for result in results]
         except (pa.ArrowException, OSError) as error:
             raise self._translated(error, f"calling {kind}") from error
 
-    def _options(self, seconds: float) -> Any:
-        # Every call has a deadline: gRPC sets none, and a host that lost its power never says that it is gone.
-        return flight.FlightCallOptions(headers=self._headers, timeout=seconds)
-
     def _translated(self, error: Exception, doing: str) -> ClusterError:
-        # Arrow appends gRPC's record of the call, a line of JSON with addresses and positions in C++ files.
-        reason = str(error).split(". gRPC client debug context", 1)[0].split(". Client context", 1)[0]
+        reason = reason_of(error)
         if isinstance(error, flight.FlightUnauthenticatedError):
             return Unauthorized(
                 f"the driver service at {self._address.uri} refused the token while {doing}; workers must get "

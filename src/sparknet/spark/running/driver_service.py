@@ -5,20 +5,19 @@ Requests are JSON, checkpoints and addresses are bytes; nothing is unpickled. Ev
 """
 
 import base64
-import hmac
 import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from sparknet.errors import CheckpointError, ClusterError, SparkNetError
+from sparknet.errors import CheckpointError, ClusterError
+from sparknet.spark.jobs.ports import CHUNK_BYTES, TokenCheck, errors_for_the_client
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import (
     Answer,
@@ -35,9 +34,6 @@ __all__ = ["CHUNK_BYTES", "FILE_SCHEMA", "LONG_POLL_SECONDS", "SIZES", "DriverSe
 
 # A waiting call holds a thread of gRPC's and nothing else; shorter polls would only be more calls.
 LONG_POLL_SECONDS = 5.0
-# A value of Arrow's `binary` ends at 2 GB, and a file of weights need not.
-CHUNK_BYTES = 4 << 20
-"""Files travel in record batches of at most this size."""
 FILE_SCHEMA = pa.schema([("file", pa.string()), ("data", pa.binary())])
 SIZES = b"sizes"
 """Where the schema of a checkpoint that is sent tells each file's bytes, as JSON."""
@@ -46,22 +42,6 @@ _SHUTDOWN_SECONDS = 3.0
 # A worker holds the token, but a defect in one must not fill the driver's memory.
 _MAX_ADDRESS_BYTES = 64 << 10
 _MAX_ADDRESSES = 8192
-
-
-class _TokenCheck(flight.ServerMiddlewareFactory):  # pyright: ignore[reportUntypedBaseClass]
-    """Refuses every call that does not carry the run's token."""
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._expected = f"Bearer {token}"
-
-    def start_call(self, info: Any, headers: dict[str, list[str | bytes]]) -> None:
-        given = headers.get("authorization", [""])[0]
-        # Any byte is a letter of latin-1: a strange header is a wrong token and no exception of the decoder's.
-        text = given.decode("latin-1") if isinstance(given, bytes) else given
-        # Takes as long for a wrong first letter as for a wrong last one. As bytes: it refuses texts beyond ASCII.
-        if not hmac.compare_digest(text.encode(), self._expected.encode()):
-            raise flight.FlightUnauthenticatedError("the bearer token is missing or wrong")
 
 
 class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClass]
@@ -105,7 +85,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                 # Port 0: the kernel gives a free one. One chosen beforehand could be taken before it is bound.
                 f"{scheme}://{bind or host}:0",
                 tls_certificates=[tls] if tls else None,
-                middleware={"token": _TokenCheck(token)},
+                middleware={"token": TokenCheck(token)},
             )
         except (OSError, pa.ArrowException) as error:
             raise ClusterError(
@@ -173,7 +153,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
     def do_action(self, context: Any, action: Any) -> list[bytes]:
         """Serve `ask`, `tell`, `publish` and `fetch`."""
         body = action.body.to_pybytes()
-        with _errors_for_the_client():
+        with errors_for_the_client():
             match action.type:
                 case "ask":
                     return [dump_message(self._ask(load_message(body)))]
@@ -235,7 +215,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Take a checkpoint of the current round; a full disk fails the run."""
-        with _errors_for_the_client():
+        with errors_for_the_client():
             request = json.loads(descriptor.command)
             round, sizes = int(request["round"]), dict(request["sizes"])
         with self._changed:
@@ -269,7 +249,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Send the files of a checkpoint."""
-        with _errors_for_the_client():
+        with errors_for_the_client():
             saved = self._checkpoints.load(int(json.loads(ticket.ticket)["round"]))
         directory = self._checkpoints.path(saved.round)
         sizes = json.dumps({name: file.bytes for name, file in saved.files.items()})
@@ -284,17 +264,6 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
                         yield pa.record_batch([[name], [data]], schema=schema)
 
         return flight.GeneratorStream(schema, batches())
-
-
-@contextmanager
-def _errors_for_the_client() -> Generator[None]:
-    """Send what is raised on purpose, or by a request that makes no sense, without this process's stack."""
-    try:
-        yield
-    except SparkNetError as error:
-        raise flight.FlightServerError(str(error)) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise flight.FlightServerError(f"the request is not understood ({error!r})") from error
 
 
 def _texts(body: bytes, *keys: str) -> list[str]:

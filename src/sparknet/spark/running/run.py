@@ -5,9 +5,8 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -18,9 +17,11 @@ from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
 from sparknet.spark.devices.preflight import check_devices
+from sparknet.spark.jobs.ports import read_tls
 from sparknet.spark.jobs.session import driver_host, session_for
 from sparknet.spark.jobs.settings import few_failures
 from sparknet.spark.preparing.prepare import Frames, prepare_run
+from sparknet.spark.preparing.store import Store, open_store
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
@@ -185,7 +186,7 @@ class _Run:
             run_dir.path, config.run.keep_checkpoints, until_released=self._hook is not None
         )
         self._token = secrets.token_urlsafe(32)
-        self._tls = _read_tls(config)
+        self._tls = read_tls(config.cluster)
 
     def train(self, given: SparkSession | None, sources: OpenedSources | Frames | None) -> RunResult:
         # A misspelt name should not cost a Spark start.
@@ -193,13 +194,16 @@ class _Run:
         check_solver(self._start.recipe)
         self._tell("note", message="starting Spark")
         config = self._config
-        with session_for(
-            config.cluster,
-            given,
-            workers=config.run.workers,
-            name=config.run.name,
-            log_path=self._run_dir.path / "spark.log",
-        ) as spark:
+        with (
+            session_for(
+                config.cluster,
+                given,
+                workers=config.run.workers,
+                name=config.run.name,
+                log_path=self._run_dir.path / "spark.log",
+            ) as spark,
+            self._store(spark) as store,
+        ):
             check_devices(config, spark)
             if told := few_failures(config.cluster, spark):
                 self._tell("note", level="warning", message=told)
@@ -207,7 +211,7 @@ class _Run:
             data = prepare_run(
                 spark,
                 config.data,
-                store=self._run_dir.store(config),
+                store=store,
                 seed=config.run.seed,
                 workers=config.run.workers,
                 sources=sources,
@@ -328,7 +332,8 @@ class _Run:
             aim=_aim(run, objective),
         )
         # What decides how rows are dealt: a cursor means nothing in another order.
-        order = f"{run.workers} slots, seed {run.seed}, data {data.fingerprint}"
+        dealt = ", by shard" if data.by_shard else ""
+        order = f"{run.workers} slots, seed {run.seed}, data {data.fingerprint}{dealt}"
         start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
         return Coordinator(
@@ -372,6 +377,14 @@ class _Run:
             tls=self._tls,
         ) as service:
             yield service
+
+    def _store(self, spark: SparkSession) -> AbstractContextManager[Store]:
+        """Where the shards lie, as the workers find it."""
+
+        def note(message: str) -> None:
+            self._tell("note", level="warning", message=message)
+
+        return open_store(spark, self._run_dir.store(self._config), self._config, note=note)
 
     def _address(self, service: DriverService) -> DriverAddress:
         # Workers trust this very certificate: it needs no authority behind it.
@@ -439,25 +452,6 @@ def _aim(run: Run, objective: Objective) -> Aim | None:
         patience=stop.patience if stop else None,
         keep_best=run.keep == "best",
     )
-
-
-def _read_tls(config: RunConfig) -> tuple[bytes, bytes] | None:
-    """Certificate and key, or None where TLS is not asked for."""
-    paths = {
-        "cluster.tls_certificate": config.cluster.tls_certificate,
-        "cluster.tls_key": config.cluster.tls_key,
-    }
-    if not any(paths.values()):
-        return None
-    read: list[bytes] = []
-    for key, path in paths.items():
-        try:
-            read.append(Path(path).read_bytes())
-        except OSError as error:
-            raise ConfigError(
-                f"{key} is {path!r}, which cannot be read: {error.strerror or error}; give a PEM file"
-            ) from error
-    return read[0], read[1]
 
 
 def _progress_for(progress: RunProgress, order: str, workers: int) -> RunProgress:

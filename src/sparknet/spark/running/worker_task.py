@@ -14,6 +14,7 @@ import torch
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
+from sparknet.data.loading.shard_order import ShardOrder
 from sparknet.data.shards.prepared import PreparedData
 from sparknet.errors import ClusterError, SparkNetError
 from sparknet.spark.devices.binding import Bound, bound_device
@@ -42,7 +43,7 @@ class WorkerPlan:
     config: RunConfig
     driver: DriverAddress
     data: PreparedData
-    """The rows, in directories that are the same on every worker."""
+    """The rows, and how they are reached."""
     iterations: int
     """Of the whole run, also when it resumes: a learning rate that falls to its end must know that end."""
     preprocessing: Preprocessing
@@ -170,7 +171,8 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     preprocessing = plan.preprocessing
     train = means.held.enter_context(plan.data.train_table(threads=threads, cuts=preprocessing.train))
     # From the slot and not the attempt: a retried task reads what its predecessor would have read.
-    order = Order(config.run.seed, train.shard_rows, config.run.workers, who.slot)
+    deal = ShardOrder if plan.data.by_shard else Order
+    order = deal(config.run.seed, train.shard_rows, config.run.workers, who.slot)
     recipe = Recipe.read(config.net, config.solver, objective=config.objective, code=plan.code)
     # Before the net is built, whose Python layers may ask for it.
     take_place(who.slot, workers=config.run.workers)

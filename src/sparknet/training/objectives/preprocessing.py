@@ -20,6 +20,7 @@ from sparknet.data.loading.transform import Normalise, channel_values
 from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import StoredColumn
+from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.training.objectives.input_binding import check_augmentation, seen_rows
 from sparknet.training.objectives.objective import InputTransform, InputTransforms, Objective
@@ -130,7 +131,7 @@ def chain_from(arrays: Mapping[str, np.ndarray]) -> Chain:
 def make_preprocessing(
     config: RunConfig,
     objective: Objective | None,
-    stored: Mapping[str, tuple[StoredColumn, Path]],
+    stored: Mapping[str, tuple[StoredColumn, Path | Place]],
     *,
     rows: RowSchema,
     run_dir: Path,
@@ -377,7 +378,7 @@ class _Settings:
         said: InputTransform | None,
         *,
         training: bool,
-        rows: tuple[StoredColumn, Path],
+        rows: tuple[StoredColumn, Path | Place],
         mean: np.ndarray | None,
     ) -> Normalise:
         """All of it; `mean` is the one that was named."""

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from sparknet.config import RunConfig, load_config, write_config
 from sparknet.data.storage.place import Place
-from sparknet.errors import ConfigError, DataError, RunDirError
+from sparknet.errors import DataError, RunDirError
 from sparknet.training.run_files.checkpoint import Checkpoints
 from sparknet.training.run_files.remote_copy import CONFIG, RESULT, RemoteCopy
 from sparknet.training.run_files.remote_run import RemoteRun, holds_run
@@ -48,21 +48,9 @@ class RunFiles:
         """
         return load_config(self.path / CONFIG, overrides)
 
-    def store(self, config: RunConfig) -> Path:
-        """Where prepared data lie.
-
-        Raises:
-            ConfigError: of a run in a store nobody has said it, and workers of other machines need them too.
-        """
-        if config.data.store:
-            return Path(config.data.store).resolve()
-        master = config.cluster.master
-        if self.is_remote and master and not master.startswith("local"):
-            raise ConfigError(
-                f"cluster.master is {master!r} and the run directory is {self.uri}, where no shards can be mapped "
-                "into memory: set data.store to a directory that the driver and every worker reach"
-            )
-        return self.path / "store"
+    def store(self, config: RunConfig) -> str:
+        """Where prepared data lie: a path or URI."""
+        return config.data.store or str(self.path / "store")
 
     def load_result(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None while it is not finished.
@@ -118,7 +106,6 @@ class RunDir(RunFiles):
         Raises:
             RunDirError: it cannot be made or written, holds a run already, or is in use.
             UsageError: it is no path and no URI of a store that can be written.
-            ConfigError: it is in a store, and workers of other machines would find no prepared data.
         """
         place = run_place(where, s3_endpoint=config.data.s3_endpoint)
         if place.local is None:
@@ -149,7 +136,6 @@ class RunDir(RunFiles):
         run_dir = cls(remote.directory, remote=remote, uri=place.uri)
         try:
             _refuse_remote_run(place)  # as above: another may have come and gone meanwhile
-            run_dir.store(config)
             run_dir.save_config(config)
             remote.begin()
         except BaseException:
@@ -199,6 +185,8 @@ class RunDir(RunFiles):
         # Shards that the killed run was preparing. A store elsewhere may be in use by others and is left alone.
         for draft in path.glob("store/.preparing-*"):
             shutil.rmtree(draft, ignore_errors=True)
+        for mark in path.glob("store/.seen-*"):
+            mark.unlink(missing_ok=True)
         return run_dir
 
     @staticmethod

@@ -1,0 +1,77 @@
+"""Where a task of the preparation writes, and how what it has written reaches the store."""
+
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sparknet.data.shards.shard_files import sees
+from sparknet.data.storage.place import Place
+
+__all__ = ["Delivery", "Uploads", "Workplace", "workplace_of"]
+
+
+class Delivery(Protocol):
+    """Takes files into a directory that is being prepared; it travels to the tasks."""
+
+    def deliver(self, path: Path, name: str) -> None:
+        """Take a file whole, under this name.
+
+        Raises:
+            SparkNetError: it cannot be taken.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uploads:
+    """Takes files into a directory of an object store or HDFS."""
+
+    directory: Place
+
+    def deliver(self, path: Path, name: str) -> None:
+        """As `Delivery.deliver`.
+
+        Raises:
+            DataError: it cannot be written there.
+        """
+        with path.open("rb") as file:
+            (self.directory / name).upload(file)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workplace:
+    """A directory of this machine that a task writes in."""
+
+    directory: Path
+    remedy: str
+    """Against a directory that cannot be written."""
+    delivery: Delivery | None = None
+    """None: what is written there is in the store."""
+
+    def deliver(self, path: Path) -> None:
+        """A file of it is whole.
+
+        Raises:
+            SparkNetError: it cannot be handed over.
+            OSError: it cannot be removed then.
+        """
+        if self.delivery is not None:
+            self.delivery.deliver(path, path.name)
+            path.unlink()  # of a task's files one is on its disk at a time
+
+
+@contextmanager
+def workplace_of(directory: str, *, mark: str, delivery: Delivery | None) -> Generator[Workplace]:
+    """The store's directory itself where this task sees it and may write there, else one of its own for a while."""
+    # A mark, and not the directory: another machine may have one of the same name.
+    if delivery is None or (mark and sees(mark) and os.access(directory, os.W_OK)):
+        remedy = "set data.store to a directory that the workers can write, or to one of the driver alone or s3://"
+        yield Workplace(directory=Path(directory), remedy=remedy)
+        return
+    with tempfile.TemporaryDirectory(prefix="sparknet-prepare-") as own:
+        remedy = "free space there, or set TMPDIR on the workers to a larger disk"
+        yield Workplace(directory=Path(own), remedy=remedy, delivery=delivery)

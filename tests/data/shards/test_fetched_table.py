@@ -1,0 +1,203 @@
+"""Tables over shards that a host fetches: the rows of those in place, from few copies, ahead of time."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from formats import columns, make_table
+from s3_server import reach, s3_server
+from sparknet.data.loading.loader import Loader
+from sparknet.data.loading.sampling_order import Cursor
+from sparknet.data.loading.shard_order import ShardOrder
+from sparknet.data.shards.host_cache import CachePlace
+from sparknet.data.shards.shard_files import Copies, Reach, StoredFiles, files_of
+from sparknet.data.shards.shard_table import ShardTable
+from sparknet.data.storage.place import LOCAL, Storage
+from sparknet.errors import DataError
+
+SHAPE = (2, 3)
+ROWS = [40] * 12
+
+
+class Counted:
+    """Files of a directory, and which were asked for."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.asked = []
+        self.changed = threading.Condition()
+
+    def pieces(self, name):
+        with self.changed:
+            self.asked.append(name)
+            self.changed.notify_all()
+        yield (self.directory / name).read_bytes()
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Shards, a table of them in place, and its rows."""
+    (tmp_path / "store").mkdir()
+    table, images, labels = make_table(tmp_path / "store", ROWS, shape=SHAPE)
+    return table, images, labels
+
+
+def fetched(tmp_path, made, source=None, *, shards=12, host="host"):
+    """A table over copies, with room for so many shards."""
+    size = made[0]._shards[0].bytes
+    cache = CachePlace(directory=str(tmp_path / host), gigabytes=(shards + 0.5) * size / 1e9)
+    source = source or Counted(tmp_path / "store")
+    files = Copies(source, cache, where=str(tmp_path / "store"))
+    return ShardTable(files, made[0]._shards, columns(SHAPE)), source
+
+
+def test_rows_are_those_in_place_and_are_fetched_once(tmp_path, made):
+    table, images, labels = made
+    rows = np.random.default_rng(0).permutation(len(table))
+    copied, source = fetched(tmp_path, made)
+    with copied:
+        for _ in range(2):
+            found = copied.take(rows)
+            np.testing.assert_array_equal(found["image"], images[rows])
+            np.testing.assert_array_equal(found["label"], labels[rows])
+        np.testing.assert_array_equal(copied.slice(30, 130)["image"], images[30:130])
+    assert sorted(source.asked) == sorted(shard.path for shard in table._shards)
+    other, more = fetched(tmp_path, made)
+    with other:
+        np.testing.assert_array_equal(other.slice(0, len(table))["image"], images)
+    assert more.asked == []  # of the host's other processes, too
+
+
+def test_consecutive_rows_need_few_shards_at_a_time(tmp_path, made):
+    table, images, _ = made
+    copied, source = fetched(tmp_path, made, shards=5)
+    with copied:
+        for at in range(0, len(table), 60):
+            np.testing.assert_array_equal(copied.slice(at, at + 60)["image"], images[at : at + 60])
+            assert len(copied._opened) <= 5
+    assert len(source.asked) == len(ROWS)
+
+
+def test_views_that_were_given_away_keep_what_they_show(tmp_path, made):
+    table, images, _ = made
+    copied, _ = fetched(tmp_path, made, shards=5)
+    with copied:
+        first = copied.slice(0, 40)["image"]
+        copied.slice(40, len(table))
+        np.testing.assert_array_equal(first, images[:40])
+
+
+def test_what_is_expected_comes_before_it_is_read(tmp_path, made):
+    copied, source = fetched(tmp_path, made)
+    names = [shard.path for shard in made[0]._shards]
+    with copied:
+        copied.expect([(0, 40), (80, 120), (85, 90)])
+        with source.changed:
+            assert source.changed.wait_for(lambda: len(source.asked) == 2, timeout=30)
+        assert sorted(source.asked) == [names[0], names[2]]
+        copied.take(np.arange(40))
+        assert len(source.asked) == 2
+        copied.expect([(80, 120)])
+        assert list(copied._opened) == []  # shard 0 is let go of
+
+
+def test_training_over_a_cache_that_holds_half(tmp_path, made):
+    _, images, labels = made
+    for slot in range(2):
+        order = ShardOrder(3, ROWS, 2, slot, window_shards=1)
+        copied, source = fetched(tmp_path, made, shards=6, host=f"host{slot}")
+        with copied, Loader(copied, order, batch_size=24, cursor=Cursor(), preprocess=None) as loader:
+            for epoch in range(2):
+                seen = [next(loader) for _ in range(len(order) // 24)]
+                rows = order.rows(epoch, 0, len(order))
+                np.testing.assert_array_equal(np.concatenate([one.columns["image"] for one in seen]), images[rows])
+                np.testing.assert_array_equal(np.concatenate([one.columns["label"] for one in seen]), labels[rows])
+        # A shard is fetched again only when it has left the cache: about one copy of the slot's share each epoch.
+        assert len(source.asked) <= 2 * 6 + 3
+
+
+def test_an_error_of_the_source_reaches_the_reader(tmp_path, made):
+    class Broken:
+        def pieces(self, name):
+            raise DataError(f"no {name} today")
+            yield b""
+
+    copied, _ = fetched(tmp_path, made, Broken())
+    with copied:
+        copied.expect([(0, 40)])
+        with pytest.raises(DataError, match=r"no s0-0000\.arrow today"):
+            copied.take(np.arange(3))
+
+
+def test_closing_gives_up_what_is_being_fetched(tmp_path, made):
+    half, go = threading.Event(), threading.Event()
+
+    class Slow(Counted):
+        def pieces(self, name):
+            yield b"x"
+            half.set()
+            go.wait(30)
+            yield b"x"
+
+    copied, _ = fetched(tmp_path, made, Slow(tmp_path / "store"))
+    copied.expect([(0, 480)])
+    assert half.wait(30)
+    closing = threading.Thread(target=copied.close)
+    closing.start()
+    go.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert list((tmp_path / "host").rglob("*.part")) == []
+    copied._files._source = Counted(tmp_path / "store")
+    np.testing.assert_array_equal(copied.take(np.arange(3))["image"], made[1][:3])  # it can be read again
+    copied.close()
+
+
+def test_who_sees_the_mark_reads_in_place(tmp_path, made):
+    reach_of = Reach(source=Counted(tmp_path), cache=CachePlace(directory=str(tmp_path / "host")), mark="")
+    directory = str(tmp_path / "store")
+    assert files_of(directory, None).fetched is False
+    assert files_of(directory, reach_of).fetched is True
+    assert files_of(directory, replace(reach_of, mark=str(tmp_path / "mark"))).fetched is True
+    (tmp_path / "mark").touch()
+    assert files_of(directory, replace(reach_of, mark=str(tmp_path / "mark"))).fetched is False
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server("bucket") as running:
+        yield running
+
+
+def test_from_an_object_store_that_breaks(tmp_path, made, server, monkeypatch):
+    """Slow, cut, overloaded: the right rows all the same."""
+    reach(server, monkeypatch)
+    store = Storage(s3_endpoint=server.endpoint).place("s3://bucket/store")
+    for shard in made[0]._shards:
+        (store / shard.path).upload(tmp_path / "store" / shard.path)
+    server.clear()
+    server.inject("cut", method="GET", times=3)
+    server.inject("slow_down", method="GET", times=2)
+    server.inject("delay", seconds=0.02, probability=0.9)
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=store), shards=6)
+    order = ShardOrder(1, ROWS, 1, 0, window_shards=2)
+    with copied, Loader(copied, order, batch_size=48, cursor=Cursor(), preprocess=None) as loader:
+        found = np.concatenate([next(loader).columns["image"] for _ in range(10)])
+    np.testing.assert_array_equal(found, made[1][order.rows(0, 0, 480)])
+    assert server.injected["cut"] == 3
+    assert server.injected["slow_down"] == 2
+
+
+def test_a_shard_that_is_gone_from_the_store(tmp_path, made, server, monkeypatch):
+    reach(server, monkeypatch)
+    server.clear()
+    store = LOCAL.place("s3://bucket/nothing")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=store))
+    with (
+        copied,
+        pytest.raises(DataError, match=r"s3://bucket/nothing/s0-0000\.arrow: cannot be read: no such file"),
+    ):
+        copied.take(np.arange(3))
