@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from sparknet.errors import MissingDependency, RunDirError, SparkNetError
@@ -118,8 +117,6 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
     with ClusterChecks(
         master=arguments.master, workers=arguments.workers, run_dir=run_dir, log_path=log_path
     ) as cluster:
-        needs_store = arguments.master and not local
-        look_at_store = partial(_ask_for_store, arguments.run_dir) if needs_store else cluster.look_at_store
         yield from examination.make(
             [
                 Check(name="Java", look=check_java),
@@ -127,7 +124,7 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
                 Check(name="workers", look=cluster.look_at_workers, needs=("Spark",)),
                 Check(name="ports", look=cluster.look_at_ports, needs=("workers",)),
                 Check(name="routes", look=cluster.look_at_routes, needs=("ports",)),
-                Check(name="store", look=look_at_store, needs=("workers", "disk")),
+                Check(name="store", look=cluster.look_at_store, needs=("workers", "disk")),
             ]
         )
 
@@ -167,13 +164,6 @@ def _local_path(where: str) -> Path | None:
     from sparknet.training.run_files.run_place import run_place  # pyarrow is one of the packages that were found
 
     return run_place(where).local
-
-
-def _ask_for_store(where: str) -> str:
-    raise UserWarning(
-        f"runs in {where} need data.store, a directory that the driver and all workers share: give it to this "
-        "command as --run-dir to have it looked at"
-    )
 
 
 def _look_at_disk(where: str) -> str:
