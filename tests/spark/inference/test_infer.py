@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from encoded import png
 from formats import random_rows
 from image_rows import image_rows
 from models import model_of, model_on
+from places import REPOSITORY
 from sparknet.config import Data, Net, Objective
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.rows.columns import Column
@@ -26,6 +28,8 @@ from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import Category, Feature, TableEncoding
 from sparknet.errors import ConfigError, DataError, NetError
 from sparknet.spark.inference import InferenceSettings, Wanted, infer, model_file
+from sparknet.training.run_files.saved_model import save_model
+from sparknet.training.run_files.state_bytes import dump_weights
 from watched_nets import noted
 
 pytestmark = pytest.mark.spark
@@ -409,3 +413,16 @@ def test_several_targets_have_no_prediction_but_an_output(spark):
     assert column(infer(frame, model, Wanted(raw="r")), "r").tolist() == [[1.0, -6.0]]
     with pytest.raises(NetError, match="trained on the targets y, z; a prediction is of one"):
         infer(frame, model, Wanted(prediction="p"))
+
+
+def test_the_block_of_the_documentation_runs(spark, tmp_path):
+    text = (REPOSITORY / "docs" / "inference.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    model = model_on(Net(name="adult"), replace(IMAGES, image="x"), shape=(4,), classes=3, dtype="float32")
+    (tmp_path / "weights").write_bytes(dump_weights(model.module))
+    save_model(tmp_path / "model", tmp_path / "weights", model.description, model.chain)
+    rows = np.random.default_rng(5).normal(size=(6, 4)).astype(np.float32)
+    known = {"run_dir": tmp_path, "frame": vectors(spark, rows)}
+    exec(block, known)
+    assert known["predicted"].columns == ["id", "x", "prediction", "probability", "features"]
+    assert column(known["predicted"], "prediction").tolist() == scores_of(model, rows).argmax(1).tolist()

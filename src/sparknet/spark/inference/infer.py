@@ -7,7 +7,8 @@ from typing import Any
 
 import pyspark
 from pyspark import cloudpickle
-from pyspark.sql import DataFrame
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sparknet.config import Data, encode
@@ -90,7 +91,12 @@ def infer(
     found = made.staged.select("*", function(*cells).alias(_MADE)).drop(*made.extra)
     if settings.handle_invalid == "skip":
         found = found.where(F.col(f"`{_MADE}`").isNotNull())
-    fields = [F.col(f"`{_MADE}`")[f"f{at}"].alias(one.name) for at, one in enumerate(outputs.columns)]
+    fields: list[Column] = []
+    for at, one in enumerate(outputs.columns):
+        cells = F.col(f"`{_MADE}`")[f"f{at}"]
+        # Null has no vector, and asking for it would end the query.
+        made_of = F.when(cells.isNotNull(), array_to_vector(cells)) if outputs.is_vector(one) else cells
+        fields.append(made_of.alias(one.name))
     return found.select("*", *fields).drop(_MADE)
 
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pyspark.ml.linalg import VectorUDT
 from pyspark.sql.types import ArrayType, DataType, DoubleType, StringType, StructField, StructType
 from torch import Tensor
 
@@ -19,17 +18,11 @@ from sparknet.training.run_files.saved_model import Model
 
 __all__ = ["Output", "Outputs", "check_wanted", "outputs_of"]
 
+_NUMBERS = ArrayType(DoubleType(), containsNull=False)
+"""What becomes a vector in Spark: where rows come in columns, as from Parquet, Spark 4.3 takes no function over
+Arrow that gives vectors themselves."""
+_NUMBERS_IN_ARROW = pa.list_(pa.field("element", pa.float64(), nullable=False))
 Says = Literal["prediction", "probability", "raw", "predicted_label", "blob"]
-
-_DENSE = 1
-"""What a vector that is not sparse has as its type."""
-_VECTOR = [
-    pa.field("type", pa.int8(), nullable=False),
-    pa.field("size", pa.int32()),
-    pa.field("indices", pa.list_(pa.field("element", pa.int32(), nullable=False))),
-    pa.field("values", pa.list_(pa.field("element", pa.float64(), nullable=False))),
-]
-"""As Spark stores vectors, to the letter: what differs in who may be null is cast, which nulls above prevent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +52,10 @@ class Outputs:
         """Parts of the net that are asked for, each once."""
         return tuple(dict.fromkeys(one.blob for one in self.columns if one.says == "blob"))
 
+    def is_vector(self, column: Output) -> bool:
+        """Whether the numbers of a column are to become a vector."""
+        return self._type(column) == _NUMBERS
+
     @property
     def schema(self) -> StructType:
         """The columns by number, `f0`, `f1`, …, since names may hold anything."""
@@ -86,7 +83,7 @@ class Outputs:
             return ArrayType(DoubleType()) if several else DoubleType()
         if column.says == "predicted_label":
             return ArrayType(StringType()) if several else StringType()
-        return VectorUDT()
+        return _NUMBERS
 
     def _array(self, column: Output, made: Tensors) -> Any:
         if column.says == "blob":
@@ -107,7 +104,7 @@ class Outputs:
     def _nothing(self, column: Output, rows: int) -> Any:
         """Cells that nobody reads."""
         kind = self._type(column)
-        if isinstance(kind, VectorUDT):
+        if kind == _NUMBERS:
             return _vectors(np.zeros((rows, 0)))
         text = column.says == "predicted_label"
         flat = np.zeros((rows, 0) if isinstance(kind, ArrayType) else rows)
@@ -211,16 +208,8 @@ def _numbers(values: Tensor) -> np.ndarray:
 
 
 def _vectors(values: np.ndarray) -> Any:
-    """Rows of numbers, [n, m] or [n], as Spark's dense vectors are stored."""
-    count = len(values)
-    arrays = [
-        pa.array(np.full(count, _DENSE, np.int8)),
-        # Sparse ones alone have them.
-        pa.nulls(count, _VECTOR[1].type),
-        pa.nulls(count, _VECTOR[2].type),
-        _lists(values if values.ndim > 1 else values[:, None], pa.array, _VECTOR[3].type),
-    ]
-    return pa.StructArray.from_arrays(arrays, fields=_VECTOR)
+    """Rows of numbers, [n, m] or [n], as lists."""
+    return _lists(values if values.ndim > 1 else values[:, None], pa.array, _NUMBERS_IN_ARROW)
 
 
 def _spread(values: np.ndarray, make: Callable[[np.ndarray], Any]) -> Any:

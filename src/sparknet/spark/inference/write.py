@@ -36,10 +36,8 @@ def find_target(target: str, *, overwrite: bool, s3_endpoint: str = "") -> tuple
         UsageError: it ends otherwise, or there is something that may not be replaced.
         DataError: it cannot be looked at.
     """
-    form: Format | None = next(
-        (form for ending, form in _FORMATS.items() if target.rstrip("/").endswith(ending)), None
-    )
-    if form is None:
+    ending = next((ending for ending in _FORMATS if target.rstrip("/").endswith(ending)), None)
+    if ending is None:
         raise UsageError(f"--to is {target!r}; it must end in {' or '.join(_FORMATS)}, which says what is written")
     place = Storage(s3_endpoint=s3_endpoint).place(target)
     facts = place.facts()
@@ -47,7 +45,7 @@ def find_target(target: str, *, overwrite: bool, s3_endpoint: str = "") -> tuple
         raise UsageError(f"--to is {place}, which is a file; Spark writes a directory: name another one")
     if facts is not None and not overwrite:
         raise UsageError(f"--to is {place}, and there is something already: name another place, or add --overwrite")
-    return place, form
+    return place, _FORMATS[ending]
 
 
 def write_rows(frame: DataFrame, place: Place, form: Format) -> int:
