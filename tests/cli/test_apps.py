@@ -177,3 +177,47 @@ def test_a_program_runs_under_python_from_another_directory(tmp_path):
     read = parse(log.read_text())
     assert (read.train_rows, read.test_rows, list(read.accuracy)) == (64, 20, [0, 2])
     assert len(read.weight) == 2
+
+
+def featurizer_command(monkeypatch, *arguments):
+    commands = []
+    monkeypatch.setattr(apps, "main", lambda command: commands.append(command) or 0)
+    assert apps.run_featurizer(str(APPS / "featurizer_app.py"), list(arguments)) == 0
+    return _parser().parse_args(commands[0])
+
+
+def test_features_are_those_of_the_last_finished_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPARKNET_HOME", str(tmp_path / "home"))
+    for name in ("cifar-app-20260101-000000", "cifar-app-20260102-000000", "cifar-app-20260103-000000"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for name in ("cifar-app-20260101-000000", "cifar-app-20260102-000000"):
+        (tmp_path / "runs" / name / "result.json").touch()
+    command = featurizer_command(monkeypatch, "3")
+    assert (command.command, command.run_dir) == ("featurize", "runs/cifar-app-20260102-000000")
+    assert (list(command.blobs), command.to, command.workers) == (["ip1"], "features.parquet", 3)
+    assert command.data == str(tmp_path / "home" / "data" / "cifar10")
+    other = featurizer_command(
+        monkeypatch,
+        "2",
+        "--run",
+        "s3://b/run",
+        "--blob",
+        "pool3",
+        "--to",
+        "x.csv",
+        "--master",
+        "yarn",
+        "--data",
+        "d",
+    )
+    assert (other.run_dir, list(other.blobs), other.to) == ("s3://b/run", ["pool3"], "x.csv")
+    assert (other.master, other.data) == ("yarn", "d")
+
+
+def test_features_want_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        apps.run_featurizer("featurizer_app.py", ["2"])
+    assert ended.value.code == 2
+    assert "has no finished run of cifar_app.py; run that first, or name a --run" in capsys.readouterr().err

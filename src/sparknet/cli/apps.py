@@ -13,7 +13,7 @@ from pathlib import Path
 from sparknet.cli.main import main
 from sparknet.errors import UsageError
 
-__all__ = ["App", "run_app"]
+__all__ = ["App", "run_app", "run_featurizer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +61,42 @@ def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     for setting in (*settings, *given.set):
         command += ["--set", setting]
     return main(command)
+
+
+def run_featurizer(file: str, arguments: Sequence[str] | None = None) -> int:
+    """Run the original's FeaturizerApp: what a layer of the quick net makes of each image of CIFAR-10.
+
+    The original took a net of random weights; this takes that of a run of `cifar_app.py`.
+
+    Args:
+        file: the script's own, `__file__`.
+        arguments: as typed; not given: the process's own.
+
+    Returns:
+        The exit code of `sparknet featurize`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=Path(file).name, description="Write what a layer of a trained net makes of each image of CIFAR-10."
+    )
+    parser.add_argument("workers", type=_positive, metavar="N", help="Spark tasks at a time, where it is embedded")
+    parser.add_argument("--run", metavar="DIR", help="a finished run (the last one of cifar_app.py in runs/)")
+    parser.add_argument("--blob", default="ip1", metavar="NAME", help="the layer's output (ip1)")
+    parser.add_argument(
+        "--data", default="", metavar="PLACE", help="directory or URI of the images (SPARKNET_HOME/data/cifar10)"
+    )
+    parser.add_argument("--to", default="features.parquet", metavar="OUT", help="where to (features.parquet, here)")
+    parser.add_argument("--master", metavar="URL", help="Spark master (spark-submit's, or one embedded session)")
+    given = parser.parse_args(arguments)
+    # Names of runs end with their time.
+    runs = sorted(path.parent for path in Path("runs").glob("cifar-app-*/result.json"))
+    if not given.run and not runs:
+        parser.error(
+            f"{Path('runs').resolve()} has no finished run of cifar_app.py; run that first, or name a --run"
+        )
+    home = Path(os.environ.get("SPARKNET_HOME") or ".").resolve()
+    command = ["featurize", given.run or str(runs[-1]), "--blobs", given.blob, "--to", given.to]
+    command += ["--data", given.data or str(home / "data/cifar10"), "--workers", str(given.workers)]
+    return main([*command, *(["--master", given.master] if given.master else [])])
 
 
 def _parser(app: App) -> argparse.ArgumentParser:

@@ -119,9 +119,9 @@ def outputs_of(wanted: Wanted, model: Model) -> Outputs:
         NetError: there is no such blob, or the net's output cannot be read.
     """
     named: Mapping[Says, str] = {
-        "prediction": wanted.prediction,
-        "probability": wanted.probability,
         "raw": wanted.raw,
+        "probability": wanted.probability,
+        "prediction": wanted.prediction,
         "predicted_label": wanted.predicted_label,
     }
     columns = [Output(name=name, says=says) for says, name in named.items() if name]

@@ -12,15 +12,15 @@ __all__ = ["InferenceSettings", "Wanted"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """Columns to add, in this order; one with an empty name is left out."""
+    """Columns to add, in the order of pyspark.ml's classifiers; one with an empty name is left out."""
 
+    raw: str = ""
+    """ML vector: the net's output as it is, flattened."""
+    probability: str = ""
+    """ML vector: of each class, or of each of several things that may be true at once."""
     prediction: str = ""
     """double: the class as the label column has it, of words its number; or the number that the net gives. Where a
     row's target has an axis, array<double>."""
-    probability: str = ""
-    """ML vector: of each class, or of each of several things that may be true at once."""
-    raw: str = ""
-    """ML vector: the net's output as it is, flattened."""
     predicted_label: str = ""
     """string: the name of the predicted class, where classes have names."""
     blobs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -29,7 +29,7 @@ class Wanted:
     @property
     def names(self) -> list[str]:
         """The columns in their order."""
-        named = (self.prediction, self.probability, self.raw, self.predicted_label, *self.blobs.values())
+        named = (self.raw, self.probability, self.prediction, self.predicted_label, *self.blobs.values())
         return [name for name in named if name]
 
 
