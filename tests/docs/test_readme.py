@@ -14,7 +14,9 @@ PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    # All of them, so that the end of one is not taken for the beginning of the next.
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    return [block for own, block in found if own == language]
 
 
 def test_the_python_block_runs(tmp_path, monkeypatch):
