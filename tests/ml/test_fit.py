@@ -179,6 +179,17 @@ def test_a_net_that_does_not_fit_the_rows_fails_before_a_worker_starts(digits):
     assert "worker_joined" not in {event["event"] for event in told}
 
 
+def test_a_column_that_is_not_there_is_told_by_its_param(digits):
+    with pytest.raises(DataError, match=r"column pixels is not in the data.*data.image is Param featuresCol"):
+        classifier(dense(), featuresCol="pixels").fit(digits)
+
+
+def test_a_stream_is_refused(spark):
+    stream = spark.readStream.format("rate").load()
+    with pytest.raises(ConfigError, match="the DataFrame is a stream"):
+        classifier(dense()).fit(stream)
+
+
 def test_a_run_goes_on_where_it_was_interrupted(digits, tmp_path):
     net, run_dir = dense(), tmp_path / "run"
     options = {"runDir": str(run_dir), "maxRounds": 40, "checkpointEvery": 1}

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from sparknet.errors import ConfigError
 from sparknet.ml import Average, DiLoCo, Measure, SparkNetClassifier, SparkNetEstimator, SparkNetRegressor
-from sparknet.ml.settings import fit_of
+from sparknet.ml.settings import fit_of, in_params
 
 
 def config_of(estimator, **keywords):
@@ -150,6 +150,12 @@ def test_arguments_of_a_net_are_a_table():
 def test_what_cannot_be_is_refused_in_words(options, message):
     with pytest.raises(ConfigError, match=message):
         config_of(SparkNetClassifier(**{"net": "lenet", **options}))
+
+
+def test_messages_about_keys_name_the_params():
+    told = in_params("column x is not in the data: set data.image, or solver.policy")
+    assert told.endswith("set data.image, or solver.policy (data.image is Param featuresCol)")
+    assert in_params("data.images is another word") == "data.images is another word"
 
 
 def test_a_net_is_needed():

@@ -8,12 +8,12 @@ from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sparknet.errors import ConfigError
+from sparknet.errors import ConfigError, DataError, NetError
 from sparknet.ml.fitting import fit
 from sparknet.ml.model import SparkNetClassificationModel, SparkNetModel, SparkNetRegressionModel
 from sparknet.ml.params import OutputParams, ProbabilityParams, TrainingParams
 from sparknet.ml.persistence import EstimatorReader, EstimatorWriter
-from sparknet.ml.settings import fit_of
+from sparknet.ml.settings import fit_of, in_params
 from sparknet.spark.preparing.prepare import Frames
 from sparknet.spark.running.run import Observer
 
@@ -37,19 +37,29 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
             SparkNetError: a Param or column is at fault, `runDir` holds another run, or the run failed.
             KeyboardInterrupt: it was interrupted; its job has ended, and the session goes on.
         """
+        for frame in (dataset, validation):
+            if frame is not None and frame.isStreaming:
+                raise ConfigError(
+                    "the DataFrame is a stream; a fit needs all rows: read them, or a part, as a batch"
+                )
         asked = fit_of(self, label_kind=self._label_kind, validation_frame=validation is not None)
         frames = Frames(
             train=self._valid(dataset), validation=None if validation is None else self._valid(validation)
         )
         run_dir = self.getOrDefault("runDir") if self.isDefined("runDir") else None
-        fitted = fit(
-            dataset.sparkSession,
-            frames,
-            asked,
-            run_dir=run_dir or None,
-            observers=_observers(self.getOrDefault("callbacks") if self.isDefined("callbacks") else ()),
-            verbose=self.getOrDefault("verbose"),
-        )
+        observers = _observers(self.getOrDefault("callbacks") if self.isDefined("callbacks") else ())
+        try:
+            fitted = fit(
+                dataset.sparkSession,
+                frames,
+                asked,
+                run_dir=run_dir or None,
+                observers=observers,
+                verbose=self.getOrDefault("verbose"),
+            )
+        except (ConfigError, DataError, NetError) as error:
+            # Of keys of a configuration, which the reader may never have seen.
+            raise type(error)(in_params(str(error))) from error
         model = self._model(fitted.model, fitted.summary, code=asked.code)
         model._resetUid(self.uid)
         return self._copyValues(model)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from sparknet.errors import ConfigError
 from sparknet.ml.given_net import GivenNet, named, net_from
 from sparknet.training.objectives.given_code import Code
 
-__all__ = ["Average", "DiLoCo", "Fit", "fit_of"]
+__all__ = ["Average", "DiLoCo", "Fit", "fit_of", "in_params"]
 
 _EPOCHS = 10.0
 """Passes over the rows where nothing says how long to train."""
@@ -291,6 +292,15 @@ def _refuse_twice(params: Params, overrides: Mapping[str, Any]) -> None:
             raise ConfigError(f"config has {key}, and {param} is set; both say the same: leave one of them out")
         if key.startswith(_NEVER):
             raise ConfigError(f"config has {key}; the rows come from the DataFrame: leave it out")
+
+
+def in_params(message: str) -> str:
+    """A message about keys of a configuration, with the Params that say the same."""
+    found = {key: param for key, param in _PARAMS_OF_KEYS.items() if re.search(rf"\b{re.escape(key)}\b", message)}
+    if not found:
+        return message
+    told = ", ".join(f"{key} is Param {param}" for key, param in found.items())
+    return f"{message} ({told})"
 
 
 def _put(tables: dict[str, dict[str, Any]], path: str, value: object) -> None:
