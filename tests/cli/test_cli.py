@@ -496,7 +496,10 @@ def test_a_net_that_raises(warm, nets, tmp_path):
                     super().__init__(64, classes)
 
                 def forward(self, images):
-                    raise RuntimeError("no way forward")
+                    # The first rows are looked at in evaluation mode.
+                    if self.training:
+                        raise RuntimeError("no way forward")
+                    return super().forward(images.flatten(1))
             """
         )
     )
@@ -504,6 +507,18 @@ def test_a_net_that_raises(warm, nets, tmp_path):
     done.refused(
         1, r"worker [01] on \S+ failed while taking the local steps of round 1: RuntimeError: no way forward"
     )
+
+
+@spark
+def test_a_net_that_does_not_take_the_rows(warm, nets, tmp_path):
+    (nets / "flat_net.py").write_text(
+        "from torch import nn\n\n\ndef build(classes):\n    return nn.Linear(64, classes)\n"
+    )
+    done = warm.run("train", DIGITS, "--run-dir", tmp_path / "run", "--set", "net.name=flat_net:build", cwd=nets)
+    done.refused(
+        1, r"net flat_net:build: the first 2 rows \(image \(2, 1, 8, 8\), label \(2,\)\) do not go through it"
+    )
+    assert "worker_joined" not in (tmp_path / "run" / "events.jsonl").read_text()
 
 
 @spark

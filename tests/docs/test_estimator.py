@@ -7,7 +7,14 @@ import pytest
 from digits import open_test_session
 from places import REPOSITORY
 
-pytestmark = pytest.mark.spark
+pytestmark = [
+    pytest.mark.spark,
+    # CrossValidator leaves its pool of threads to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <function Pool:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 def test_every_block_runs(tmp_path):

@@ -11,7 +11,6 @@ from pyspark.ml.tuning import CrossValidator, CrossValidatorModel, ParamGridBuil
 from sklearn.datasets import load_digits
 from torch import nn
 
-from dense_nets import let_workers_import
 from digits import open_test_session
 from sparknet.errors import CheckpointError, ConfigError, NetError
 from sparknet.ml import DiLoCo, SparkNetClassificationModel, SparkNetClassifier
@@ -23,7 +22,6 @@ NAMES = [f"p{at}" for at in range(64)]
 
 @pytest.fixture(scope="module")
 def spark():
-    let_workers_import()
     session = open_test_session("local[2,4]")
     yield session
     session.stop()
@@ -101,15 +99,15 @@ def test_a_module_that_was_given_is_given_again(rows, tmp_path):
 
 
 def test_an_importable_net_needs_nothing(rows, tmp_path):
-    model = classifier("dense_nets:linear").fit(rows)
+    model = classifier("adult").fit(rows)
     model.save(str(tmp_path / "model"))
     assert same(model, SparkNetClassificationModel.load(str(tmp_path / "model")))
     # Nor does the folder need Spark.
-    assert load_model(tmp_path / "model" / "model").description.net.name == "dense_nets:linear"
+    assert load_model(tmp_path / "model" / "model").description.net.name == "adult"
 
 
 def test_a_damaged_model_is_told_of(rows, tmp_path):
-    classifier("dense_nets:linear", maxRounds=1).fit(rows).save(str(tmp_path / "model"))
+    classifier("adult", maxRounds=1).fit(rows).save(str(tmp_path / "model"))
     weights = tmp_path / "model" / "model" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
@@ -134,19 +132,19 @@ def test_an_optimizer_is_written_by_its_name_and_code_is_refused(spark, tmp_path
 
 def test_a_pipeline_is_fitted_written_and_read(table, tmp_path):
     assembler = VectorAssembler(inputCols=NAMES, outputCol="features")
-    pipeline = Pipeline(stages=[assembler, classifier("dense_nets:linear")])
+    pipeline = Pipeline(stages=[assembler, classifier("adult")])
     model = pipeline.fit(table)
     before = model.transform(table).select("prediction").collect()
     model.save(str(tmp_path / "pipeline"))
     again = PipelineModel.load(str(tmp_path / "pipeline"))
     assert again.transform(table).select("prediction").collect() == before
     pipeline.save(str(tmp_path / "unfitted"))
-    assert Pipeline.load(str(tmp_path / "unfitted")).getStages()[1].getNet() == "dense_nets:linear"
+    assert Pipeline.load(str(tmp_path / "unfitted")).getStages()[1].getNet() == "adult"
 
 
 @pytest.mark.parametrize("parallelism", [1, 2])
 def test_cross_validation_finds_the_better_rate(rows, tmp_path, parallelism):
-    estimator = classifier("dense_nets:linear", maxRounds=5)
+    estimator = classifier("adult", maxRounds=5)
     grid = ParamGridBuilder().addGrid(estimator.learningRate, [1e-6, 0.1]).build()
     validator = CrossValidator(
         estimator=estimator,
@@ -164,7 +162,7 @@ def test_cross_validation_finds_the_better_rate(rows, tmp_path, parallelism):
 
 
 def test_a_train_validation_split(rows):
-    estimator = classifier("dense_nets:linear", maxRounds=3)
+    estimator = classifier("adult", maxRounds=3)
     model = TrainValidationSplit(
         estimator=estimator,
         estimatorParamMaps=ParamGridBuilder().addGrid(estimator.localSteps, [1, 10]).build(),

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 
-def open_prepare_session(name):
-    """A session in which a task may fail once."""
+def open_prepare_session(name, **environment):
+    """A session in which a task may fail once; its tasks have these variables besides."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = (
         SparkSession.builder.master("local[2,2]")
@@ -17,6 +17,8 @@ def open_prepare_session(name):
         .config("spark.ui.enabled", "false")
         .config("spark.sql.shuffle.partitions", "2")
         .config("spark.driver.host", "127.0.0.1")
+        # The Java machine may have been started by other tests, with their environment.
+        .config(map={f"spark.executorEnv.{name}": value for name, value in environment.items()})
         .getOrCreate()
     )
     session.sparkContext.setLogLevel("OFF")  # these tests provoke failures

@@ -177,7 +177,8 @@ def test_from_an_object_store_that_breaks(tmp_path, made, server, monkeypatch):
     reach(server, monkeypatch)
     store = Storage(s3_endpoint=server.endpoint).place("s3://bucket/store")
     for shard in made[0]._shards:
-        (store / shard.path).upload(tmp_path / "store" / shard.path)
+        with (tmp_path / "store" / shard.path).open("rb") as file:
+            (store / shard.path).upload(file)
     server.clear()
     server.inject("cut", method="GET", times=3)
     server.inject("slow_down", method="GET", times=2)

@@ -15,6 +15,7 @@ from sparknet.config import Data
 from sparknet.data.export.lmdb_writer import DatabaseWriter
 from sparknet.data.rows.columns import ImageForm
 from sparknet.data.rows.image_codec import decode_into
+from sparknet.data.shards.prepared import Part
 from sparknet.data.sources import datum
 from sparknet.data.sources.opening import open_source
 from sparknet.errors import DataError
@@ -282,10 +283,20 @@ BESIDE = {"mode": {"resize": (2, 2)}}
 """What is set in both, since the other goes with it."""
 
 
+def digest_into(digests):
+    """What takes the place of the preparation itself."""
+
+    def prepared(task):
+        digests.append(preparation._digest(task))
+        return Part(directory="nowhere"), None
+
+    return prepared
+
+
 @pytest.mark.parametrize("case", [*SAME, *OTHER])
 def test_what_decides_what_shards_hold_decides_the_fingerprint(spark, store, monkeypatch, case):
     digests = []
-    monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))
+    monkeypatch.setattr(preparation, "_prepared", digest_into(digests))
     frame = spark.range(1)
     for keys in (BESIDE.get(case, {}), SAME.get(case) or OTHER[case]):
         prepare_frames(
@@ -301,7 +312,7 @@ def test_what_decides_what_shards_hold_decides_the_fingerprint(spark, store, mon
 @pytest.mark.parametrize("keys", [{"channel_order": "bgr"}, {"keep": "encoded"}])
 def test_a_table_is_not_prepared_again_for_what_is_said_of_images(spark, store, monkeypatch, keys):
     digests = []
-    monkeypatch.setattr(preparation, "_prepared", lambda task: digests.append(preparation._digest(task)))
+    monkeypatch.setattr(preparation, "_prepared", digest_into(digests))
     table = Data(source="digits", validation_fraction=0.2, features=("id",))
     for data in (table, replace(table, **keys)):
         prepare_frames(spark, Frames(train=spark.range(1)), data, store=store, seed=0)

@@ -1,6 +1,7 @@
 """Stores that the workers do not see, and object stores: the rows and the manifest of a shared directory."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -35,8 +36,9 @@ def server():
 @pytest.fixture(scope="module")
 def spark(server):
     patch = pytest.MonkeyPatch()
-    reach(server, patch)  # before the session: its tasks have its environment
-    session = open_prepare_session("test_store")
+    reach(server, patch)
+    known = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
+    session = open_prepare_session("test_store", **{name: os.environ[name] for name in known})
     yield session
     session.stop()
     patch.undo()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from s3_server import reach, s3_server
-from sparknet.config import Cluster, Data, Net, Run, RunConfig
-from sparknet.errors import ConfigError, RunDirError
+from sparknet.config import Data, Net, Run, RunConfig
+from sparknet.errors import RunDirError
 from sparknet.training.coordination.best_round import BestRound
 from sparknet.training.coordination.rules import RunProgress
 from sparknet.training.run_files import ownership
@@ -375,18 +375,11 @@ def test_a_directory_without_a_run(server):
             ask(URI)
 
 
-def test_workers_of_other_machines_need_a_store_of_their_own(server, tmp_path):
-    config = config_of()
-    cluster = RunConfig(
-        data=config.data, net=config.net, run=config.run, cluster=Cluster(master="spark://host:7077")
-    )
-    with pytest.raises(ConfigError, match=r"'spark://host:7077' and the run directory is s3://.*set data\.store"):
-        RunDir.create(URI, cluster)
-    assert keys(server) == set()
+def test_prepared_data_lie_where_the_driver_works_or_where_it_is_said(server, tmp_path):
     with RunDir.create(URI, config_of(store=str(tmp_path / "shared"))) as run_dir:
-        assert run_dir.store(run_dir.load_config()) == tmp_path / "shared"
+        assert run_dir.store(run_dir.load_config()) == str(tmp_path / "shared")
     with reading_run(URI) as run:
-        assert run.store(config) == run.path / "store"
+        assert run.store(config_of()) == str(run.path / "store")
 
 
 def test_a_run_is_looked_at_while_its_driver_goes_on(server, work, caplog):

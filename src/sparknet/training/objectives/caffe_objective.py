@@ -58,6 +58,8 @@ class CaffeObjective:
         judges: by name of further rows the same TRAIN net with another TEST net.
     """
 
+    fits_when_built = True
+
     def __init__(
         self,
         train: CaffeNet,

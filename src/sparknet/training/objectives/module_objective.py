@@ -72,6 +72,7 @@ class ModuleObjective:
     """
 
     evaluation_batch = EVALUATION_BATCH
+    fits_when_built = False
     judges: Mapping[str, Any] = MappingProxyType({})
     """All rows are judged alike."""
 

@@ -87,6 +87,11 @@ class Objective(Protocol):
         ...
 
     @property
+    def fits_when_built(self) -> bool:
+        """Whether building it has held rows, layers and loss against each other."""
+        ...
+
+    @property
     def transforms(self) -> InputTransforms:
         """What the net itself says is done to its inputs."""
         ...

@@ -4,7 +4,6 @@ import traceback
 
 from sparknet.data.shards.prepared import PreparedData
 from sparknet.errors import NetError, SparkNetError
-from sparknet.training.objectives.module_objective import ModuleObjective
 from sparknet.training.objectives.objective import Objective
 from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.worker.evaluate import Cuts, evaluate_part
@@ -23,8 +22,7 @@ def rehearse(objective: Objective, data: PreparedData, preprocessing: Preprocess
     Raises:
         NetError: the net, the loss or a measure fails; the message has the shapes and the line.
     """
-    # The shapes of a description's layers are held against each other when it is built.
-    if not isinstance(objective, ModuleObjective):
+    if objective.fits_when_built:
         return
     with data.train_table(cuts=preprocessing.train) as table:
         cuts = Cuts.of(objective, min(_ROWS, len(table)))
