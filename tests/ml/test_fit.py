@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pyspark import cloudpickle
+from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import functions as F
 from sklearn.datasets import load_digits
@@ -44,13 +45,13 @@ def digits(spark):
     return frame
 
 
-def dense():
+def dense(*, width=32):
     """A class that no worker could import, as a notebook's."""
 
     class Dense(nn.Module):
         def __init__(self, classes=10):
             super().__init__()
-            self.layers = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes))
+            self.layers = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))
 
         def forward(self, features):
             return self.layers(features)
@@ -146,6 +147,11 @@ def test_labels_are_numbered_and_kept(digits, expression, labels):
     model = classifier(dense(), maxEpochs=3).fit(frame)
     assert model.labels[:3] == labels
     assert model.summary.result["accuracy"] > 0.5
+    # Numbers come back as they were, words as their number.
+    said = {row[0] for row in model.transform(frame).select("prediction").distinct().collect()}
+    numbers = [float(name) if not name.startswith("digit") else float(at) for at, name in enumerate(model.labels)]
+    assert said <= set(numbers)
+    assert len(said) > 5
 
 
 def test_fractions_are_no_classes(digits):
@@ -153,13 +159,54 @@ def test_fractions_are_no_classes(digits):
         classifier(dense()).fit(digits.withColumn("label", F.expr("label + 0.5")))
 
 
+def test_predictions_stand_behind_the_columns_in_pysparks_order(digits, tmp_path):
+    model = classifier(dense(), maxEpochs=3).fit(digits)
+    found = model.transform(digits)
+    assert found.columns == [*digits.columns, "rawPrediction", "probability", "prediction"]
+    assert [field.dataType.simpleString() for field in found.schema][-3:] == ["vector", "vector", "double"]
+    other = model.copy({model.predictionCol: "said", model.probabilityCol: "", model.rawPredictionCol: ""})
+    assert other.transform(digits).columns == [*digits.columns, "said"]
+    # Vectors that come straight from Parquet.
+    digits.write.parquet(str(tmp_path / "rows.parquet"))
+    read = digits.sparkSession.read.parquet(str(tmp_path / "rows.parquet"))
+    assert len(model.transform(read).collect()) == digits.count()
+    with pytest.raises(ConfigError, match="featuresCol is 'other', and the model was trained on features"):
+        model.copy().setFeaturesCol("other").transform(digits)
+
+
+def test_a_single_logit_has_two_places(digits):
+    frame = digits.withColumn("label", (F.col("label") > 4).cast("int"))
+
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 1)
+
+        def forward(self, features):
+            return self.layer(features)[:, 0]
+
+    estimator = SparkNetEstimator(
+        net=One, loss="binary_cross_entropy_with_logits", learningRate=0.5, maxEpochs=10, verbose=False
+    )
+    found = estimator.fit(frame).transform(frame)
+    row = found.first()
+    assert row["rawPrediction"].toArray().tolist() == pytest.approx(
+        [-row["rawPrediction"][1], row["rawPrediction"][1]]
+    )
+    assert BinaryClassificationEvaluator().evaluate(found) > 0.8
+
+
 def test_rows_with_nulls_are_named_or_left_out(digits):
     holes = digits.withColumn("features", F.when(F.col("label") != 3, F.col("features")))
     with pytest.raises(DataError, match="features"):
         classifier(dense(), maxRounds=1).fit(holes)
-    rows = classifier(dense(), maxRounds=1, handleInvalid="skip").fit(holes).summary
-    whole = classifier(dense(), maxRounds=1).fit(digits).summary
-    assert rows.result["rounds"] == whole.result["rounds"] == 1
+    told = []
+    model = classifier(dense(), maxRounds=1, handleInvalid="skip", callbacks=[told.append]).fit(holes)
+    started = next(event for event in told if event["event"] == "run_started")
+    whole = holes.filter("features is not null and not held").count()
+    assert started["training_rows"] == whole < digits.filter("not held").count()
+    kept = model.setHandleInvalid("keep").transform(holes)
+    assert kept.filter("prediction is null").count() == holes.filter("features is null").count()
     with pytest.raises(ConfigError, match="handleInvalid is 'keep'; a fit takes 'error' or 'skip'"):
         classifier(dense(), handleInvalid="keep").fit(digits)
 
@@ -220,11 +267,20 @@ def test_a_run_of_others_is_refused(spark, digits, tmp_path):
         classifier(net, batchSize=32, **options).fit(digits)
     with pytest.raises(RunDirError, match=r"holds a run on other rows: training rows is 1437 there and"):
         classifier(net, **options).fit(digits.filter("label < 9"))
+    with pytest.raises(RunDirError, match=r"holds another run: net.name is"):
+        classifier(dense(width=33), **options).fit(digits)
     # The same rows by another plan, in another order, as in another application.
     other = spark.createDataFrame(sorted(digits.collect(), key=str), digits.schema)
     assert classifier(net, **options).fit(other).hasSummary
     # Where and how fast may change.
     assert classifier(net, numWorkers=1, **options).fit(digits).hasSummary
+
+
+def test_a_fit_that_failed_before_it_began_is_begun_anew(digits, tmp_path):
+    options = {"runDir": str(tmp_path / "run"), "maxRounds": 1}
+    with pytest.raises(DataError):
+        classifier(dense(), featuresCol="pixels", **options).fit(digits)
+    assert classifier(dense(), **options).fit(digits).hasSummary
 
 
 def test_without_a_run_directory_nothing_is_left(digits, tmp_path, monkeypatch):
@@ -328,4 +384,4 @@ def test_a_fit_has_the_files_of_a_run(digits, tmp_path):
     names = {path.name for path in Path(tmp_path / "run").iterdir()}
     assert {"config.toml", "events.jsonl", "model", "result.json", "store", "checkpoints"} <= names
     described = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
-    assert described["net"]["name"].endswith("Dense#net")
+    assert "Dense#" in described["net"]["name"]

@@ -50,6 +50,7 @@ def test_a_copy_is_another_one():
 
 def test_none_is_what_was_not_said():
     assert not SparkNetClassifier(runDir=None).isDefined("runDir")
+    assert not SparkNetClassifier(runDir="x").setRunDir(None).isDefined("runDir")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics
@@ -132,6 +133,18 @@ def test_arguments_of_a_net_are_a_table():
             {"config": {"solver.batch_size": 8}, "batchSize": 4},
             "config has solver.batch_size, and batchSize is set",
         ),
+        ({"config": {"data.image": "x"}}, "config has data.image, which is Param featuresCol: set that"),
+        (
+            {"config": {"run.early_stop.patience": 2}, "earlyStop": 3},
+            "config has run.early_stop.patience, and earlyStop",
+        ),
+        (
+            {"config": {"sync.outer_momentum": 0.1}, "sync": DiLoCo()},
+            "config has sync.outer_momentum, and sync is set",
+        ),
+        ({"optimizer": functools.partial(torch.optim.SGD, lr=1.0), "learningRate": 0.1}, "optimizer has lr, and"),
+        ({"optimizer": functools.partial(torch.optim.SGD, [1])}, "arguments without names"),
+        ({"optimizer": type("SGD", (torch.optim.SGD,), {})}, "it must be a class of torch.optim, which every"),
         ({"config": {"data.path": "x"}}, "config has data.path; the rows come from the DataFrame"),
         ({"config": {"solver.polcy": "step"}}, "solver.polcy is not a known key; did you mean policy"),
         ({"config": {"policy": "step"}}, r"config has policy; the form is"),
@@ -156,6 +169,17 @@ def test_messages_about_keys_name_the_params():
     told = in_params("column x is not in the data: set data.image, or solver.policy")
     assert told.endswith("set data.image, or solver.policy (data.image is Param featuresCol)")
     assert in_params("data.images is another word") == "data.images is another word"
+
+
+def test_what_is_said_of_one_column_leaves_the_others():
+    given = {"data.columns": {"features": {"kind": "array"}}}
+    config = config_of(SparkNetRegressor(net="lenet", config=given))
+    assert (config.data.columns["label"].kind, config.data.columns["features"].kind) == ("number", "array")
+    assert given == {"data.columns": {"features": {"kind": "array"}}}
+
+
+def test_a_grid_over_numbers_of_numpy():
+    assert config_of(SparkNetClassifier(net="lenet", numWorkers=np.int64(3))).run.workers == 3
 
 
 def test_a_net_is_needed():

@@ -1,6 +1,6 @@
 """Estimators: a network trained on a DataFrame by replicas on its Spark cluster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from pyspark.ml import Estimator
@@ -8,7 +8,7 @@ from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sparknet.errors import ConfigError, DataError, NetError
+from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.ml.fitting import fit
 from sparknet.ml.model import SparkNetClassificationModel, SparkNetModel, SparkNetRegressionModel
 from sparknet.ml.params import OutputParams, ProbabilityParams, TrainingParams
@@ -42,13 +42,13 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
                 raise ConfigError(
                     "the DataFrame is a stream; a fit needs all rows: read them, or a part, as a batch"
                 )
-        asked = fit_of(self, label_kind=self._label_kind, validation_frame=validation is not None)
-        frames = Frames(
-            train=self._valid(dataset), validation=None if validation is None else self._valid(validation)
-        )
         run_dir = self.getOrDefault("runDir") if self.isDefined("runDir") else None
         observers = _observers(self.getOrDefault("callbacks") if self.isDefined("callbacks") else ())
         try:
+            asked = fit_of(self, label_kind=self._label_kind, validation_frame=validation is not None)
+            frames = Frames(
+                train=self._valid(dataset), validation=None if validation is None else self._valid(validation)
+            )
             fitted = fit(
                 dataset.sparkSession,
                 frames,
@@ -57,9 +57,11 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
                 observers=observers,
                 verbose=self.getOrDefault("verbose"),
             )
-        except (ConfigError, DataError, NetError) as error:
+        except (ConfigError, DataError, NetError, RunDirError) as error:
             # Of keys of a configuration, which the reader may never have seen.
-            raise type(error)(in_params(str(error))) from error
+            if (told := in_params(str(error))) == str(error):
+                raise
+            raise type(error)(told) from error
         model = self._model(fitted.model, fitted.summary, code=asked.code)
         model._resetUid(self.uid)
         return self._copyValues(model)
@@ -70,7 +72,7 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
         if policy not in ("error", "skip"):
             raise ConfigError(
                 f"handleInvalid is {policy!r}; a fit takes 'error' or 'skip', since nothing can be learned from "
-                "rows that are not there"
+                "rows that are not there: set 'keep' on the model"
             )
         if policy == "error":
             return dataset
@@ -94,12 +96,14 @@ def _columns_of(params: TrainingParams) -> list[str]:
     names: list[str] = []
     for many, one in (("inputCols", "featuresCol"), ("targetCols", "labelCol")):
         names += params.getOrDefault(many) if params.isDefined(many) else [params.getOrDefault(one)]
+    for one in ("weightCol", "validationIndicatorCol"):
+        names += [params.getOrDefault(one)] if params.isDefined(one) else []
     return names
 
 
-def _observers(callbacks: Sequence[Any]) -> list[Observer]:
+def _observers(callbacks: Any) -> list[Observer]:
     observers: list[Observer] = []
-    for one in [callbacks] if callable(callbacks) else callbacks:
+    for one in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
         told: Callable[[dict[str, object]], None] | None = getattr(one, "on_event", one)
         if not callable(told):
             raise ConfigError(f"callbacks has {one!r}; each must be a function that takes an event, a dict")

@@ -126,7 +126,8 @@ def _own_interrupts() -> Generator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        # None is what no Python has installed, and cannot be put back by one.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _opened(where: str, config: RunConfig) -> RunDir:
@@ -140,6 +141,10 @@ def _opened(where: str, config: RunConfig) -> RunDir:
         return RunDir.create(where, config)
     opened = RunDir.reopen(where, s3_endpoint=endpoint)
     try:
+        # A fit that failed before there was anything to go on with is begun anew, however it is meant now.
+        if not (opened.path / ROWS).exists():
+            opened.save_config(config)
+            return opened
         before = opened.load_config()
         here, there = (_flat(encode(one)) for one in (config, before))
         for key in sorted(here.keys() | there.keys()):

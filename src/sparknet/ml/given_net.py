@@ -17,6 +17,7 @@ from sparknet.caffe.description.spec import NetSpec
 from sparknet.caffe.module.caffe_net import CaffeNet
 from sparknet.caffe.prototxt import format_text
 from sparknet.errors import ConfigError
+from sparknet.ml.code_digest import digest_of_code
 from sparknet.training.objectives.find_net import has_lazy_parameters
 from sparknet.training.objectives.given_code import Code, NetInstance, reference_to
 from sparknet.training.run_files.state_bytes import weights_file
@@ -72,8 +73,8 @@ def net_from(given: object) -> GivenNet:
             cloudpickle.dumps(instance)
         except Exception as error:  # as of `check_pickles`
             raise _refusal("net", given, error) from error
-        # Other weights are another run.
-        name = f"{reference_to(given)}()#{_digest(given)}"
+        # Other weights are another run, and so is another form.
+        name = f"{reference_to(given)}()#{digest_of_code(given, _digest(given))}"
         return GivenNet(section={"name": name}, code={name: instance}, module=given)
     if callable(given):
         name, code = named("net", given)
@@ -108,9 +109,9 @@ def named(param: str, given: Callable[..., Any]) -> tuple[str, Code]:
     name = reference_to(inner)
     if inner is given and _imported(name) is given:
         return name, {}
-    # Net and loss may both be lambdas of one notebook.
-    name = f"{name}#{param}"
     check_pickles(param, given)
+    # Its code is part of its name: a net or loss that was changed is another, and so is one with other arguments.
+    name = f"{name}{'' if inner is given else '(...)'}#{digest_of_code(param, given)}"
     return name, {name: given}
 
 
@@ -145,7 +146,8 @@ def _refusal(param: str, given: object, error: Exception) -> ConfigError:
     where, what = _culprit(given)
     return ConfigError(
         f"{param}{where} is {what}, which cannot travel to the workers ({type(error).__name__}: {error}): make "
-        "it where it is used, in forward or in the function, or leave it out"
+        "it where it is used, in forward or in the function, leave it out, or give the class or a function "
+        "that builds the net"
     )
 
 

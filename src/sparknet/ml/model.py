@@ -38,7 +38,10 @@ class _Trained(ColumnParams, OutputParams, SparkModel, MLWritable, MLReadable): 
 
     @property
     def _saved(self) -> Model:
-        assert self._trained is not None, "pyspark alone makes models without one, to look at their Params"
+        if self._trained is None:
+            raise ConfigError(
+                f"this {type(self).__name__} was made by hand and has no net; fit an estimator, or load a model"
+            )
         return self._trained
 
     def module(self) -> nn.Module:
@@ -88,6 +91,9 @@ class _Trained(ColumnParams, OutputParams, SparkModel, MLWritable, MLReadable): 
         Raises:
             NetError: there is no such blob; the message has the nearest.
         """
+        blobs = [blobs] if isinstance(blobs, str) else list(blobs)
+        if twice := sorted({blob for blob in blobs if blobs.count(blob) > 1}):
+            raise ConfigError(f"blobs has {', '.join(twice)} twice; each blob makes one column: name each once")
         names = list(outputCols) if outputCols is not None else [blob.replace(".", "_") for blob in blobs]
         if len(names) != len(blobs):
             raise ConfigError(
@@ -97,7 +103,20 @@ class _Trained(ColumnParams, OutputParams, SparkModel, MLWritable, MLReadable): 
         return infer(dataset, self._saved, wanted, settings=self._settings())
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        self._check_columns()
         return infer(dataset, self._saved, self._wanted(), settings=self._settings())
+
+    def _check_columns(self) -> None:
+        """Refuse columns that are not those that it was trained on, rather than pass over what was set."""
+        trained = [column.name for column in self._saved.description.rows.inputs]
+        many, one = (self.getOrDefault(n) if self.isSet(n) else None for n in ("inputCols", "featuresCol"))
+        said: list[str] = list(many or []) or ([one] if one else trained)
+        if said != trained:
+            raise ConfigError(
+                f"{'inputCols' if many else 'featuresCol'} is {many or one!r}, and the model was trained on "
+                f"{', '.join(trained)}; it reads the columns of these names: rename those of the DataFrame "
+                "(withColumnRenamed)"
+            )
 
     def _wanted(self) -> Wanted:
         return Wanted(prediction=self.getOrDefault("predictionCol"))
@@ -148,6 +167,10 @@ class SparkNetModel(_WithProbabilities):
 
     def _wanted(self) -> Wanted:
         wanted = super()._wanted()
-        if not self.numClasses:
-            return Wanted(prediction=wanted.prediction)
+        raw = wanted.raw if self.isSet("rawPredictionCol") else ""
+        # Of several targets nobody knows which output is the prediction.
+        if len(self._saved.description.rows.targets) > 1:
+            return Wanted(raw=wanted.raw)
+        if self._saved.objective.answer().kind == "numbers":
+            return Wanted(prediction=wanted.prediction, raw=raw)
         return wanted

@@ -103,6 +103,8 @@ class WithAccessors(Params):
                 instead = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else f"there are {known}"
                 raise ConfigError(f"{type(self).__name__} has no Param {name}; {instead}")
         # As everywhere in pyspark.ml, None is what was not said.
+        for name in (name for name, value in options.items() if value is None):
+            self.clear(self.getParam(name))
         self._set(**{name: value for name, value in options.items() if value is not None})
         return self
 
@@ -143,7 +145,7 @@ class ColumnParams(WithAccessors):
     handleInvalid = _param(
         "handleInvalid",
         "what becomes of rows with nulls, or with cells that cannot be read: 'error' ends the job and names one, "
-        "'skip' leaves them out, 'keep' (predictions alone) has null predicted for them",
+        "'skip' leaves them out (a fit: those with nulls), 'keep' (predictions alone) has null predicted for them",
         TypeConverters.toString,
     )
     batchSize = _param("batchSize", "rows of a step of each worker, and of a forward pass", TypeConverters.toInt)

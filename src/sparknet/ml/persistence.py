@@ -24,6 +24,7 @@ from torch import nn
 
 from sparknet.data.storage.place import LOCAL, Place
 from sparknet.errors import CheckpointError, ConfigError
+from sparknet.ml.code_digest import digest_of_code
 from sparknet.ml.given_net import named
 from sparknet.ml.settings import Average, DiLoCo
 from sparknet.training.objectives.given_code import Code, NetInstance
@@ -99,6 +100,7 @@ class ModelWriter(_Writer):
         Raises:
             CheckpointError, DataError: the files cannot be written.
         """
+        _place_of(path, self.sparkSession)  # for what it refuses
         DefaultParamsWriter.saveMetadata(self.instance, path, self.sparkSession)
         # Where Spark has put that, which knows its file systems' defaults.
         place = _place_of(path, self.sparkSession)
@@ -154,24 +156,27 @@ class ModelReader(MLReader[Any]):
         return instance
 
     def _read(self, directory: Path) -> tuple[Model, Code]:
+        saved: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # what is missing or damaged `load_model` says
             saved = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
-            names = (saved.get("net", {}).get("name", ""), saved.get("objective", {}).get("loss", ""))
-            pairs = zip(names, (self._net, self._loss), strict=True)
-            code = {name: found for name, one in pairs if name and (found := one or _defined_here(name))}
-            return load_model(directory, code=code), code
-        return load_model(directory), {}
+        names = (saved.get("net", {}).get("name", ""), saved.get("objective", {}).get("loss", ""))
+        pairs = zip(names, (self._net, self._loss), strict=True)
+        code = {name: found for name, one in pairs if name and (found := one or _defined_here(name))}
+        return load_model(directory, code=code), code
 
 
 def _defined_here(name: str) -> Callable[..., Any] | None:
     """What this program has under the name of code that another one gave."""
-    module_name, _, path = name.partition("#")[0].partition(":")
-    # Of a module that was made somewhere nobody knows how.
-    if not path or path.endswith("()") or "#" not in name:
+    reference, _, digest = name.partition("#")
+    module_name, _, path = reference.partition(":")
+    # Of a module, and of a function with arguments, nobody knows how it was made.
+    if not digest or path.endswith(")"):
         return None
     with suppress(Exception):  # a module of the user's: it may fail in any way
         found = inspect.getattr_static(importlib.import_module(module_name), path, None)
-        return found if callable(found) else None
+        # Only the very same code: the weights would fit another one too.
+        same = any(digest == digest_of_code(param, found) for param in ("net", "loss"))
+        return found if callable(found) and same else None
     return None
 
 
@@ -185,7 +190,15 @@ def _fetched(place: Place, directory: Path) -> Path:
 
 
 def _place_of(path: str, spark: SparkSession) -> Place | None:
-    """Where a saved folder lies; None: there is none."""
+    """Where a saved folder lies; None: there is none.
+
+    Raises:
+        ConfigError: Spark would take the path for a pattern.
+    """
+    if set(path) & set("*?[]{}"):
+        raise ConfigError(
+            f"{path} has letters that Spark takes for a pattern; name a folder without *, ?, [ ] and {{ }}"
+        )
     try:
         files = spark.read.text(f"{path}/{_METADATA}").inputFiles()
     except AnalysisException:  # no such path
@@ -193,8 +206,9 @@ def _place_of(path: str, spark: SparkSession) -> Place | None:
     if not files:
         raise CheckpointError(f"{path} holds no {_METADATA} of a saved estimator or model; give such a folder")
     # Hadoop's name of S3's scheme.
-    uri = unquote(files[0].rsplit(f"/{_METADATA}/", 1)[0]).replace("s3a://", "s3://")
-    return LOCAL.place(uri)
+    uri = files[0].rsplit(f"/{_METADATA}/", 1)[0]
+    # Of `file:` it decodes what Spark has encoded itself; the key of an object it takes letter by letter.
+    return LOCAL.place(uri if uri.startswith("file:") else unquote(uri).replace("s3a://", "s3://", 1))
 
 
 def _written(instance: Params) -> dict[str, Any]:
@@ -211,8 +225,10 @@ def _written(instance: Params) -> dict[str, Any]:
 
 
 def _as_json(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple) and any(map(callable, cast("list[object]", value))):
+        return [_as_json(name, one) for one in cast("list[object]", value)]
     if callable(value) and not isinstance(value, nn.Module):
-        if name == "optimizer" and inspect.isclass(value):
+        if name in ("optimizer", "metrics") and inspect.isclass(value):
             return value.__name__
         found, code = named(name, value)
         if not code:

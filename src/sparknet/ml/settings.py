@@ -1,9 +1,12 @@
 """From Params to a run's configuration."""
 
+import copy
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -137,21 +140,22 @@ def _run(params: Params) -> dict[str, Any]:
 
 
 def _workers(given: object) -> tuple[int, int]:
-    if isinstance(given, int) and not isinstance(given, bool):
-        return 1, given
-    pair: Any = given
-    if isinstance(given, tuple | list) and len(pair) == 2 and all(type(one) is int for one in pair):
-        return pair[0], pair[1]
+    # Of numpy too, as from a grid over a range.
+    pair: Any = given if isinstance(given, tuple | list) else (1, given)
+    with suppress(TypeError):
+        least, most = (operator.index(one) for one in pair) if len(pair) == 2 else (None, None)
+        if least is not None and most is not None and not isinstance(pair[1], bool):
+            return least, most
     raise ConfigError(f"numWorkers is {given!r}; it must be a whole number, or a pair (least, most) of them")
 
 
-def _early_stop(given: object) -> Mapping[str, Any]:
+def _early_stop(given: object) -> dict[str, Any]:
     if given is True:
         return {"patience": _PATIENCE}
     if isinstance(given, int):
         return {"patience": given}
     if isinstance(given, Mapping):
-        return cast("Mapping[str, Any]", given)
+        return {**cast("Mapping[str, Any]", given)}
     raise ConfigError(
         f"earlyStop is {given!r}; it must be True, a number of validations to wait, or a dict with measure, "
         "patience and min_delta"
@@ -160,6 +164,8 @@ def _early_stop(given: object) -> Mapping[str, Any]:
 
 def _solver(params: Params) -> dict[str, Any]:
     table: dict[str, Any] = {"batch_size": _value(params, "batchSize"), **_optimizer(_value(params, "optimizer"))}
+    if "learning_rate" in table and params.isSet("learningRate"):
+        raise ConfigError("optimizer has lr, and learningRate is set; both say the same: leave one of them out")
     for name, key in (("learningRate", "learning_rate"), ("precision", "precision")):
         if (value := _value(params, name)) is not None:
             table[key] = value
@@ -171,8 +177,17 @@ def _optimizer(given: object) -> dict[str, Any]:
         return {}
     arguments: dict[str, Any] = {}
     if isinstance(given, functools.partial):
+        if given.args:
+            raise ConfigError(
+                f"optimizer has {given.args}, arguments without names: give them by name, as in lr=0.1"
+            )
         arguments, given = dict(given.keywords), given.func
     if inspect.isclass(given) and issubclass(given, torch.optim.Optimizer):
+        if getattr(torch.optim, given.__name__, None) is not given:
+            raise ConfigError(
+                f"optimizer is {given.__module__}.{given.__qualname__}; it must be a class of torch.optim, "
+                "which every worker has: name one of these"
+            )
         table: dict[str, Any] = {"optimizer": given.__name__}
         for own, key in (("lr", "learning_rate"), ("momentum", "momentum"), ("weight_decay", "weight_decay")):
             if own in arguments:
@@ -226,7 +241,7 @@ def _loss(params: Params) -> tuple[dict[str, Any], Code]:
             raise ConfigError(f"loss is {loss!r}; it must be a function, or the name of one")
     metrics = _value(params, "metrics")
     if metrics is not None:
-        table["measures"] = [_measure(one) for one in ([metrics] if isinstance(metrics, str) else metrics)]
+        table["measures"] = [_measure(one) for one in (metrics if isinstance(metrics, list | tuple) else [metrics])]
     return table, code
 
 
@@ -285,9 +300,19 @@ _PARAMS_OF_KEYS = {
 _NEVER = ("data.source", "data.path", "data.validation_path", "data.labels", "data.beside", "data.tests")
 
 
+_COLUMNS = ("data.inputs", "data.image", "data.targets", "data.label", "data.weight", "data.validation_column")
+"""Keys with a Param of their own, which says it alone: others ask what the columns are."""
+_PARTS = {"run.early_stop.": "earlyStop", "sync.outer_": "sync", "sync.pace": "sync"}
+"""Beginnings of keys that a Param says too."""
+
+
 def _refuse_twice(params: Params, overrides: Mapping[str, Any]) -> None:
     for key in overrides:
-        param = _PARAMS_OF_KEYS.get(key)
+        if key in _COLUMNS:
+            param = _PARAMS_OF_KEYS[key]
+            raise ConfigError(f"config has {key}, which is Param {param}: set that, and leave {key} out")
+        part = next((param for beginning, param in _PARTS.items() if key.startswith(beginning)), None)
+        param = _PARAMS_OF_KEYS.get(key, part)
         if param is not None and params.hasParam(param) and params.isSet(param):
             raise ConfigError(f"config has {key}, and {param} is set; both say the same: leave one of them out")
         if key.startswith(_NEVER):
@@ -311,7 +336,13 @@ def _put(tables: dict[str, dict[str, Any]], path: str, value: object) -> None:
     *inner, last = key.split(".")
     for one in inner:
         table = table.setdefault(one, {})
-    table[last] = value
+    before = table.get(last)
+    # What the estimator says of a column stays beside what is said of others. The user's own values stay as they are.
+    if isinstance(before, dict) and isinstance(value, Mapping):
+        for name, own in cast("Mapping[str, Any]", value).items():
+            _put({"": before}, f".{name}", own)
+    else:
+        table[last] = copy.deepcopy(value)
 
 
 def _settle(tables: dict[str, dict[str, Any]]) -> None:
@@ -321,8 +352,8 @@ def _settle(tables: dict[str, dict[str, Any]]) -> None:
         run["epochs"] = _EPOCHS
     if not {"validation_column", "validation_path", "validation_fraction", "validation"} & data.keys():
         data["validation"] = "none"
-    if data.get("features"):
-        # Columns that are put together make the input.
+    if data.get("features") and data["inputs"] == ["features"]:
+        # Columns that are put together make the only input.
         del data["inputs"]
     inputs: Sequence[str] = data.get("inputs", ())
     if len(inputs) == 1 and inputs[0] not in data["columns"]:

@@ -4,6 +4,8 @@ Cross-validation fits several models at once. Two fits that share the cores of o
 the other keeps from coming.
 """
 
+import os
+import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -47,7 +49,8 @@ class _Cores:
                 self._changed.notify_all()
 
 
-_cores: WeakKeyDictionary[SparkSession, _Cores] = WeakKeyDictionary()
+_cores: WeakKeyDictionary[object, _Cores] = WeakKeyDictionary()
+"""By application: sessions of one share its cores."""
 _lock = threading.Lock()
 
 
@@ -58,9 +61,10 @@ def turn_of(spark: SparkSession, workers: int) -> Generator[None]:
     Raises:
         ConfigError: an embedded session has fewer cores, and always will.
     """
+    application = spark if is_remote() else spark.sparkContext
     with _lock:
-        cores = _cores.setdefault(spark, _Cores(_count(spark)))
-    if cores.count is not None and workers > cores.count and str(spark.sparkContext.master).startswith("local["):
+        cores = _cores.setdefault(application, _Cores(_count(spark)))
+    if cores.count is not None and workers > cores.count:
         raise ConfigError(
             f"numWorkers is {workers} and this session, {spark.sparkContext.master}, runs {cores.count} tasks at a "
             "time, and each worker is one: set numWorkers to fewer, or open the session with more cores"
@@ -70,4 +74,10 @@ def turn_of(spark: SparkSession, workers: int) -> Generator[None]:
 
 
 def _count(spark: SparkSession) -> int | None:
-    return None if is_remote() else spark.sparkContext.defaultParallelism
+    """Tasks that an embedded session runs at a time; None of others, whose executors come and go."""
+    master = "" if is_remote() else str(spark.sparkContext.master)
+    found = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
+    if found is None:
+        return None
+    cores = os.cpu_count() or 1 if found[1] == "*" else int(found[1] or 1)
+    return max(1, cores // int(spark.conf.get("spark.task.cpus", "1") or 1))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyspark
@@ -10,6 +11,7 @@ from pyspark import cloudpickle
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, MapType, StructType, UserDefinedType
 
 from sparknet.config import Data, encode
 from sparknet.data.rows.reading import ReadPlan
@@ -17,7 +19,7 @@ from sparknet.data.sources.opening import DATA_FRAME, OpenedSource
 from sparknet.data.sources.passes import PASS
 from sparknet.errors import ConfigError, DataError, MissingDependency
 from sparknet.spark.frames.column_kinds import FAULT
-from sparknet.spark.frames.select_columns import cells_beside
+from sparknet.spark.frames.select_columns import MadeCells, cells_beside
 from sparknet.spark.inference.model_file import hand_out
 from sparknet.spark.inference.net_cache import NetPlan
 from sparknet.spark.inference.outputs import outputs_of
@@ -70,7 +72,7 @@ def infer(
     names = [column.name for column in description.rows.inputs]
     if PASS in names:
         raise DataError(f"net {model.objective.name} makes its rows itself; only a net that takes some predicts")
-    made = cells_beside(frame, data, names, description.table)
+    made = _in_rows(cells_beside(frame, data, names, description.table), frame)
     known = [*(f"c{at}" for at in range(len(names))), *(["fault"] if made.fault else [])]
     cells = [*made.cells, *made.fault]
     # A frame of `read_source` alone has them by these names; in others they mean something else.
@@ -98,6 +100,39 @@ def infer(
         made_of = F.when(cells.isNotNull(), array_to_vector(cells)) if outputs.is_vector(one) else cells
         fields.append(made_of.alias(one.name))
     return found.select("*", *fields).drop(_MADE)
+
+
+def _in_rows(made: MadeCells, frame: DataFrame) -> MadeCells:
+    """Keep Spark from handing the columns of a scan to Arrow as they are, where it has no Arrow type for one.
+
+    Spark 4.3 does so where the function stands right above a scan of Parquet, and fails at a vector, although that
+    is only passed through. What is not deterministic stays between the two, and works on rows.
+    """
+    if made.extra or not any(_holds_own_type(field.dataType) for field in frame.schema.fields):
+        return made
+    names = tuple(f"sparknet: cells {at}" for at in range(len(made.cells)))
+    always = F.monotonically_increasing_id() >= 0
+    cells = [F.when(always, cell).alias(name) for name, cell in zip(names, made.cells, strict=True)]
+    return replace(
+        made,
+        staged=made.staged.select("*", *cells),
+        cells=tuple(F.col(f"`{name}`") for name in names),
+        extra=names,
+    )
+
+
+def _holds_own_type(kind: DataType) -> bool:
+    match kind:
+        case UserDefinedType():
+            return True
+        case ArrayType():
+            return _holds_own_type(kind.elementType)
+        case MapType():
+            return _holds_own_type(kind.keyType) or _holds_own_type(kind.valueType)
+        case StructType():
+            return any(_holds_own_type(field.dataType) for field in kind.fields)
+        case _:
+            return False
 
 
 def _net_plan(frame: DataFrame, model: Model, settings: InferenceSettings) -> NetPlan:

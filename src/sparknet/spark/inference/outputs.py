@@ -89,7 +89,7 @@ class Outputs:
         if column.says == "blob":
             return _vectors(_numbers(made[column.blob]))
         if column.says == "raw":
-            return _vectors(_numbers(made[""]))
+            return _vectors(self._raw(_numbers(made[""])))
         assert self.answer is not None, "the columns ask for it"
         if column.says == "probability":
             return _vectors(_numbers(self.answer.probability(made[""])))
@@ -100,6 +100,13 @@ class Outputs:
         if self.values:
             found = np.array(self.values)[_places(found, self.values)]
         return _spread(found, pa.array)
+
+    def _raw(self, found: np.ndarray) -> np.ndarray:
+        """The output as it is; of a single score for what is true or not both places that pyspark.ml has."""
+        answer = self.answer
+        single = answer is not None and answer.kind == "logits" and not answer.several
+        found = found.reshape(len(found), -1)
+        return np.concatenate([-found, found], 1) if single else found
 
     def _nothing(self, column: Output, rows: int) -> Any:
         """Cells that nobody reads."""

@@ -39,6 +39,8 @@ def _with_tensors(module: nn.Module, replaced: Callable[[Tensor], Tensor]) -> nn
     """A copy with other tensors for those of its state_dict; such as are one tensor stay one."""
     memo: dict[int, object] = {}
     for tensor in module.state_dict(keep_vars=True).values():
+        if not isinstance(tensor, Tensor):  # what `get_extra_state` gave
+            continue
         other = replaced(tensor.detach())
         if isinstance(tensor, nn.Parameter):
             other = nn.Parameter(other, requires_grad=tensor.requires_grad)
