@@ -156,6 +156,7 @@ def test_a_program_that_spark_has_copied_finds_its_configuration_here(started, t
 
 @pytest.mark.spark
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_program_runs_under_python_from_another_directory(tmp_path):
     for stem, rows in (("train", 64), ("t10k", 20)):
         write_mnist(tmp_path / "data" / "mnist", stem, *random_rows(rows, (1, 28, 28)))

@@ -7,14 +7,7 @@ import pytest
 from digits import open_test_session
 from places import REPOSITORY
 
-pytestmark = [
-    pytest.mark.spark,
-    # CrossValidator leaves its pool of threads to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <function Pool:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.spark
 
 
 def test_every_block_runs(tmp_path):

@@ -337,7 +337,7 @@ def _put(tables: dict[str, dict[str, Any]], path: str, value: object) -> None:
     for one in inner:
         table = table.setdefault(one, {})
     before = table.get(last)
-    # What the estimator says of a column stays beside what is said of others. The user's own values stay as they are.
+    # What the estimator says of a column stays beside what is said of others, and the user's values as they are.
     if isinstance(before, dict) and isinstance(value, Mapping):
         for name, own in cast("Mapping[str, Any]", value).items():
             _put({"": before}, f".{name}", own)

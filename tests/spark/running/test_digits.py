@@ -139,6 +139,7 @@ ADAMW = (
 )
 
 
+@pytest.mark.slow
 def test_any_optimiser_with_warm_up_clipping_accumulation_and_half_the_bits(
     spark: SparkSession, tmp_path: Path
 ) -> None:
