@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ def test_threads_and_processes_fetch_a_shard_once(place, tmp_path):
 
 
 def test_a_small_cache_serves_many_who_want_different_things(place, tmp_path):
-    """Room for three, four threads of one process each, eight shards: right bytes, and never over the bound."""
+    """Room for three, three threads of one process, eight shards: right bytes, and never over the bound."""
     errors = []
 
     def work(seed):
@@ -205,10 +206,12 @@ def test_a_small_cache_serves_many_who_want_different_things(place, tmp_path):
             try:
                 with cache.hold(shard_of(number), source) as held:
                     assert held.path.read_bytes() == content(number)
-                total = sum(path.stat().st_size for path in cache.directory.iterdir() if path.exists())
-                assert total <= 3.5 * SIZE
-            except FileNotFoundError:  # of the sum: removed while it was counted
-                continue
+                total = 0
+                for path in cache.directory.iterdir():
+                    with suppress(FileNotFoundError):  # removed while it was counted
+                        total += path.stat().st_size
+                # One that gets its name while it is counted may be counted twice.
+                assert total <= 4 * SIZE
             except BaseException as error:
                 errors.append(error)
                 return

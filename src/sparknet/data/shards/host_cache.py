@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -204,14 +204,17 @@ class HostCache:
     def _make_room(self, shard: Shard) -> None:
         """Remove what dead processes left, and then the copies that were used longest ago."""
         found: list[tuple[int, int, Path]] = []
-        for entry in os.scandir(self.directory):
-            left = _DRAFT.fullmatch(entry.name)
+        for path in list(self.directory.iterdir()):
+            left = _DRAFT.fullmatch(path.name)
             # Of this shard too: whoever calls this is the one that fetches it.
             if left is not None and (left["sha256"] == shard.sha256 or self._is_dead(left["sha256"])):
-                Path(entry.path).unlink(missing_ok=True)
-            elif left is not None or _COPY.fullmatch(entry.name):
-                facts = entry.stat(follow_symlinks=False)
-                found.append((facts.st_mtime_ns, facts.st_size, Path(entry.path)))
+                path.unlink(missing_ok=True)
+            elif left is not None or _COPY.fullmatch(path.name):
+                # A draft may have been given its name in this moment, and counts under that; or was given up.
+                place = path if left is None or path.exists() else self.directory / left["sha256"]
+                with suppress(FileNotFoundError):
+                    facts = place.stat(follow_symlinks=False)
+                    found.append((facts.st_mtime_ns, facts.st_size, place))
         used = sum(size for _, size, _ in found)
         most = self._most_bytes
         if most is None:
@@ -249,7 +252,8 @@ class HostCache:
     def _remove_unused(path: Path) -> bool:
         """Remove a copy that nobody holds; whether it was."""
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            # For writing, which NFS wants of who locks alone.
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             return True  # whoever found it damaged has replaced or removed it
         try:

@@ -234,7 +234,7 @@ def _with_classes(
 def _remove_others(hidden: Path, named: set[str]) -> None:
     for left in hidden.iterdir():
         if left.name not in named:
-            left.unlink()
+            left.unlink(missing_ok=True)  # one that is being written may get its name in this moment
 
 
 def _empty_remedy(data: Data, split: str) -> str:

@@ -8,6 +8,7 @@ same data do not disturb each other.
     STORE/<fingerprint>/<preparation>/train-....arrow, validation-....arrow, mean-0.npy
 """
 
+import re
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from sparknet.data.shards.manifest import MANIFEST_NAME, Manifest
 from sparknet.data.storage.place import Facts, Place
 from sparknet.errors import DataError
 
-__all__ = ["is_prepared", "publish_remotely", "sweep", "verify_remotely"]
+__all__ = ["is_prepared", "names_draft", "publish_remotely", "sweep", "verify_remotely"]
 
 _ABANDONED_SECONDS = 24 * 3600
 """What was written so long ago, and is of no manifest, a killed run left: none takes so long over a file."""
@@ -71,6 +72,11 @@ def verify_remotely(directory: Place, manifest: Manifest) -> None:
             )
 
 
+_PREPARED, _DRAFT = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{32}")
+_OURS = re.compile(r"(train|validation|sums|mean)-[0-9a-f-]+\.(arrow|npz|npy)")
+"""Names of the directories of a store, and of the files in a draft."""
+
+
 def sweep(store: Place) -> None:
     """Remove what preparations left that were killed more than a day ago.
 
@@ -81,21 +87,25 @@ def sweep(store: Place) -> None:
     manifests: set[str] = set()
     for file in store.files(recursive=True):
         parts = file.uri.removeprefix(f"{store.uri}/").split("/")
-        if len(parts) == 3 and len(parts[0]) == 16 and len(parts[1]) == 32:
+        if len(parts) == 3 and _PREPARED.fullmatch(parts[0]) and _DRAFT.fullmatch(parts[1]):
             drafts[parts[0], parts[1]].append(file)
         elif parts[1:] == [MANIFEST_NAME]:
             manifests.add(parts[0])
     limit = (time.time() - _ABANDONED_SECONDS) * 1e9
     for (prepared, draft), files in drafts.items():
-        # Of a file without a time nobody knows how old it is.
-        if any(file.modified_ns is None or file.modified_ns > limit for file in files):
+        # Of a file without a time nobody knows how old it is, and others may have such directories of their own.
+        if any(
+            file.modified_ns is None or file.modified_ns > limit or not _OURS.fullmatch(file.name) for file in files
+        ):
             continue
-        if prepared not in manifests or not _is_named(store / prepared, draft):
+        if prepared not in manifests or not names_draft(store / prepared, draft):
             (store / prepared / draft).delete()
 
 
-def _is_named(directory: Place, draft: str) -> bool:
-    """Whether a prepared directory's manifest names files of a draft."""
+def names_draft(directory: Place, draft: str) -> bool:
+    """Whether a prepared directory has a manifest, and that names files of a draft."""
+    if not is_prepared(directory):
+        return False
     text = (directory / MANIFEST_NAME).read()
     # By its text: a manifest of another version names its files as well.
     return draft.encode() in text

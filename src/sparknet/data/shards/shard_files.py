@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,8 @@ class Copies:
                 return self._held[shard.path].path
         # One that has not begun is fetched here: others may be queued before it.
         if coming is not None and not coming.cancel():
-            coming.result()
+            # Whatever came of it: what is not there now is asked for below, and told if it still cannot be had.
+            wait([coming])
         held = self._cache.hold(shard, self._fetch)
         with self._lock:
             first = self._held.setdefault(shard.path, held)
@@ -169,7 +170,7 @@ class Copies:
             for name in [name for name in self._coming if name not in wanted]:
                 self._coming.pop(name).cancel()
             for name, shard in wanted.items():
-                if name in self._held or name in self._coming:
+                if name in self._held or (name in self._coming and not self._coming[name].done()):
                     continue
                 # Made when first needed: threads do not survive a fork.
                 if self._pool is None:

@@ -24,7 +24,7 @@ from sparknet.data.shards.delivery import Delivery, Uploads
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
 from sparknet.data.shards.prepared import Part, PreparedData, PreparedTest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish, several_sizes
-from sparknet.data.shards.remote_store import is_prepared, publish_remotely, sweep, verify_remotely
+from sparknet.data.shards.remote_store import is_prepared, names_draft, publish_remotely, sweep, verify_remotely
 from sparknet.data.shards.write_partition import PartitionPlan, PartitionReport, write_partition
 from sparknet.data.sources.opening import DATA_FRAME, OpenedSource, OpenedSources, data_of_parts, open_sources
 from sparknet.data.sources.registry import find_format
@@ -435,7 +435,8 @@ def _make_remotely(asked: _Preparation, directory: Place, *, digest: str) -> Non
             f"a directory for temporary files cannot be written: {error}; free space or set TMPDIR"
         ) from error
     finally:
-        if not published:
+        # An interrupt may come when the manifest has been stored, which then names the draft's files.
+        if not published and not names_draft(directory, draft.name):
             draft.delete()
 
 
