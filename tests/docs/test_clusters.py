@@ -52,6 +52,8 @@ def test_every_program_takes_what_it_is_given(text):
     for name, arguments in app_commands(text):
         if name == "train":
             assert main._parser().parse_args(["train", *arguments]).config
+        elif name == "featurizer_app":
+            assert apps._featurizer_parser("featurizer_app.py").parse_args(arguments).workers
         else:
             spec = importlib.util.spec_from_file_location(name, REPOSITORY / "apps" / f"{name}.py")
             program = importlib.util.module_from_spec(spec)

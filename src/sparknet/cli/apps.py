@@ -75,17 +75,7 @@ def run_featurizer(file: str, arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of `sparknet featurize`.
     """
-    parser = argparse.ArgumentParser(
-        prog=Path(file).name, description="Write what a layer of a trained net makes of each image of CIFAR-10."
-    )
-    parser.add_argument("workers", type=_positive, metavar="N", help="Spark tasks at a time, where it is embedded")
-    parser.add_argument("--run", metavar="DIR", help="a finished run (the last one of cifar_app.py in runs/)")
-    parser.add_argument("--blob", default="ip1", metavar="NAME", help="the layer's output (ip1)")
-    parser.add_argument(
-        "--data", default="", metavar="PLACE", help="directory or URI of the images (SPARKNET_HOME/data/cifar10)"
-    )
-    parser.add_argument("--to", default="features.parquet", metavar="OUT", help="where to (features.parquet, here)")
-    parser.add_argument("--master", metavar="URL", help="Spark master (spark-submit's, or one embedded session)")
+    parser = _featurizer_parser(file)
     given = parser.parse_args(arguments)
     # Names of runs end with their time.
     runs = sorted(path.parent for path in Path("runs").glob("cifar-app-*/result.json"))
@@ -97,6 +87,21 @@ def run_featurizer(file: str, arguments: Sequence[str] | None = None) -> int:
     command = ["featurize", given.run or str(runs[-1]), "--blobs", given.blob, "--to", given.to]
     command += ["--data", given.data or str(home / "data/cifar10"), "--workers", str(given.workers)]
     return main([*command, *(["--master", given.master] if given.master else [])])
+
+
+def _featurizer_parser(file: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=Path(file).name, description="Write what a layer of a trained net makes of each image of CIFAR-10."
+    )
+    parser.add_argument("workers", type=_positive, metavar="N", help="Spark tasks at a time, where it is embedded")
+    parser.add_argument("--run", metavar="DIR", help="a finished run (the last one of cifar_app.py in runs/)")
+    parser.add_argument("--blob", default="ip1", metavar="NAME", help="the layer's output (ip1)")
+    parser.add_argument(
+        "--data", default="", metavar="PLACE", help="directory or URI of the images (SPARKNET_HOME/data/cifar10)"
+    )
+    parser.add_argument("--to", default="features.parquet", metavar="OUT", help="where to (features.parquet, here)")
+    parser.add_argument("--master", metavar="URL", help="Spark master (spark-submit's, or one embedded session)")
+    return parser
 
 
 def _parser(app: App) -> argparse.ArgumentParser:

@@ -100,7 +100,7 @@ def test_pixels_are_predicted_as_by_the_net_itself_and_all_other_columns_stay(sp
     frame = spark.createDataFrame(rows, ["id", "image", "v", "odd `name`.x", "day", "s"])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch))
     found = infer(frame, model, ALL, settings=InferenceSettings(batch_size=16))
-    assert found.columns == [*frame.columns, "prediction", "probability", "raw"]
+    assert found.columns == [*frame.columns, "raw", "probability", "prediction"]
     assert found.schema.fields[:6] == frame.schema.fields
     scores = scores_of(model, images)
     collected = found.collect()
@@ -332,7 +332,8 @@ def test_nothing_runs_before_an_action_and_types_are_known(spark, watched):
     frame = vectors(spark, np.zeros((3, 4)))
     before = spark.sparkContext.statusTracker().getJobIdsForGroup(None)
     found = infer(frame, model, Wanted(prediction="p", probability="q", raw="r", blobs={"act": "a"}))
-    assert [field.dataType for field in found.schema.fields[2:]] == [DoubleType(), *[VectorUDT()] * 3]
+    vector = VectorUDT()
+    assert [field.dataType for field in found.schema.fields[2:]] == [vector, vector, DoubleType(), vector]
     assert spark.sparkContext.statusTracker().getJobIdsForGroup(None) == before
     found.collect()
     assert spark.sparkContext.statusTracker().getJobIdsForGroup(None) != before
@@ -424,5 +425,5 @@ def test_the_block_of_the_documentation_runs(spark, tmp_path):
     rows = np.random.default_rng(5).normal(size=(6, 4)).astype(np.float32)
     known = {"run_dir": tmp_path, "frame": vectors(spark, rows)}
     exec(block, known)
-    assert known["predicted"].columns == ["id", "x", "prediction", "probability", "features"]
+    assert known["predicted"].columns == ["id", "x", "probability", "prediction", "features"]
     assert column(known["predicted"], "prediction").tolist() == scores_of(model, rows).argmax(1).tolist()
