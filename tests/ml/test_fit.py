@@ -334,11 +334,11 @@ def test_weights_are_in_no_task(digits, monkeypatch):
     net, sizes = Sixty(), []
     assert sum(parameter.numel() for parameter in net.parameters()) > 59e6
 
-    def weigh(spark, plan):
-        sizes.append(len(cloudpickle.dumps(plan)))
-        raise RuntimeError("seen")
+    def weigh(spark, task, **_):
+        sizes.append(len(cloudpickle.dumps(task(0, 1))))
+        raise ClusterError("seen")
 
-    monkeypatch.setattr(running, "run_workers", weigh)
+    monkeypatch.setattr(running, "WorkerJobs", weigh)
     with pytest.raises(ClusterError, match="seen"):
         classifier(net).fit(digits)
     assert sizes[0] < 1_000_000

@@ -55,8 +55,6 @@ def open_session() -> SparkSession:
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "OFF",
         "spark.python.daemon.module": "sparknet.spark.running.preimport",
-        # A killed worker is a failed task.
-        "spark.task.maxFailures": "8",
     }.items():
         builder = builder.config(setting, value)
     return builder.getOrCreate()

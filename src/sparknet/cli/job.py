@@ -13,9 +13,6 @@ from sparknet.errors import UsageError
 
 __all__ = ["ClusterAlone", "DataAndCluster", "count_workers", "job_config"]
 
-_TASK_FAILURES = 4
-"""A task that fails so often ends the job: Spark's own default, for rows that are at fault stay so."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterAlone:
@@ -61,7 +58,7 @@ def job_config(kind: type[T], arguments: argparse.Namespace, tables: Mapping[str
     if other is not None:
         known = " and ".join(f"{section}.*" for section in sections)
         raise UsageError(f"--set {other}: only {known} settings concern this command: leave it out")
-    cluster = {"master": arguments.master or "", "task_failures": _TASK_FAILURES}
+    cluster = {"master": arguments.master or ""}
     config = sections_from(kind, {**(tables or {}), "cluster": cluster}, arguments.set)
     if arguments.workers and config.cluster.master:
         raise UsageError(

@@ -1,7 +1,5 @@
 """Whose word counts for a session, without a session."""
 
-import re
-
 import pytest
 
 from sparknet.config import Cluster
@@ -9,7 +7,6 @@ from sparknet.errors import ConfigError
 from sparknet.spark.jobs.settings import (
     agreed_master,
     check_settings,
-    few_failures,
     is_local,
     may_be_submitted,
     missing_settings,
@@ -30,15 +27,15 @@ class Session:
 
 def master(ours="", **said):
     said = {f"spark.{key}": value for key, value in said.items()}
-    return agreed_master(Cluster(master=ours, task_failures=7), {**SHELL, **said}, workers=3)
+    return agreed_master(Cluster(master=ours), {**SHELL, **said}, workers=3)
 
 
 def test_the_submitters_master_counts_and_ours_only_where_he_names_none():
-    assert master() == "local[3,7]"
+    assert master() == "local[3,4]"
     assert master("spark://a:7077") == "spark://a:7077"
     assert master(master="yarn") == "yarn"
     assert master("yarn", master="yarn") == "yarn"
-    assert agreed_master(Cluster(), {}, workers=2) == "local[2,16]"
+    assert agreed_master(Cluster(), {}, workers=2) == "local[2,4]"
 
 
 def test_two_masters_are_refused_and_both_named():
@@ -54,14 +51,14 @@ def test_a_connect_server_is_named_and_never_replaced_by_this_machine(ours, said
         master(ours, **said)
 
 
-def ours(said, *, master="local[2,16]", preimport="", **cluster):
+def ours(said, *, master="local[2,4]", preimport="", **cluster):
     return missing_settings(Cluster(**cluster), said, master=master, name="x", preimport=preimport)
 
 
 def test_our_settings_are_for_where_the_submitter_says_nothing():
     alone = ours(SHELL, preimport="json")
     assert alone["spark.app.name"] == "sparknet x"
-    assert alone["spark.task.maxFailures"] == "16"
+    assert "spark.task.maxFailures" not in alone, "how often a worker may fail is the run's to count"
     assert alone["spark.executorEnv.SPARKNET_PREIMPORT"] == "json"
     assert alone["spark.ui.showConsoleProgress"] == "false"
     his = {key: "his" for key in alone if key != "spark.ui.showConsoleProgress"}
@@ -109,27 +106,6 @@ def test_an_open_session_must_be_on_the_master_that_was_named():
         ConfigError, match=r"session's master is local\[2\] and the application was submitted to yarn"
     ):
         check_settings(Cluster(), Session(master="local[2]"), {"spark.master": "yarn"})
-
-
-@pytest.mark.parametrize(
-    ("session", "said"),
-    [
-        (Session(master="local[2]"), r"the master is local\[2\]: .* failed 1 times.*name the master local\[2,16\]"),
-        (Session(master="local"), r"name the master local\[1,16\]"),
-        (Session(master="local[*, 4]"), r"failed 4 times, and not 16"),
-        (Session(master="yarn"), r"spark\.task\.maxFailures is 4: .*set spark\.task\.maxFailures=16"),
-        (Session(master="yarn", task_maxFailures="2"), r"spark\.task\.maxFailures is 2"),
-        # There the setting counts for nothing.
-        (Session(master="local[2]", task_maxFailures="99"), r"failed 1 times"),
-    ],
-)
-def test_fewer_failures_than_ours_are_told(session, said):
-    assert re.search(said, few_failures(Cluster(), session))
-
-
-def test_as_many_failures_as_ours_are_not_told():
-    for session in (Session(master="local[2,16]"), Session(master="yarn", task_maxFailures="16"), Session()):
-        assert few_failures(Cluster(), session) == ""
 
 
 def test_a_local_cluster_is_not_this_process():

@@ -58,15 +58,13 @@ def warnings_of(run_dir):
 
 def test_the_originals_program_runs_where_it_is_submitted_to(cluster, tmp_path):
     cifar_directory(tmp_path / "home" / "data" / "cifar10", rows=40, batches=5)
-    submitted = (SUBMIT, "--master", cluster.url, "--name", "mine", *SMALL, "--conf", "spark.task.maxFailures=3")
+    submitted = (SUBMIT, "--master", cluster.url, "--name", "mine", *SMALL)
     # As the original took it: options before or after the number, data below SPARKNET_HOME.
     app = (APPS / "cifar_app.py", f"--master={cluster.url}", 2, "--rounds", 6, "--run-dir", tmp_path / "run")
     settings = ("--set", "solver.batch_size=10", "--set", "sync.local_steps=2")
     done = run(*submitted, *app, *settings, cwd=tmp_path, SPARKNET_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert applications(cluster).count("mine") == 1
-    (warning,) = warnings_of(tmp_path / "run")
-    assert warning.startswith("spark.task.maxFailures is 3: the run ends when one worker has failed 3 times")
     (log,) = (tmp_path / "run").glob("training_log_*.txt")
     read = parse(log.read_text())
     assert (read.train_rows, read.test_rows) == (200, 15)
@@ -86,7 +84,7 @@ def test_a_master_of_sparks_own_file_counts_without_spark_submit(cluster, tmp_pa
     done = run(*command, cwd=tmp_path, SPARK_CONF_DIR=str(conf))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sparknet digits" in applications(cluster)
-    assert not warnings_of(tmp_path / "run"), "our number of failures is the default"
+    assert not warnings_of(tmp_path / "run")
 
 
 def test_another_master_of_ours_is_refused_by_both_names(cluster, tmp_path):
@@ -162,4 +160,4 @@ def test_who_submits_without_a_master_gets_an_embedded_session(tmp_path):
     command = (APPS / "train.py", DIGITS, "--run-dir", tmp_path / "run", "--set", "run.rounds=1")
     done = run(SUBMIT, "--conf", "spark.log.level=ERROR", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not warnings_of(tmp_path / "run"), "local[2,16] lets a worker fail 16 times"
+    assert not warnings_of(tmp_path / "run")

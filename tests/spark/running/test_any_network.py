@@ -68,9 +68,9 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=PLACES)
 def spark(request: pytest.FixtureRequest, examples: Path) -> Iterator[SparkSession]:
-    settings = {"spark.executorEnv.PYTHONPATH": str(examples), "spark.task.maxFailures": "16"}
+    settings = {"spark.executorEnv.PYTHONPATH": str(examples)}
     if request.param == "local":
-        session = open_test_session("local[2,16]", **settings)
+        session = open_test_session("local[2]", **settings)
     else:
         session = open_test_session("local-cluster[2,1,1024]", **settings, **{"spark.executor.memory": "512m"})
     yield session

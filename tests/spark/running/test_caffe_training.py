@@ -38,7 +38,7 @@ SETTINGS = ["--workers", "2", "--set", "sync.local_steps=4", "--set", "cluster.h
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
-    session = open_test_session("local[2,16]")
+    session = open_test_session("local[2]")
     yield session
     session.stop()
 

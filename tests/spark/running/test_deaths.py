@@ -21,7 +21,7 @@ BACK_SECONDS = 6
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
-    session = open_test_session("local[2,16]")
+    session = open_test_session("local[2]")
     yield session
     session.stop()
 

@@ -20,7 +20,7 @@ PATIENT = "cluster.heartbeat_timeout_seconds=20.0"
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
-    session = open_test_session("local[2,16]")
+    session = open_test_session("local[2]")
     yield session
     session.stop()
 

@@ -14,9 +14,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.chaos]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SparkSession]:
-    session = open_test_session(
-        "local-cluster[2,1,1024]", spark_executor_memory="512m", spark_task_maxFailures="16"
-    )
+    session = open_test_session("local-cluster[2,1,1024]", spark_executor_memory="512m")
     yield session
     session.stop()
 

@@ -39,8 +39,8 @@ class Cluster:
     exchange_seconds: float = 120.0
     """Bound on one all-reduce over the network."""
     task_failures: int = 16
-    """How often one worker may fail before the run fails; for sessions opened here whose submitter says nothing of
-    `spark.task.maxFailures`."""
+    """With so many failures in a row, and no committed round in between, of one worker the run fails. It is begun
+    again by the driver each time, whatever `spark.task.maxFailures` says."""
     threads_per_worker: int = 1
     """Threads that a worker's tensor operations may use."""
     spark_log_level: Literal["OFF", "FATAL", "ERROR", "WARN", "INFO"] = "WARN"

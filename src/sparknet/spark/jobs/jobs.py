@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +23,7 @@ from pyspark.sql.utils import is_remote
 from sparknet.errors import ClusterError, ConfigError, DataError, MissingDependency, SparkNetError, WorkerError
 from sparknet.spark.jobs.error_translation import spark_errors
 
-__all__ = ["Report", "TaggedJob", "Task", "collect_reports", "numbered", "run_job"]
+__all__ = ["Report", "SessionEnded", "TaggedJob", "Task", "collect_reports", "numbered", "run_job"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ _TOLD_AS_THEY_ARE = {kind.__name__: kind for kind in (ConfigError, DataError, Mi
 _LAST_WORD_SECONDS = 5.0
 """How long a job that is cancelled may take to end."""
 _CANCEL_AGAIN_SECONDS = 0.5
+_CANCEL_FOR_SECONDS = 60.0
+"""What has not begun to be a job by then never will."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +116,10 @@ def _guarded(task: Task, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     )
 
 
+class SessionEnded(ClusterError):
+    """There is no Spark any more to run a job."""
+
+
 class TaggedJob(Generic[T]):
     """What waits for Spark, in a thread of its own and under a tag of its own, by which it can be ended.
 
@@ -131,16 +138,16 @@ class TaggedJob(Generic[T]):
             work: calls Spark and returns when it is done.
         """
         self.error: BaseException | None = None
+        self._spark = spark
         self._work = work
         self._results = list[T]()
         self._ended, self._cancelled = threading.Event(), threading.Event()
         self._tag = f"sparknet-{secrets.token_hex(8)}"
         # A classic session's own tags are known to the thread alone that set them; those of its context to all.
         context = None if is_remote() else spark.sparkContext
-        self._add_tag, self._cancel_tag = (
-            (spark.addTag, spark.interruptTag)
-            if context is None
-            else (context.addJobTag, context.cancelJobsWithTag)
+        self._add_tag: Callable[[str], object] = spark.addTag if context is None else context.addJobTag
+        self._cancel_tag: Callable[[str], object] = (
+            spark.interruptTag if context is None else context.cancelJobsWithTag
         )
         # A daemon: a job that hears of no cancel must not keep the process from its end.
         threading.Thread(target=self._run, name="spark-job", daemon=True).start()
@@ -156,17 +163,24 @@ class TaggedJob(Generic[T]):
 
     def cancel(self, patience_seconds: float) -> bool:
         """End the job's tasks on the workers, and wait so long for the work to notice; whether it has ended."""
-        # Before the first look: work that has not yet begun sees it and does not begin.
-        self._cancelled.set()
-        give_up = time.monotonic() + patience_seconds
-        while not self.ended:
-            # again and again: what the work is just about to submit has no tag to be found by yet
-            self._cancel_tag(self._tag)
-            left = give_up - time.monotonic()
-            if left <= 0:
-                break
-            self.join(min(left, _CANCEL_AGAIN_SECONDS))
-        return self.ended
+        self.give_up()
+        return self.join(patience_seconds)
+
+    def give_up(self) -> None:
+        """The same without waiting; tasks that do not hear of it are Spark's to end."""
+        if not self.ended and not self._cancelled.is_set():
+            # Before the first call: work that has not yet begun sees it and does not begin.
+            self._cancelled.set()
+            threading.Thread(target=self._cancel, name="spark-cancel", daemon=True).start()
+
+    def _cancel(self) -> None:
+        until = time.monotonic() + _CANCEL_FOR_SECONDS
+        # Again and again: what the work is just about to submit has no tag to be found by yet.
+        while not self.ended and time.monotonic() < until:
+            # Without a session there is nothing to cancel, and the work itself tells of that.
+            with suppress(Exception):
+                self._cancel_tag(self._tag)
+            self.join(_CANCEL_AGAIN_SECONDS)
 
     def result(self) -> T:
         """What the work returned, once it has ended.
@@ -180,6 +194,7 @@ class TaggedJob(Generic[T]):
 
     def _run(self) -> None:
         try:
+            _require_session(self._spark)
             # In this thread, which submits the jobs: Spark copies tags from the thread that submits.
             self._add_tag(self._tag)
             if self._cancelled.is_set():
@@ -189,6 +204,18 @@ class TaggedJob(Generic[T]):
             self.error = error
         finally:
             self._ended.set()
+
+
+def _require_session(spark: SparkSession) -> None:
+    """Raise where the session has ended; Spark's own calls tell of that in many ways, some of them late."""
+    try:
+        # Each asks the other side and runs no job.
+        _ = spark.range(1).schema if is_remote() else spark.sparkContext.defaultParallelism
+    except Exception as error:  # py4j, gRPC and Spark raise many kinds
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SessionEnded(
+            f"the Spark session has ended ({lines[0]}): open another one and run this again"
+        ) from error
 
 
 def run_job(spark: SparkSession, job: Callable[[], T], *, doing: str, limit_seconds: float | None = None) -> T:

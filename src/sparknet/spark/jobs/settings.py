@@ -5,7 +5,6 @@ settings, which Spark has already put in order: what is found there is what the 
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from sparknet.errors import ConfigError
 __all__ = [
     "agreed_master",
     "check_settings",
-    "few_failures",
     "is_local",
     "may_be_submitted",
     "missing_settings",
@@ -27,6 +25,8 @@ __all__ = [
 
 UNSAID_MASTER = "local[*]"
 """What Spark puts where nobody names a master."""
+_TASK_FAILURES = 4
+"""How often a task of an embedded session may fail: as on Spark's clusters. `local[N]` alone allows it once."""
 _SHELL = "pyspark-shell"
 """What Spark calls an application that nobody gave a name."""
 _MUST_NOT = {
@@ -72,8 +72,7 @@ def agreed_master(cluster: Cluster, said: Mapping[str, str], *, workers: int) ->
         )
     master = said.get("spark.master", UNSAID_MASTER)
     if master == UNSAID_MASTER:
-        # local[N] alone allows a task one failure; the second number is how many it may have.
-        return cluster.master or f"local[{workers},{cluster.task_failures}]"
+        return cluster.master or f"local[{workers},{_TASK_FAILURES}]"
     _must_agree(cluster, master, "spark-submit, PYSPARK_SUBMIT_ARGS or spark-defaults.conf")
     return master
 
@@ -94,7 +93,6 @@ def missing_settings(
         "spark.app.name": f"sparknet {name}",
         "spark.ui.enabled": "false",
         "spark.log.level": cluster.spark_log_level,
-        "spark.task.maxFailures": str(cluster.task_failures),
         "spark.python.daemon.module": "sparknet.spark.running.preimport",
         "spark.executorEnv.PYTHONHASHSEED": "0",
     }
@@ -147,30 +145,6 @@ def refuse_settings(said: Mapping[str, str]) -> None:
     for key, reason in _MUST_NOT.items():
         if said.get(key, "false").lower() == "true":
             raise ConfigError(f"{key} is true; {reason}: set {key}=false, or leave it out")
-
-
-def few_failures(cluster: Cluster, spark: SparkSession) -> str:
-    """What is to be told of a session that lets a task fail less often than `cluster.task_failures`; or nothing."""
-    master = spark.conf.get("spark.master", "") or ""
-    if not master:
-        return ""  # a server's session does not tell
-    if is_local(master):
-        # The setting means nothing there: the master's second number does.
-        found = re.fullmatch(r"local\[[^,\]]+,\s*(\d+)\]", master)
-        allowed, where = int(found[1]) if found else 1, f"the master is {master}"
-        remedy = f"name the master {master.partition(',')[0].rstrip(']')},{cluster.task_failures}]"
-        remedy = remedy if "[" in master else f"name the master local[1,{cluster.task_failures}]"
-    else:
-        # Spark's own default, where nobody says anything.
-        allowed = int(spark.conf.get("spark.task.maxFailures", "4") or "4")
-        where = f"spark.task.maxFailures is {allowed}"
-        remedy = f"set spark.task.maxFailures={cluster.task_failures} where the session is made"
-    if allowed >= cluster.task_failures:
-        return ""
-    return (
-        f"{where}: the run ends when one worker has failed {allowed} times, and not {cluster.task_failures} "
-        f"(cluster.task_failures); to tolerate more, {remedy}"
-    )
 
 
 def _must_agree(cluster: Cluster, master: str, who: str) -> None:

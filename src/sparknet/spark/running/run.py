@@ -1,12 +1,12 @@
 """A run from the driver's side: prepare the data, place the workers, watch them, keep what they made."""
 
-import functools
 import math
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -19,14 +19,14 @@ from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirEr
 from sparknet.spark.devices.preflight import check_devices
 from sparknet.spark.jobs.ports import read_tls
 from sparknet.spark.jobs.session import driver_host, session_for
-from sparknet.spark.jobs.settings import few_failures
 from sparknet.spark.preparing.prepare import Frames, prepare_run
 from sparknet.spark.preparing.store import Store, open_store
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.side_jobs import DONE, SideJobs
 from sparknet.spark.running.supervision import Supervision
-from sparknet.spark.running.worker_job import run_workers
+from sparknet.spark.running.worker_job import run_slot
+from sparknet.spark.running.worker_jobs import WorkerJobs
 from sparknet.spark.running.worker_task import WorkerPlan
 from sparknet.training.caffe_runs.open_run import RunStart, open_run
 from sparknet.training.coordination.best_round import Aim
@@ -205,8 +205,6 @@ class _Run:
             self._store(spark) as store,
         ):
             check_devices(config, spark)
-            if told := few_failures(config.cluster, spark):
-                self._tell("note", level="warning", message=told)
             self._tell("note", message="preparing data")
             data = prepare_run(
                 spark,
@@ -267,7 +265,11 @@ class _Run:
                     )
                 self._tell_all(jobs.collect())
 
-            Supervision(spark, service, tell).run(functools.partial(run_workers, spark, plan))
+            run, cluster = self._config.run, self._config.cluster
+            workers = WorkerJobs(
+                spark, partial(partial, run_slot, plan), slots=run.workers, most_failures=cluster.task_failures
+            )
+            Supervision(workers, service, tell).run()
             # The last checkpoint's files are part of the result: the run ends when they are written.
             self._tell_all(jobs.finish())
 

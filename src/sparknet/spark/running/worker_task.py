@@ -56,7 +56,7 @@ def train_as(plan: WorkerPlan, who: Register, *, bound: Bound | None = None) -> 
     """Be the worker `who`.
 
     An error that a retry cannot help ends the run through the driver and this task quietly; any other error is
-    told to the driver and raised, so that Spark starts the task again.
+    told to the driver and raised, so that it stands in the executor's log too.
 
     Args:
         plan: what the run is.
@@ -125,7 +125,7 @@ def _train_with(
             # The driver does not know why: at least the task's own log must say it, and not that nobody listened.
             error.add_note(str(untold))
             raise error from None
-        # A fatal one ends quietly: raised, it would be tried again as often as Spark allows.
+        # A fatal one ends quietly: the run's own error says all there is to say.
         if not fatal:
             raise
 

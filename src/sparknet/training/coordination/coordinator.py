@@ -65,6 +65,7 @@ class Coordinator:
         samples: samples in them.
         cursors: per slot, where its data goes on.
         failures: workers lost so far.
+        took_part: per slot, its newest attempt that took part in a committed round.
         sync_seconds: seconds that the mean worker spent waiting and exchanging.
         anchor_hash: hash of the newest weights that all replicas confirmed.
         evaluation: the newest validation result.
@@ -91,6 +92,7 @@ class Coordinator:
         self.samples = start.samples
         self.cursors = dict(start.cursors)
         self.failures = 0
+        self.took_part: dict[int, int] = {}
         self.sync_seconds = 0.0
         self.anchor_hash = ""
         self.culprit: Failed | None = None
@@ -187,7 +189,7 @@ class Coordinator:
             for member in self._members.values():
                 member.last_heard = min(now, member.last_heard + held_up)
                 member.progress_since = min(now, member.progress_since + held_up)
-        for member in self._live():
+        for member in self.live():
             self._miss(member, now)
         self._advance(now)
 
@@ -230,7 +232,7 @@ class Coordinator:
             self.fail(f"a worker came with slot {message.slot}; slots are 0 to {self.rules.slots - 1}")
             return
         old = self._members.get(message.slot)
-        # Spark's task attempt ids only rise: the higher one is the newer attempt, whichever of the two comes first.
+        # The driver's numbers only rise: the higher one is the newer attempt, whichever of the two comes first.
         if old is not None and old.attempt >= message.attempt:
             return
         if old is not None and old.alive:
@@ -280,7 +282,6 @@ class Coordinator:
             where = f"worker {message.slot} on {message.host} failed while {message.phase}"
             self.fail(f"{where}: {message.cause}")
         elif member is not None and member.attempt == message.attempt and member.alive:
-            # The task raises it, so Spark counts a failure; killing the task before would hide that from Spark.
             self._lose(member, f"error while {message.phase}: {message.cause}", task_ends=True)
         self._advance(now)
 
@@ -314,7 +315,8 @@ class Coordinator:
         # The generation too: after a rollback the same round number comes again, with other weights.
         return member.state == (self._generation, self.round)
 
-    def _live(self) -> list[Member]:
+    def live(self) -> list[Member]:
+        """Those that are alive, by slot."""
         return [member for _, member in sorted(self._members.items()) if member.alive]
 
     def _who(self, member: Member) -> dict[str, object]:
@@ -335,7 +337,7 @@ class Coordinator:
             self._try_quorum(now)
 
     def _try_start(self, now: float) -> None:
-        live = self._live()
+        live = self.live()
         rules = self.rules
         if len(live) < rules.slots and now < self._begun + rules.start_seconds:
             return
@@ -392,7 +394,7 @@ class Coordinator:
             )
 
     def _try_quorum(self, now: float) -> None:
-        live = self._live()
+        live = self.live()
         ready = [member for member in live if member.phase == "ready"]
         current = [member for member in live if self._holds_current_state(member)]
         if not ready or (self._chores and current):
@@ -509,6 +511,7 @@ class Coordinator:
         self.sync_seconds += quorum.wait_seconds + quorum.exchange_seconds()
         self._add_chores()
         for member in quorum.voters():
+            self.took_part[member.slot] = member.attempt
             self._errors.pop(member.slot, None)
             if self.last_error is not None and self.last_error.slot == member.slot:
                 self.last_error = None  # it recovered
@@ -524,7 +527,7 @@ class Coordinator:
         chores = bool(self._chores) and round == self.round
         planned = self._planned
         # Equal counts, or as many as fit the median worker's time.
-        steps = balanced_steps(planned, member, self._live()) if self.rules.balanced else planned
+        steps = balanced_steps(planned, member, self.live()) if self.rules.balanced else planned
         return Committed(round=round, steps=steps, iteration=self.iteration, iterations=planned, chores=chores)
 
     @property
@@ -578,7 +581,7 @@ class Coordinator:
         return self.round >= self.rules.rounds or self.judge.ended
 
     def _hand_out_chores(self, now: float) -> None:
-        current = [member for member in self._live() if self._holds_current_state(member)]
+        current = [member for member in self.live() if self._holds_current_state(member)]
         asking = [member for member in current if member.phase == "chores" and member.answer is None]
         # Where replicas differ by design, all parts go to one of them: a sum over several would be nobody's result.
         for member in asking if self.rules.replicas_agree else [m for m in asking if m is current[0]]:

@@ -46,7 +46,7 @@ class Register:
 
     slot: int
     attempt: int
-    """Rises with every try of a slot; Spark's task attempt id."""
+    """Rises with every try of a slot: the driver counts them."""
     host: str
     pid: int = 0
     """Process id on that host."""
