@@ -90,9 +90,10 @@ class Data:
     whenever the row is read. Not given: own where a square is cut and no mean image is taken off, and with
     `net.prototxt` where its data layers of both phases say so."""
     class_values: Literal["mapped", "stored"] | None = None
-    """What becomes of classes that are whole numbers and do not begin at 0, as 1 to 10 or -1 and 1: they are
-    numbered from 0 in rising order, and the model keeps which is which; or they stay as they are, negative ones
-    too. Not given: mapped, and with `net.prototxt` stored."""
+    """What becomes of classes that are whole numbers and do not begin at 0, as 1 to 10 or -1 and 1, or leave out
+    most of the numbers up to the largest, as 0, 10 and 20: they are numbered from 0 in rising order, and the model
+    keeps which is which; or they stay as they are, negative ones too. Not given: mapped, and with `net.prototxt`
+    stored."""
     corrupt_share: float = 0.01
     """Rows that are damaged (a tar member cut short, bytes that are no image) are counted, named and left out; a
     greater share of them is an error."""
