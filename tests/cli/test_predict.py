@@ -158,7 +158,7 @@ def test_a_caffe_net_without_a_loss_predicts_and_gives_features(warm, tmp_path):
     with torch.no_grad():
         expected = net.forward_blobs({"data": torch.from_numpy(given)}, ["conv", "fc"])
     predicted, features = (pq.read_table(tmp_path / name).to_pydict() for name in ("p.parquet", "f.parquet"))
-    assert list(predicted) == ["name", "label", "prediction", "raw"]
+    assert list(predicted) == ["name", "label", "raw", "prediction"]
     assert predicted["name"] == [f"i{at}" for at in range(30)]
     assert predicted["prediction"] == expected["fc"].argmax(1).tolist()
     np.testing.assert_allclose(predicted["raw"], expected["fc"], rtol=1e-4, atol=1e-5)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyspark import cloudpickle
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
+from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import functions as F
 from sklearn.datasets import load_digits
@@ -170,8 +171,19 @@ def test_predictions_stand_behind_the_columns_in_pysparks_order(digits, tmp_path
     digits.write.parquet(str(tmp_path / "rows.parquet"))
     read = digits.sparkSession.read.parquet(str(tmp_path / "rows.parquet"))
     assert len(model.transform(read).collect()) == digits.count()
-    with pytest.raises(ConfigError, match="featuresCol is 'other', and the model was trained on features"):
+    # Columns of other names, beside one that has the name of training and means something else.
+    renamed = digits.withColumnsRenamed({"features": "pixels"}).withColumn("features", F.lit("no numbers"))
+    again = model.copy().setFeaturesCol("pixels").transform(renamed)
+    assert again.columns[: len(renamed.columns)] == renamed.columns
+    said = [row.prediction for row in model.transform(digits).select("prediction").collect()]
+    assert [row.prediction for row in again.select("prediction").collect()] == said
+    assert model.copy().setFeaturesCol("pixels").featurize(renamed, ["layers"]).count() == digits.count()
+    with pytest.raises(DataError, match="column other is not in the data"):
         model.copy().setFeaturesCol("other").transform(digits)
+    with pytest.raises(
+        ConfigError, match=r"inputCols is \['a', 'b'\], and the model was trained on features;.*as many"
+    ):
+        model.copy().setInputCols(["a", "b"]).transform(digits)
 
 
 def test_a_single_logit_has_two_places(digits):
@@ -207,6 +219,15 @@ def test_rows_with_nulls_are_named_or_left_out(digits):
     assert started["training_rows"] == whole < digits.filter("not held").count()
     kept = model.setHandleInvalid("keep").transform(holes)
     assert kept.filter("prediction is null").count() == holes.filter("features is null").count()
+    # No numbers are missing ones too: of vectors, arrays, and weights.
+    nan = digits.withColumn("features", vector_to_array("features")).withColumn("weight", F.lit(1.0))
+    nan = nan.withColumn(
+        "features", F.when(F.col("label") != 3, F.col("features")).otherwise(F.array(F.lit(np.nan)))
+    )
+    nan = nan.withColumn("weight", F.when(F.col("label") == 4, np.nan).otherwise(F.col("weight")))
+    classifier(dense(), maxRounds=1, handleInvalid="skip", weightCol="weight", callbacks=[told.append]).fit(nan)
+    started = [event for event in told if event["event"] == "run_started"]
+    assert started[1]["training_rows"] == digits.filter("not held and label not in (3, 4)").count()
     with pytest.raises(ConfigError, match="handleInvalid is 'keep'; a fit takes 'error' or 'skip'"):
         classifier(dense(), handleInvalid="keep").fit(digits)
 

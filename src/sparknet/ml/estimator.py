@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from pyspark.ml import Estimator
+from pyspark.ml.functions import vector_to_array
+from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, DoubleType, FloatType
 
 from sparknet.errors import ConfigError, DataError, NetError, RunDirError
 from sparknet.ml.fitting import fit
@@ -76,10 +79,9 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
             )
         if policy == "error":
             return dataset
-        names = [name for name in _columns_of(self) if name in dataset.columns]
-        missing = [F.col(f"`{name.replace('`', '``')}`").isNull() for name in names]
-        for one in missing:
-            dataset = dataset.filter(~one)
+        for name in _columns_of(self):
+            if name in dataset.columns:
+                dataset = dataset.filter(~_is_missing(name, dataset.schema[name].dataType))
         return dataset
 
     def write(self) -> MLWriter:
@@ -90,6 +92,20 @@ class _Training(TrainingParams, Estimator, MLWritable, MLReadable):  # pyright: 
     def read(cls) -> MLReader[Any]:
         """Reads what `write` wrote."""
         return EstimatorReader(cls)
+
+
+def _is_missing(name: str, kind: DataType) -> Column:
+    """Whether a cell is null or, as pyspark.ml's `handleInvalid` has it, not a number."""
+    cell = F.col(f"`{name.replace('`', '``')}`")
+    match kind:
+        case DoubleType() | FloatType():
+            return cell.isNull() | F.isnan(cell)
+        case ArrayType(elementType=DoubleType() | FloatType()):
+            return cell.isNull() | F.coalesce(F.exists(cell, lambda one: one.isNull() | F.isnan(one)), F.lit(False))
+        case VectorUDT():
+            return cell.isNull() | F.exists(vector_to_array(cell), F.isnan)
+        case _:
+            return cell.isNull()
 
 
 def _columns_of(params: TrainingParams) -> list[str]:

@@ -103,20 +103,28 @@ class _Trained(ColumnParams, OutputParams, SparkModel, MLWritable, MLReadable): 
         return infer(dataset, self._saved, wanted, settings=self._settings())
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        self._check_columns()
         return infer(dataset, self._saved, self._wanted(), settings=self._settings())
 
-    def _check_columns(self) -> None:
-        """Refuse columns that are not those that it was trained on, rather than pass over what was set."""
-        trained = [column.name for column in self._saved.description.rows.inputs]
+    def _input_columns(self) -> tuple[str, ...]:
+        """What the inputs are called in the data that it is given."""
+        description = self._saved.description
+        trained = tuple(column.name for column in description.rows.inputs)
         many, one = (self.getOrDefault(n) if self.isSet(n) else None for n in ("inputCols", "featuresCol"))
-        said: list[str] = list(many or []) or ([one] if one else trained)
-        if said != trained:
+        said: tuple[str, ...] = tuple(many or ()) or ((one,) if one else trained)
+        param = f"{'inputCols' if many else 'featuresCol'} is {many or one!r}"
+        if len(said) != len(trained):
             raise ConfigError(
-                f"{'inputCols' if many else 'featuresCol'} is {many or one!r}, and the model was trained on "
-                f"{', '.join(trained)}; it reads the columns of these names: rename those of the DataFrame "
-                "(withColumnRenamed)"
+                f"{param}, and the model was trained on {', '.join(trained)}; each stands for one of these: name "
+                "as many columns, in this order"
             )
+        table = description.table
+        if said != trained and table is not None and table.features:
+            pieces = ", ".join(feature.name for feature in table.features)
+            raise ConfigError(
+                f"{param}, and the model puts its input together from the columns {pieces}: leave the "
+                "Param out, and rename those of the DataFrame (withColumnRenamed)"
+            )
+        return said
 
     def _wanted(self) -> Wanted:
         return Wanted(prediction=self.getOrDefault("predictionCol"))
@@ -124,6 +132,7 @@ class _Trained(ColumnParams, OutputParams, SparkModel, MLWritable, MLReadable): 
     def _settings(self) -> InferenceSettings:
         return InferenceSettings(
             batch_size=self.getOrDefault("batchSize"),
+            columns=self._input_columns(),
             handle_invalid=self.getOrDefault("handleInvalid"),
             device=self.getOrDefault("device"),
             code=self._code,

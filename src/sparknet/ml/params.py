@@ -145,7 +145,8 @@ class ColumnParams(WithAccessors):
     handleInvalid = _param(
         "handleInvalid",
         "what becomes of rows with nulls, or with cells that cannot be read: 'error' ends the job and names one, "
-        "'skip' leaves them out (a fit: those with nulls), 'keep' (predictions alone) has null predicted for them",
+        "'skip' leaves them out (a fit: those with nulls or NaN), 'keep' (predictions alone) has null predicted "
+        "for them",
         TypeConverters.toString,
     )
     batchSize = _param("batchSize", "rows of a step of each worker, and of a forward pass", TypeConverters.toInt)

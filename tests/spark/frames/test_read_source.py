@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,11 @@ from opened import checked_rows_at, rows_at
 from places import REFERENCE
 from s3_server import CREDENTIALS, s3_server
 from sparknet.config import Data
-from sparknet.errors import DataError
+from sparknet.data.sources.opening import open_source
+from sparknet.errors import ConfigError, DataError
 from sparknet.spark.frames.column_kinds import FAULT
 from sparknet.spark.frames.data_sources import register
+from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
 from sparknet.spark.jobs.error_translation import spark_errors
 
@@ -183,7 +186,7 @@ def test_classes_of_test_images_are_the_training_images(spark, tmp_path):
 def test_csv_with_and_without_a_header(spark, tmp_path):
     (tmp_path / "a.csv").write_text("age, work, y\n 39, State-gov , 0\n50, ?, 1\n")
     frame = rows_at(spark, at(tmp_path / "a.csv", "csv"), validation=False)
-    assert frame.schema.simpleString() == "struct<age:int,work:string,y:int>"
+    assert frame.schema.simpleString() == "struct<age:bigint,work:string,y:bigint>"
     assert [tuple(row) for row in frame.collect()] == [(39, "State-gov", 0), (50, "?", 1)]
     bare = rows_at(spark, at(tmp_path / "a.csv", "csv", header=False), validation=False)
     assert (bare.columns, bare.count()) == (["_c0", "_c1", "_c2"], 3)
@@ -225,6 +228,92 @@ def test_files_with_other_columns_are_not_read_together(spark, tmp_path, other):
     words = rf"4\.csv: the first line is '{other}', and that of file:.*1%20.*\.csv is 'x,y,label'; files that"
     with pytest.raises(DataError, match=words):
         rows_at(spark, at(tmp_path, "csv"), validation=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows", "told"),
+    [
+        ("a;y\n1,5;x\n2,5;z\n", ["a", "y"], [("1,5", "x"), ("2,5", "z")], ["a semicolon separates"]),
+        ("a\ty\n1\t2\n", ["a", "y"], [(1, 2)], ["a tab separates"]),
+        ("a|y\n1|2\n", ["a", "y"], [(1, 2)], ["a bar separates"]),
+        ("a\n1\n2\n", ["a"], [(1,), (2,)], []),
+        ("1,2,x\n3,4.5,z\n", ["_c0", "_c1", "_c2"], [(1, 2.0, "x"), (3, 4.5, "z")], ["names no columns"]),
+        # What pandas calls columns that nobody has named, and an index without a name.
+        ("0,1,2\n5,6,7\n", ["0", "1", "2"], [(5, 6, 7)], []),
+        (",a,b\n0,6,7\n", ["_c0", "a", "b"], [(0, 6, 7)], []),
+        ("2019,2020,y\n5,6,7\n", ["2019", "2020", "y"], [(5, 6, 7)], []),
+        ("a,y\nx,u\nz,v\n", ["a", "y"], [("x", "u"), ("z", "v")], []),
+        ("a,y\nNA,1e3\n2,-\n,+.5\n", ["a", "y"], [(None, 1e3), (2, None), (None, 0.5)], ["a: NA", "y: -"]),
+        ("a,y\nNA,true\n-,False\n", ["a", "y"], [("NA", True), ("-", False)], []),
+        ("a,y\n0x1f,1\n0x20,2\n", ["a", "y"], [("0x1f", 1), ("0x20", 2)], []),
+        ("a,y\n1d,1\ninf,2\n", ["a", "y"], [("1d", 1), ("inf", 2)], []),
+        ("a,y\n'x,1',2\n", ["a", "y"], [("x,1", 2)], []),
+    ],
+)  # fmt: skip
+def test_csv_as_people_write_it(spark, tmp_path, text, names, rows, told):
+    (tmp_path / "a.csv").write_text(text)
+    heard = []
+    data = at(tmp_path / "a.csv", "csv", quote="'")
+    frame = read_source(spark, open_source(data), data, tell=heard.append).drop(FAULT)
+    assert frame.columns == names
+    assert [tuple(row) for row in frame.collect()] == rows
+    assert len(heard) == len(told)
+    for message, part in zip(heard, told, strict=True):
+        assert part in message
+
+
+def test_what_is_said_of_a_csv_counts(spark, tmp_path):
+    (tmp_path / "a.csv").write_text("1;7,1\n?;8,2\n")
+    settings = {
+        "separator": ",",
+        "header": False,
+        "nulls": ("?;8",),
+        "words": ("_c1",),
+        "image": "_c0",
+        "label": "_c1",
+    }
+    data = at(tmp_path / "a.csv", "csv", **settings)
+    heard = []
+    frame = read_source(spark, open_source(data), data, tell=heard.append).drop(FAULT)
+    assert [tuple(row) for row in frame.collect()] == [("1;7", "1"), ("?;8", "2")]
+    assert heard == []
+    for key in ("separator", "quote"):
+        with pytest.raises(ConfigError, match=f"data.{key} is ';;'; it must be a single letter"):
+            at(tmp_path / "a.csv", "csv", **{key: ";;"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["x,y", "1,0", "2,1", '"oh, no",1'],
+            r"a\.csv, line 4: column x has 'oh, no' among 3 numbers; .* data\.words",
+        ),
+        (["x,y", *["1,0"] * 300, "1,O"], r"a\.csv, line 302: column y has 'O' among 301 numbers"),
+        (
+            ["x;y", "1,5;0", "2;1"],
+            r"a\.csv, line 2: column x has numbers with a decimal comma; they must have a point",
+        ),
+        (["x;y", "1.000,5;0", "2,5;1"], r"a\.csv, line 2: column x has numbers with a decimal comma"),
+    ],
+)
+def test_what_is_meant_for_a_number_and_is_none(spark, tmp_path, lines, message):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.csv").write_text(f"{lines[0]}\n{lines[1]}\n".replace("1,5", "1"))
+    (tmp_path / "b" / "a.csv").write_text("\n".join(lines) + "\n")
+    data = at(tmp_path / "b", "csv", features=("*",), label="y")
+    with pytest.raises(DataError, match=message):
+        rows_at(spark, data, validation=False)
+    # Of columns that nobody asks for nothing need be right, and words may be meant.
+    for other in (at(tmp_path / "b", "csv", image="z", label="u"), replace(data, words=("x", "y"))):
+        assert rows_at(spark, other, validation=False).count() == len(lines)
+
+
+def test_many_words_are_words(spark, tmp_path):
+    text = "".join(f"{at},{at % 2}\n" for at in range(30))
+    (tmp_path / "a.csv").write_text(f"x,y\n{text}a,1\nb,0\nc,1\nd,0\n")
+    data = at(tmp_path / "a.csv", "csv", features=("x",), label="y")
+    assert rows_at(spark, data, validation=False).schema["x"].dataType.simpleString() == "string"
 
 
 def test_an_empty_csv(spark, tmp_path):

@@ -29,19 +29,19 @@ DIGITS = Data(source="digits", validation_fraction=0.2, shard_megabytes=0.03)
 
 @pytest.fixture(scope="module")
 def server():
+    patch = pytest.MonkeyPatch()
     with s3_server("bucket") as running:
+        reach(running, patch)
         yield running
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
 def spark(server):
-    patch = pytest.MonkeyPatch()
-    reach(server, patch)
     known = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
     session = open_prepare_session("test_store", **{name: os.environ[name] for name in known})
     yield session
     session.stop()
-    patch.undo()
 
 
 @pytest.fixture
@@ -160,10 +160,10 @@ def test_who_publishes_second_takes_what_is_there(spark, remote, server, cache, 
 
 def test_what_killed_preparations_left_goes_after_a_day(remote, server, monkeypatch):
     prepared, whole, old = "0123456789abcdef", "a" * 32, "b" * 32
-    (remote / prepared / "manifest.json").write(json.dumps({"train": f"{whole}/t.arrow"}).encode())
+    (remote / prepared / "manifest.json").write(json.dumps({"train": f"{whole}/train-0-0.arrow"}).encode())
     for draft in (whole, old):
-        (remote / prepared / draft / "t.arrow").write(b"x")
-    (remote / "fedcba9876543210" / old / "t.arrow").write(b"x")
+        (remote / prepared / draft / "train-0-0.arrow").write(b"x")
+    (remote / "fedcba9876543210" / old / "train-0-0.arrow").write(b"x")
     (remote / "somebody" / "elses" / "file").write(b"x")
     everything = set(server.keys("bucket"))
     remote_store.sweep(remote)
@@ -173,7 +173,7 @@ def test_what_killed_preparations_left_goes_after_a_day(remote, server, monkeypa
     left = {key for key in server.keys("bucket") if not key.endswith("/")}
     assert {key.removeprefix("some/store/") for key in left} == {
         f"{prepared}/manifest.json",
-        f"{prepared}/{whole}/t.arrow",
+        f"{prepared}/{whole}/train-0-0.arrow",
         "somebody/elses/file",
     }
 

@@ -41,8 +41,18 @@ class Data:
     directory, or the list's own."""
     windows: Windows | None = None
     """Source windows: which windows are rows, and how they are cut out."""
-    header: bool = True
-    """Source csv: the first line names the columns; if not, they are `_c0`, `_c1` and so on."""
+    header: bool | None = None
+    """Source csv: whether the first line names the columns; if not, they are `_c0`, `_c1` and so on. Not given: it
+    does unless it has numbers in all columns of numbers."""
+    separator: str = ""
+    """Source csv: the letter between two values. Not given: of comma, semicolon, tab and bar the one that cuts the
+    first lines alike."""
+    quote: str = '"'
+    """Source csv: the letter round values that hold separators or line ends; doubled within."""
+    nulls: tuple[str, ...] = ("NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan", "-")
+    """Source csv: what stands for no value in columns of numbers, beside nothing at all."""
+    words: tuple[str, ...] = ()
+    """Source csv: columns whose values are words, although all or most of them look like numbers."""
     s3_endpoint: str = ""
     """URL of an S3-compatible server; not given: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS itself."""
     image: str = "image"
@@ -90,9 +100,10 @@ class Data:
     whenever the row is read. Not given: own where a square is cut and no mean image is taken off, and with
     `net.prototxt` where its data layers of both phases say so."""
     class_values: Literal["mapped", "stored"] | None = None
-    """What becomes of classes that are whole numbers and do not begin at 0, as 1 to 10 or -1 and 1: they are
-    numbered from 0 in rising order, and the model keeps which is which; or they stay as they are, negative ones
-    too. Not given: mapped, and with `net.prototxt` stored."""
+    """What becomes of classes that are whole numbers and do not begin at 0, as 1 to 10 or -1 and 1, or leave out
+    most of the numbers up to the largest, as 0, 10 and 20: they are numbered from 0 in rising order, and the model
+    keeps which is which; or they stay as they are, negative ones too. Not given: mapped, and with `net.prototxt`
+    stored."""
     corrupt_share: float = 0.01
     """Rows that are damaged (a tar member cut short, bytes that are no image) are counted, named and left out; a
     greater share of them is an error."""
@@ -166,6 +177,8 @@ class Data:
             self.validation_labels,
             "they belong to data.validation_path: set it too",
         )
+        for key, letter in (("data.separator", self.separator or ","), ("data.quote", self.quote)):
+            require(len(letter) == 1, key, letter, "it must be a single letter: set one")
         _check_names(self)
         _check_short_form(self)
         require(

@@ -64,6 +64,8 @@ class Part:
     """How the driver reaches the directory."""
     reach: Reach | None = None
     """How workers reach the shards; None: under the same path."""
+    notes: tuple[str, ...] = ()
+    """What was found out about the source and is to be told."""
 
     @property
     def place(self) -> Place:

@@ -1,6 +1,6 @@
 """The columns of a DataFrame that training needs, checked and brought into one form by Spark."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,20 +145,21 @@ def _select(frame: DataFrame, data: Data, table: TableEncoding | None, *, mark: 
     # A table of the user's may have a column `error` too, which means something else.
     if data.source in FORMATS and FORMATS[data.source].names_rows:
         rest += [F.col(own) for own in ("error", "name") if own in frame.columns]
-    made = _made(frame, data, data.column_names, table, beside=[*rest, *_told(frame)])
+    names = {name: name for name in data.column_names}
+    made = _made(frame, data, names, table, beside=[*rest, *_told(frame)])
     wanted = [cells.alias(f"c{at}") for at, cells in enumerate(made.cells)]
     if made.staged is not frame:
         rest = [F.col(name) for name in ("validation", "error", "name") if name in made.staged.columns]
     return made.staged.select(*wanted, *rest, *(fault.alias("fault") for fault in made.fault))
 
 
-def cells_beside(frame: DataFrame, data: Data, names: Sequence[str], table: TableEncoding | None) -> MadeCells:
+def cells_beside(frame: DataFrame, data: Data, names: Mapping[str, str], table: TableEncoding | None) -> MadeCells:
     """The cells of some columns for a net, made beside all that a frame has, which stays as it is.
 
     Args:
         frame: the rows; others than the columns in `names` are not looked at.
         data: says what the columns are.
-        names: which of `data.column_names`.
+        names: which of `data.column_names`, and what each is called in the frame.
         table: what was learned in training.
 
     Raises:
@@ -170,7 +171,7 @@ def cells_beside(frame: DataFrame, data: Data, names: Sequence[str], table: Tabl
 def _made(
     frame: DataFrame,
     data: Data,
-    names: Sequence[str],
+    names: Mapping[str, str],
     table: TableEncoding | None,
     *,
     beside: Sequence[SparkColumn],
@@ -178,22 +179,22 @@ def _made(
     """Cells of columns, with those `beside` in the staged frame if there must be one."""
     # Without a table nothing was learned: columns of numbers need none, and others are refused.
     encoding = table or plain_encoding(frame, data)
-    columns = [_prepared(frame, data, name, encoding) for name in names]
+    columns = [_prepared(frame, data, name, encoding, called=called) for name, called in names.items()]
     told = _told(frame)
     if all(column.finish is None for column in columns):
         return MadeCells(staged=frame, cells=tuple(column.cells[0] for column in columns), fault=tuple(told))
     named = [[f"{_STAGED}{at}.{piece}" for piece in range(len(column.cells))] for at, column in enumerate(columns)]
     cells = [
         cell.alias(name)
-        for column, names in zip(columns, named, strict=True)
-        for cell, name in zip(column.cells, names, strict=True)
+        for column, own in zip(columns, named, strict=True)
+        for cell, name in zip(column.cells, own, strict=True)
     ]
     # A column of its own: within an expression that is not evaluated for every row it would not count the rows.
     staged = frame.select(*beside, *cells, F.monotonically_increasing_id().alias(_ROW))
     row = row_name(F.col(f"`{_ROW}`"))
     wanted: list[SparkColumn] = []
-    for column, names in zip(columns, named, strict=True):
-        own = [F.col(f"`{name}`") for name in names]
+    for column, pieces in zip(columns, named, strict=True):
+        own = [F.col(f"`{piece}`") for piece in pieces]
         if column.finish is None:
             wanted.append(own[0])
         else:
@@ -209,21 +210,21 @@ def _told(frame: DataFrame) -> list[SparkColumn]:
     return [F.col(f"`{FAULT}`")] if FAULT in frame.columns else []
 
 
-def _prepared(frame: DataFrame, data: Data, name: str, encoding: TableEncoding) -> _Prepared:
+def _prepared(frame: DataFrame, data: Data, name: str, encoding: TableEncoding, *, called: str) -> _Prepared:
     if name == "features" and encoding.features:
         pieces = table_pieces(frame, encoding.features)
         return _Prepared(
             cells=tuple(piece.cells for piece in pieces), finish=lambda cells, row: table_input(pieces, cells, row)
         )
     if name == data.weight:
-        column, kind = find_column(frame, name, key="weight")
+        column, kind = find_column(frame, called, key="weight")
         if kind_of(kind) != "number":
             raise DataError(
                 f"column {name} is {_text(kind)}; a weight must be a number: convert it or set data.weight"
             )
         return _Prepared(cells=(as_number(column),))
     is_target = name in data.target_names
-    column, kind = find_column(frame, name, key="label" if is_target else "image")
+    column, kind = find_column(frame, called, key="label" if is_target else "image")
     rule = data.column(name)
     if rule.kind == "category" or (is_target and rule.kind is None and kind_of(kind) in ("number", "word")):
         return _class_cells(name, column, kind, encoding=encoding, data=data)

@@ -153,7 +153,7 @@ def _category(learned: _Learned, data: Data, want: _Wanted) -> Category | None:
     declared = rule.kind == "category" or rule.classes is not None
     if want.fractional and not declared and (learned.many or not learned.whole):
         return None
-    if rule.classes is not None or learned.least == 0:
+    if rule.classes is not None or (learned.least == 0 and not _are_names(learned.values)):
         # As they are: what is no class among them, the reading tells row by row.
         return Category()
     if learned.many or not learned.whole:
@@ -163,6 +163,11 @@ def _category(learned: _Learned, data: Data, want: _Wanted) -> Category | None:
             f'to be numbered: set data.columns.{name}.kind to "number", or correct the rows'
         )
     return Category(values=learned.values)
+
+
+def _are_names(values: tuple[int, ...]) -> bool:
+    """Whether classes from 0 on leave out more numbers than they use: a net has an output for each of these."""
+    return bool(values) and values[-1] >= 2 * len(values)
 
 
 def _feature_types(frame: DataFrame, data: Data) -> dict[str, DataType]:

@@ -72,7 +72,8 @@ def infer(
     names = [column.name for column in description.rows.inputs]
     if PASS in names:
         raise DataError(f"net {model.objective.name} makes its rows itself; only a net that takes some predicts")
-    made = _in_rows(cells_beside(frame, data, names, description.table), frame)
+    called = dict(zip(names, settings.columns or names, strict=True))
+    made = _in_rows(cells_beside(frame, data, called, description.table), frame)
     known = [*(f"c{at}" for at in range(len(names))), *(["fault"] if made.fault else [])]
     cells = [*made.cells, *made.fault]
     # A frame of `read_source` alone has them by these names; in others they mean something else.

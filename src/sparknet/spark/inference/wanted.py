@@ -39,6 +39,8 @@ class InferenceSettings:
 
     batch_size: int = 128
     """Rows of a forward pass."""
+    columns: tuple[str, ...] = ()
+    """What the net's inputs, in their order, are called in the data; none: as in training."""
     handle_invalid: Literal["error", "skip", "keep"] = "error"
     """Of a row whose inputs are null, cannot be decoded or have another shape: an error that names it, no row, or
     null in all columns that are added."""

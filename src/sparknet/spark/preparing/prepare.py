@@ -121,6 +121,7 @@ def _prepare_source(
     """As `prepare`; gives what a worker must know to read it, but for the names of columns."""
     opened = sources.train
     files: list[Any]
+    notes: list[str] = []
     if opened.source and not opened.format.has_columns:
         rows: OpenedSources | Frames = sources
         files = [describe_files(side.listed.files) for side in sources.sides]
@@ -128,14 +129,16 @@ def _prepare_source(
         with spark_errors(f"reading {data.path}"):
             # In a thread that Ctrl-C does not cut: Spark lists the files and infers the schema, by jobs of its own.
             frames = run_job(
-                spark, lambda: [read_source(spark, side, data) for side in sources.sides], doing=_DOING
+                spark,
+                lambda: [read_source(spark, side, data, tell=notes.append) for side in sources.sides],
+                doing=_DOING,
             )
             rows = Frames(train=frames[0], validation=frames[1] if sources.validation else None)
             files = [
                 describe_files(side.source.files) if side.source else describe_file_source(frame)
                 for side, frame in zip(sources.sides, frames, strict=True)
             ]
-    return _prepared(
+    part, manifest = _prepared(
         _Preparation(
             spark=spark,
             data=data,
@@ -148,6 +151,7 @@ def _prepare_source(
             rows=rows,
         )
     )
+    return replace(part, notes=tuple(dict.fromkeys(notes))), manifest
 
 
 def prepare_run(
@@ -380,7 +384,8 @@ def _digest(asked: _Preparation) -> str:
             "fraction": data.validation_fraction,
             "seed": _split_seed(asked),
             "shard_megabytes": data.shard_megabytes,
-            # A key of this source alone: others keep the data that are prepared already.
+            # Keys of these sources alone: others keep the data that are prepared already.
+            **({"csv": [data.separator, data.quote, data.nulls, data.words]} if data.source == "csv" else {}),
             **({"windows": [encode(data.windows), data.channel_order or "rgb"]} if data.windows else {}),
         }
     )

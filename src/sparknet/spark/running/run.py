@@ -347,6 +347,8 @@ class _Run:
         if data.skipped:
             told = f"damaged rows that were left out: {data.skipped:,}; the first: {data.skipped_examples[0]}"
             self._tell("note", level="warning", message=told)
+        for message in (note for part in data.parts for note in part.notes):
+            self._tell("note", level="warning", message=message)
         self._tell(
             "run_started",
             name=config.run.name,
