@@ -85,11 +85,12 @@ class Unauthorized(ClusterError):
 
 
 class WorkerError(SparkNetError):
-    """A worker failed and cannot be helped by a retry."""
+    """A worker failed and cannot be helped by a retry; `trace` is the way to it, as Python prints it, if known."""
 
-    def __init__(self, *, slot: int, host: str, phase: str, cause: str) -> None:
+    def __init__(self, *, slot: int, host: str, phase: str, cause: str, trace: str = "") -> None:
         super().__init__(f"worker {slot} on {host} failed while {phase}: {cause}")
         self.slot = slot
         self.host = host
         self.phase = phase
         self.cause = cause
+        self.trace = trace

@@ -19,7 +19,7 @@ from torch import nn
 
 from digits import open_test_session
 from sparknet.caffe import zoo
-from sparknet.errors import ClusterError, ConfigError, DataError, NetError, RunDirError
+from sparknet.errors import ClusterError, ConfigError, DataError, NetError, RunDirError, WorkerError
 from sparknet.ml import SparkNetClassifier, SparkNetEstimator, SparkNetRegressor, train
 from sparknet.spark.running import run as running
 
@@ -230,6 +230,29 @@ def test_rows_with_nulls_are_named_or_left_out(digits):
     assert started[1]["training_rows"] == digits.filter("not held and label not in (3, 4)").count()
     with pytest.raises(ConfigError, match="handleInvalid is 'keep'; a fit takes 'error' or 'skip'"):
         classifier(dense(), handleInvalid="keep").fit(digits)
+
+
+def test_a_fault_in_the_net_ends_the_fit_with_its_line(digits, tmp_path):
+    class Faulty(dense()):
+        steps = 0
+
+        def forward(self, features):
+            self.steps += 1
+            if self.steps > 25:
+                raise ValueError(f"a fault in step {self.steps}")
+            return super().forward(features)
+
+    told = []
+    with pytest.raises(WorkerError) as found:
+        classifier(Faulty, runDir=tmp_path / "run", callbacks=[told.append]).fit(digits)
+    place = f"{__file__}, line {Faulty.forward.__code__.co_firstlineno + 3}, in forward: raise ValueError"
+    assert place in str(found.value)
+    assert "a fault in step" in str(found.value)
+    # After some rounds at each attempt, in which the others got on; on a busy machine others fall silent too.
+    lost = [event for event in told if event["event"] == "worker_lost" and event["reason"].startswith("error")]
+    assert len(lost) <= 1
+    assert told[-1]["event"] == "run_failed"
+    assert all("in forward" in event["trace"] for event in (*lost, told[-1]))
 
 
 def test_a_net_that_does_not_fit_the_rows_fails_before_a_worker_starts(digits):

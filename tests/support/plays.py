@@ -101,9 +101,16 @@ class Play:
         round = self.coordinator.round if round is None else round
         return self._say(NextChore(slot=slot, attempt=attempt, round=round, anchor_hash=anchor_hash, report=report))
 
-    def fails(self, slot: int, attempt: int = 1, *, fatal: bool, cause: str = "it broke") -> None:
+    def fails(self, slot: int, attempt: int = 1, *, fatal: bool, cause: str = "it broke", place: str = "") -> None:
         message = Failed(
-            slot=slot, attempt=attempt, host=f"host{slot}", phase="taking steps", cause=cause, fatal=fatal
+            slot=slot,
+            attempt=attempt,
+            host=f"host{slot}",
+            phase="taking steps",
+            cause=cause,
+            fatal=fatal,
+            place=place,
+            trace=f"Traceback of {place}" if place else "",
         )
         self.coordinator.receive(message, self.now)
         self.look()

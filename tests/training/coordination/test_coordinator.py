@@ -475,6 +475,17 @@ def test_an_error_that_a_retry_may_help_only_costs_the_worker():
     assert play.exchange(0).size == 1
 
 
+def test_a_fault_in_the_users_code_is_told_in_full_and_ends_the_run_at_the_second_time():
+    play = Play()
+    play.begin(0, 1)
+    play.fails(1, fatal=False, cause="ValueError: at step 25 (net.py, line 3)", place="net.py, line 3")
+    (lost,) = play.events("worker_lost")
+    assert lost["trace"] == "Traceback of net.py, line 3"
+    play.fails(0, fatal=False, cause="ValueError: at step 26 (net.py, line 3)", place="net.py, line 3")
+    assert play.coordinator.status == "failed"
+    assert play.coordinator.reason.endswith("while taking steps: ValueError: at step 26 (net.py, line 3)")
+
+
 def test_an_error_of_an_older_attempt_changes_nothing():
     play = Play()
     play.begin(0, 1)

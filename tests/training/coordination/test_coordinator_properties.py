@@ -356,7 +356,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
                     assert key not in self.committed, "a round committed twice"
                     self.committed.add(key)
                     number = event["round"] - 1
-                    meeting = next(m for (r, _), m in reversed(self.meetings.items()) if r == number)
+                    # Epochs only rise, while somebody may come late to one that was given up long before.
+                    epoch = max(e for r, e in self.meetings if r == number)
+                    meeting = self.meetings[number, epoch]
                     for worker in meeting.came.values():
                         assert worker in meeting.agreed or worker.was_lost, "committed without a vote"
                 case "worker_lost":

@@ -15,7 +15,7 @@ from sparknet.config import Run, RunConfig, encode
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import OpenedSources
-from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, SparkNetError
+from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, WorkerError
 from sparknet.spark.devices.preflight import check_devices
 from sparknet.spark.jobs.ports import read_tls
 from sparknet.spark.jobs.session import driver_host, session_for
@@ -45,6 +45,7 @@ from sparknet.training.run_files.pretrained import begin_with
 from sparknet.training.run_files.run_dir import RunDir
 from sparknet.training.run_files.run_hook import RunHook
 from sparknet.training.run_files.saved_model import describe, save_model
+from sparknet.training.worker.cause import cause_of
 from sparknet.training.worker.evaluate import Evaluation
 from sparknet.training.worker.rehearsal import rehearse
 
@@ -135,11 +136,16 @@ def train(
             if start.config != run:
                 run_dir.save_config(start.config)
             return _Run(start, run_dir, tell, accept).train(spark, sources)
-        except (KeyboardInterrupt, SparkNetError) as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            kind, text = ("run_stopped", "interrupted") if interrupted else ("run_failed", str(error))
+        except BaseException as error:
             try:
-                tell(kind, **{"reason" if interrupted else "error": text})
+                if isinstance(error, KeyboardInterrupt):
+                    tell("run_stopped", reason="interrupted")
+                else:
+                    cause = cause_of(error)
+                    trace = error.trace if isinstance(error, WorkerError) else cause.trace
+                    if cause.place:
+                        error.add_note(f"it came from {cause.place}")
+                    tell("run_failed", error=cause.text, **({"trace": trace} if trace else {}))
             except RunDirError as unwritten:  # the disk is full: the error itself still reaches the caller
                 error.add_note(str(unwritten))
             raise

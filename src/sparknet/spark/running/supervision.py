@@ -90,7 +90,7 @@ class Supervision:
 
     def _judge(self) -> None:
         status, reason, culprit, last = self._service.locked(
-            lambda c: (c.status, c.reason, c.culprit, c.last_error)
+            lambda c: (c.status, c.reason, c.culprit, c.errors.last)
         )
         # Whatever became of the jobs: a task that was killed after the last commit takes nothing from the result.
         if status == "finished":
@@ -99,6 +99,10 @@ class Supervision:
             culprit = last  # what the worker said itself is why
         if culprit is not None:
             raise WorkerError(
-                slot=culprit.slot, host=culprit.host, phase=culprit.phase, cause=culprit.cause
+                slot=culprit.slot,
+                host=culprit.host,
+                phase=culprit.phase,
+                cause=culprit.cause,
+                trace=culprit.trace,
             ) from self._gave_up
         raise ClusterError(reason) from self._gave_up

@@ -16,7 +16,7 @@ from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.loading.shard_order import ShardOrder
 from sparknet.data.shards.prepared import PreparedData
-from sparknet.errors import ClusterError, SparkNetError
+from sparknet.errors import ClusterError
 from sparknet.spark.devices.binding import Bound, bound_device
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
@@ -27,6 +27,7 @@ from sparknet.training.objectives.preprocessing import Preprocessing
 from sparknet.training.objectives.recipe import Recipe
 from sparknet.training.objectives.seeding import take_place
 from sparknet.training.sync.gloo_groups import Groups
+from sparknet.training.worker.cause import cause_of
 from sparknet.training.worker.device_feed import DeviceFeed
 from sparknet.training.worker.evaluate import Evaluation
 from sparknet.training.worker.heartbeat import Heartbeats
@@ -111,22 +112,32 @@ def _train_with(
             worker.run()
     except Exception as error:
         phase = worker.phase if worker is not None else "opening the data and building the net"
-        # A cluster's error may be gone at the next attempt; wrong data or settings are wrong there too.
-        fatal = isinstance(error, SparkNetError) and not isinstance(error, ClusterError)
-        cause = str(error) if isinstance(error, SparkNetError) else f"{type(error).__name__}: {error}"
+        cause = cause_of(error)
+        lost = ClusterError(f"worker {who.slot} lost the driver while {phase}: {cause.text}")
         # Nobody is there to be told.
         if beats.driver_lost:
-            raise ClusterError(f"worker {who.slot} lost the driver while {phase}: {cause}") from error
+            raise lost from error
+        failed = Failed(
+            slot=who.slot,
+            attempt=who.attempt,
+            host=who.host,
+            phase=phase,
+            cause=cause.text,
+            fatal=cause.fatal,
+            place=cause.place,
+            trace=cause.trace,
+        )
         try:
-            beat_client.tell(
-                Failed(slot=who.slot, attempt=who.attempt, host=who.host, phase=phase, cause=cause, fatal=fatal)
-            )
+            beat_client.tell(failed)
         except ClusterError as untold:
+            # A call to the driver fails before its silence has lasted long enough for the heartbeat to give it up.
+            if isinstance(error, ClusterError):
+                raise lost from error
             # The driver does not know why: at least the task's own log must say it, and not that nobody listened.
             error.add_note(str(untold))
             raise error from None
         # A fatal one ends quietly: the run's own error says all there is to say.
-        if not fatal:
+        if not cause.fatal:
             raise
 
 

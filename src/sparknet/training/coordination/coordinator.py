@@ -37,11 +37,10 @@ from sparknet.training.coordination.messages import (
 from sparknet.training.coordination.post_commit import Chores, Conclude, Evaluation, means
 from sparknet.training.coordination.quorum import Member, Quorum, balanced_steps, grace_ends
 from sparknet.training.coordination.rules import Rules, RunProgress
+from sparknet.training.coordination.worker_errors import WorkerErrors
 
 __all__ = ["Coordinator"]
 
-MAX_SAME_ERRORS = 3
-"""The same error of one slot so often in a row, without a commit of its own, is the net's or the data's fault."""
 MAX_ABORTS = 8
 """Aborts in a row, without anybody dying in between, after which the network is at fault and the run fails."""
 
@@ -60,7 +59,7 @@ class Coordinator:
         status: `starting` until the workers are there, then `running`, then one of three ends.
         reason: why it was stopped or failed.
         culprit: the worker whose error failed the run, where it was one.
-        last_error: the last error that a worker told and has not recovered from.
+        errors: those of workers.
         round, iteration: rounds committed so far, and the iterations of these.
         samples: samples in them.
         cursors: per slot, where its data goes on.
@@ -96,7 +95,7 @@ class Coordinator:
         self.sync_seconds = 0.0
         self.anchor_hash = ""
         self.culprit: Failed | None = None
-        self.last_error: Failed | None = None
+        self.errors = WorkerErrors()
         self.began_training = now
         self.evaluation: Evaluation | None = None
         self.loss: float | None = None
@@ -118,7 +117,6 @@ class Coordinator:
         self._begun = now
         self._last_tick = now
         self._round_began = now
-        self._errors: dict[int, tuple[str, int]] = {}
         self._lost: list[tuple[int, int]] = []
 
     # What the service asks -------------------------------------------------------------------------------
@@ -263,34 +261,28 @@ class Coordinator:
             member.stuck = True
             self._lose(member, f"no progress for {idle:.0f} s, though its heartbeat goes on")
 
-    def _lose(self, member: Member, reason: str, *, task_ends: bool = False) -> None:
+    def _lose(self, member: Member, reason: str, *, error: Failed | None = None) -> None:
         member.alive = False
         self.failures += 1
         self._aborts_in_a_row = 0  # a death explains the aborts before it: the network may be sound
-        if not task_ends:
+        # Of one that has told an error the job ends by itself.
+        if error is None:
             self._lost.append(member.name)
         self._chores.give_back(member.slot)
-        self._emit("worker_lost", **self._who(member), reason=reason)
+        trace = {"trace": error.trace} if error is not None and error.trace else {}
+        self._emit("worker_lost", **self._who(member), reason=reason, **trace)
 
     def _failed(self, message: Failed, now: float) -> None:
         member = self._members.get(message.slot)
         if member is not None and member.attempt > message.attempt:
             return
-        self.last_error = message
-        if message.fatal or self._same_errors(message) >= MAX_SAME_ERRORS:
+        if self.errors.add(message):
             self.culprit = self.culprit or message
             where = f"worker {message.slot} on {message.host} failed while {message.phase}"
             self.fail(f"{where}: {message.cause}")
         elif member is not None and member.attempt == message.attempt and member.alive:
-            self._lose(member, f"error while {message.phase}: {message.cause}", task_ends=True)
+            self._lose(member, f"error while {message.phase}: {message.cause}", error=message)
         self._advance(now)
-
-    def _same_errors(self, message: Failed) -> int:
-        """How often in a row a slot failed like this, with no commit of its own in between."""
-        cause, times = self._errors.get(message.slot, ("", 0))
-        times = times + 1 if cause == message.cause else 1
-        self._errors[message.slot] = (message.cause, times)
-        return times
 
     def _welcome(self, member: Member) -> None:
         if self.status == "running":
@@ -512,9 +504,7 @@ class Coordinator:
         self._add_chores()
         for member in quorum.voters():
             self.took_part[member.slot] = member.attempt
-            self._errors.pop(member.slot, None)
-            if self.last_error is not None and self.last_error.slot == member.slot:
-                self.last_error = None  # it recovered
+            self.errors.recovered(member.slot)
             member.state = (self._generation, self.round)
             member.phase = "working"
             member.answer = self._committed(member, self.round)

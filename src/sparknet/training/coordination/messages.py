@@ -137,6 +137,10 @@ class Failed:
     phase: str
     cause: str
     fatal: bool
+    place: str = ""
+    """The line of the user's code that is at fault, where one is."""
+    trace: str = ""
+    """The whole way to it, as Python prints it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
