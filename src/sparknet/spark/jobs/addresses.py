@@ -1,8 +1,8 @@
 """Which address of this machine the workers reach: tried by a small job, before anything depends on it.
 
 Spark's own address of the driver is right where executors come to the driver, and unknown to a client of Spark
-Connect; a host's name often stands for a loopback address; and a firewall tells nobody. So what may be right is tried
-from where the workers are, with a token, and what all of them reach is used.
+Connect; a host's name often stands for a loopback address; and a firewall tells nobody. So what may be right is
+tried from where the workers are, with a token, and what all of them reach is used.
 """
 
 import fcntl
