@@ -26,6 +26,7 @@ from torch import nn
 
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
 from sparknet.config import Sync
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import give_back_memory, keep_freed_memory
@@ -156,7 +157,9 @@ def measure(options: argparse.Namespace) -> tuple[list[Series], list[Bar]]:
                         Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic()
                     )
                     checkpoints = Checkpoints(Path(directory), keep=1)
-                    with DriverService(coordinator, checkpoints, host="127.0.0.1", token=token) as service:
+                    with DriverService(
+                        coordinator, checkpoints, at=DriverHost(host="127.0.0.1"), token=token
+                    ) as service:
                         address = DriverAddress(uri=service.address, token=token)
                         once = pool.submit(stage, strategy, options.floats, address).result()
                 for name, value in once.items():

@@ -44,6 +44,7 @@ from torch import distributed, nn
 from measured import Bar, Series, print_bars, print_table, surroundings, write_report
 from sparknet.config import Sync
 from sparknet.data.loading.sampling_order import Cursor
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
@@ -283,7 +284,9 @@ def _driver(directory: Path) -> Generator[DriverAddress]:
     rules = Rules(slots=WORKERS, rounds=1_000_000_000, plan=RoundPlan(local_steps=10))
     token = secrets.token_urlsafe(32)
     coordinator = Coordinator(rules, now=time.monotonic())
-    with DriverService(coordinator, Checkpoints(directory, keep=2), host=HOST, token=token) as service:
+    with DriverService(
+        coordinator, Checkpoints(directory, keep=2), at=DriverHost(host=HOST), token=token
+    ) as service:
         yield DriverAddress(uri=service.address, token=token)
 
 

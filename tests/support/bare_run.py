@@ -27,6 +27,7 @@ from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.shards.shard_table import Shard
 from sparknet.data.shards.shard_writer import ShardWriter
 from sparknet.spark.devices.binding import Bound
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
@@ -142,7 +143,9 @@ class BareRun:
         )
         plain = Normalise(mean=np.full((1, 1, 1), 100.0, np.float32), scale=0.01, crop=crop)
         trained = replace(plain, cut="random", mirror=True) if crop else plain
-        self._service = DriverService(self.coordinator, self._checkpoints, host="127.0.0.1", token=TOKEN)
+        self._service = DriverService(
+            self.coordinator, self._checkpoints, at=DriverHost(host="127.0.0.1"), token=TOKEN
+        )
         self._plan = WorkerPlan(
             config=config,
             driver=DriverAddress(uri=self._service.address, token=TOKEN),

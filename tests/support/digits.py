@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from places import REPOSITORY
 from sparknet.config import load_config
+from sparknet.spark.jobs.settings import is_local
 from sparknet.spark.running.run import RunResult, train
 from sparknet.training.run_files.run_dir import RunDir
 
@@ -21,6 +23,9 @@ BAR = 0.97
 def open_test_session(master: str, **settings: str) -> SparkSession:
     """A session as `sparknet train` opens it, with the pre-import daemon."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
+    if SparkContext._gateway is None and not is_local(master):
+        # The Java machine, which all tests of a process share, keeps its first master as what was submitted.
+        open_test_session("local[1]").stop()
     builder: Any = (
         SparkSession.builder.master(master)
         .config("spark.ui.enabled", "false")

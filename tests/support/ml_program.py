@@ -152,20 +152,44 @@ def check_resume(spark: SparkSession, directory: Path) -> None:
 
 def check_killed_worker(spark: SparkSession, directory: Path) -> None:
     """Where the worker's process can be reached, which is on this machine."""
-    pids: dict[int, int] = {}
-    told: list[str] = []
-
-    def kill(event: dict[str, Any]) -> None:
-        told.append(str(event["event"]))
-        if event["event"] == "worker_joined":
-            pids.setdefault(event["slot"], event["pid"])
-        if event["event"] == "round" and event["round"] == 3:
-            os.kill(pids[1], signal.SIGKILL)
-
-    model = classifier(maxRounds=400, maxEpochs=None, callbacks=[kill], checkpointEvery=50).fit(digits(spark))
-    assert "worker_lost" in told
+    told = Told(signal.SIGKILL)
+    model = classifier(maxRounds=400, maxEpochs=None, callbacks=[told], checkpointEvery=50).fit(digits(spark))
+    assert told.lost
     assert model.summary.result["failures"] >= 1
     assert model.summary.result["rounds"] == 400
+
+
+def check_hung_worker(spark: SparkSession, directory: Path) -> None:
+    """A process that is stopped ends by nobody's knowledge but ours; another one takes its slot."""
+    told = Told(signal.SIGSTOP, until_replaced=True)
+    with pytest.raises(KeyboardInterrupt):
+        classifier(maxRounds=100_000, maxEpochs=None, callbacks=[told], checkpointEvery=10_000).fit(digits(spark))
+    assert "silent" in told.lost[0]["reason"]
+    assert spark.range(5).count() == 5, "the session is still usable"
+
+
+class Told:
+    """Hears of a run, and hits its worker 1 after round 3."""
+
+    def __init__(self, how: signal.Signals, *, until_replaced: bool = False) -> None:
+        self.lost: list[dict[str, Any]] = []
+        self._how, self._until_replaced = how, until_replaced
+        self._pids: list[int] = []
+        self._began = time.monotonic()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "worker_joined" and event["slot"] == 1:
+            self._pids.append(event["pid"])
+        if event["event"] == "worker_lost" and event["slot"] == 1:
+            self.lost.append(event)
+        if event["event"] != "round":
+            return
+        if event["round"] == 3:
+            os.kill(self._pids[0], self._how)
+        if self._until_replaced:
+            assert time.monotonic() - self._began < 180, "the hung worker was not replaced"
+            if len(set(self._pids)) > 1:
+                raise KeyboardInterrupt
 
 
 def check_ten_fits(spark: SparkSession, directory: Path) -> None:

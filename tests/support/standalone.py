@@ -55,6 +55,12 @@ class Standalone:
         with urllib.request.urlopen(f"{self.ui}/json/", timeout=5) as answer:
             return json.load(answer)
 
+    def add_worker(self, cores: int) -> None:
+        """Start another worker, and wait until the master knows it."""
+        count = self.state()["aliveworkers"]
+        self._start_worker(f"worker{len(self._processes)}", cores, [])
+        self._wait_for_workers(count + 1)
+
     def close(self) -> None:
         """End all processes, workers first."""
         for process in reversed(self._processes):

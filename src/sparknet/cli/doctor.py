@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparknet.config import Cluster
 from sparknet.errors import MissingDependency, RunDirError, SparkNetError
 from sparknet.reporting.table import Mark, print_checks
 
@@ -114,17 +115,16 @@ def _findings(arguments: argparse.Namespace, examination: Examination, *, log_pa
     # Where the driver works, whose directory holds prepared data unless data.store says otherwise.
     local = "disk" not in examination.failed and _local_path(arguments.run_dir)
     run_dir = local or Path(tempfile.gettempdir())
-    with ClusterChecks(
-        master=arguments.master, workers=arguments.workers, run_dir=run_dir, log_path=log_path
-    ) as cluster:
+    cluster = Cluster(master=arguments.master, driver_host=arguments.driver_host, driver_port=arguments.driver_port)
+    with ClusterChecks(cluster=cluster, workers=arguments.workers, run_dir=run_dir, log_path=log_path) as checks:
         yield from examination.make(
             [
                 Check(name="Java", look=check_java),
-                Check(name="Spark", look=cluster.start_spark, needs=("Java",)),
-                Check(name="workers", look=cluster.look_at_workers, needs=("Spark",)),
-                Check(name="ports", look=cluster.look_at_ports, needs=("workers",)),
-                Check(name="routes", look=cluster.look_at_routes, needs=("ports",)),
-                Check(name="store", look=cluster.look_at_store, needs=("workers", "disk")),
+                Check(name="Spark", look=checks.start_spark, needs=("Java",)),
+                Check(name="workers", look=checks.look_at_workers, needs=("Spark",)),
+                Check(name="ports", look=checks.look_at_ports, needs=("workers",)),
+                Check(name="routes", look=checks.look_at_routes, needs=("ports",)),
+                Check(name="store", look=checks.look_at_store, needs=("workers", "disk")),
             ]
         )
 

@@ -226,6 +226,16 @@ def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
     doctor.add_argument("--master", metavar="URL", default="", help="Spark master (the submitter's, or embedded)")
     doctor.add_argument(
+        "--driver-host", metavar="HOST", default="", help="address of this machine to try alone (all that may do)"
+    )
+    doctor.add_argument(
+        "--driver-port",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="its port, and the next one is tried too (free ones)",
+    )
+    doctor.add_argument(
         "--run-dir", default="runs", metavar="DIR", help="directory or URI where runs will be kept (runs)"
     )
 

@@ -23,6 +23,7 @@ from sparknet.ml.summary import TrainingSummary, history_of
 from sparknet.ml.turns import turn_of
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
+from sparknet.spark.jobs.addresses import find_driver_host
 from sparknet.spark.preparing.prepare import Frames, prepare_run
 from sparknet.spark.preparing.store import open_store
 from sparknet.spark.running.run import Observer, train
@@ -89,7 +90,8 @@ def fit(
         else:
             # The rows too decide whether this is that run.
             config = start.config
-            with open_store(spark, opened.store(config), config, note=_LOG.info) as store:
+            at = find_driver_host(spark, config.cluster, workers=config.run.workers)
+            with open_store(spark, opened.store(config), config, at=at, note=_LOG.info) as store:
                 accept(prepare_run(spark, config.data, store=store, seed=config.run.seed, sources=frames))
         return _read(opened, asked)
 

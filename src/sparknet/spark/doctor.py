@@ -24,8 +24,9 @@ from pyspark.sql import SparkSession
 import sparknet
 from sparknet.config import Cluster
 from sparknet.errors import ClusterError, DataError, SparkNetError, Unauthorized
+from sparknet.spark.jobs.addresses import find_driver_host
 from sparknet.spark.jobs.jobs import Report, Task, collect_reports, numbered
-from sparknet.spark.jobs.session import driver_host, session_for
+from sparknet.spark.jobs.session import session_for
 from sparknet.spark.jobs.settings import is_local
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
@@ -60,14 +61,14 @@ class ClusterChecks:
     """Checks that need Spark; each uses what the ones before it have opened, and leaving closes all.
 
     Args:
-        master: Spark master URL; empty for an embedded session.
+        cluster: Spark master URL, empty for an embedded session, and where the driver is to be found.
         workers: how many workers to ask.
         run_dir: where runs, and with them the store, will be.
         log_path: file that takes what Spark prints.
     """
 
-    def __init__(self, *, master: str, workers: int, run_dir: Path, log_path: Path) -> None:
-        self._cluster = Cluster(master=master)
+    def __init__(self, *, cluster: Cluster, workers: int, run_dir: Path, log_path: Path) -> None:
+        self._cluster = cluster
         self._workers = workers
         self._run_dir = run_dir.absolute()
         self._log_path = log_path
@@ -142,7 +143,7 @@ class ClusterChecks:
                 Coordinator(rules, now=time.monotonic()),
                 # Nothing is written there: no worker of these checks sends a checkpoint.
                 Checkpoints(self._log_path.parent, 2),
-                host=driver_host(self._cluster, spark),
+                at=find_driver_host(spark, self._cluster, workers=self._workers),
                 token=token,
             )
         )

@@ -31,6 +31,7 @@ from sparknet.data.sources.registry import find_format
 from sparknet.errors import DataError
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import select_columns
+from sparknet.spark.jobs.addresses import find_driver_host
 from sparknet.spark.jobs.broadcast_bytes import Whole, broadcast_bytes
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, numbered
@@ -163,7 +164,8 @@ def measure_validation(  # noqa: PLR0913 - all but three are named by the caller
         WorkerError: the net failed.
         ClusterError: Spark failed.
     """
-    with open_store(spark, str(store), config, note=note) as opened:
+    at = find_driver_host(spark, config.cluster, workers=config.run.workers)
+    with open_store(spark, str(store), config, at=at, note=note) as opened:
         data = prepare_run(spark, config.data, store=opened, seed=config.run.seed, sources=sources)
         return _measure_prepared(spark, model, config, data, test_net_only=test_net_only)
 

@@ -11,7 +11,7 @@ from sparknet.errors import ClusterError, DataError, Unauthorized
 from sparknet.spark.jobs import driver_files
 from sparknet.spark.jobs.driver_files import DriverFiles
 from sparknet.spark.jobs.file_service import PIECES, FileService
-from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress
+from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress, DriverHost
 
 PREPARED, DRAFT = "0123456789abcdef", f".preparing-0123456789abcdef-{'0' * 32}"
 CONTENT = bytes(range(256)) * (CHUNK_BYTES // 100)  # of three pieces
@@ -29,7 +29,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def address(store):
-    with FileService(store, host="127.0.0.1", token="t") as service:
+    with FileService(store, at=DriverHost(host="127.0.0.1"), token="t") as service:
         yield DriverAddress(uri=service.address, token="t")
 
 
@@ -87,7 +87,7 @@ class BreakingClient:
 
 def test_a_driver_that_is_gone(store, own, monkeypatch):
     monkeypatch.setattr(driver_files, "_PAUSE_SECONDS", 0.01)
-    with FileService(store, host="127.0.0.1", token="t") as service:
+    with FileService(store, at=DriverHost(host="127.0.0.1"), token="t") as service:
         address = DriverAddress(uri=service.address, token="t")
     with pytest.raises(
         ClusterError, match=r"failed while fetching train-00000\.arrow: .*set cluster\.driver_host, or"
@@ -168,4 +168,4 @@ def send(writer, data):
 
 def test_an_address_that_nobody_has(store):
     with pytest.raises(ClusterError, match=r"cannot listen on 203\.0\.113\.1: .*set cluster\.driver_host"):
-        FileService(store, host="203.0.113.1", token="t")
+        FileService(store, at=DriverHost(host="203.0.113.1"), token="t")

@@ -17,7 +17,7 @@ from sparknet.data.shards.host_cache import CachePlace
 from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError
 from sparknet.spark.jobs.file_service import FileService
-from sparknet.spark.jobs.ports import DriverAddress
+from sparknet.spark.jobs.ports import DriverAddress, DriverHost
 from sparknet.spark.preparing import prepare as preparation
 from sparknet.spark.preparing.prepare import prepare_run
 from sparknet.spark.preparing.store import Store, look_for, open_store
@@ -92,7 +92,7 @@ def refuse_jobs(monkeypatch):
 def test_through_the_driver(spark, shared, tmp_path, cache, monkeypatch):
     directory = tmp_path / "store"
     directory.mkdir()
-    with FileService(directory, host="127.0.0.1", token="t") as service:
+    with FileService(directory, at=DriverHost(host="127.0.0.1"), token="t") as service:
         address = DriverAddress(uri=service.address, token="t")
         place = Storage().place(str(directory))
         # A mark that nobody sees: as on another machine.
@@ -180,10 +180,12 @@ def test_what_killed_preparations_left_goes_after_a_day(remote, server, monkeypa
 
 def test_an_embedded_session_is_one_machine(spark, tmp_path):
     config = RunConfig(data=DIGITS, net=Net(name="digits_cnn"), run=Run(rounds=1, workers=2), cluster=Cluster())
-    with open_store(spark, str(tmp_path / "store"), config, note=pytest.fail) as store:
+    with open_store(
+        spark, str(tmp_path / "store"), config, at=DriverHost(host="127.0.0.1"), note=pytest.fail
+    ) as store:
         assert (store.service, store.fetched, store.reach("x")) == (None, False, None)
     assert not (tmp_path / "store").exists()
-    with open_store(spark, "s3://bucket/x", config, note=pytest.fail) as store:
+    with open_store(spark, "s3://bucket/x", config, at=DriverHost(host="127.0.0.1"), note=pytest.fail) as store:
         assert store.fetched
         assert store.reach("y").source.directory.uri == "s3://bucket/x/y"
 

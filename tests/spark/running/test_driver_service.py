@@ -21,6 +21,7 @@ from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.shards.prepared import PreparedData
 from sparknet.errors import ClusterError, Unauthorized
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import FILE_SCHEMA, DriverService
 from sparknet.spark.running.worker_task import WorkerPlan
@@ -54,7 +55,9 @@ class Stage:
         rules = Rules(slots=slots, rounds=4, plan=RoundPlan(local_steps=1), heartbeat_timeout_seconds=60.0)
         self.coordinator = Coordinator(rules, now=time.monotonic(), start=start)
         self.checkpoints = Checkpoints(run_dir, keep=2)
-        self.service = DriverService(self.coordinator, self.checkpoints, host="127.0.0.1", token=TOKEN, tls=tls)
+        self.service = DriverService(
+            self.coordinator, self.checkpoints, at=DriverHost(host="127.0.0.1"), token=TOKEN, tls=tls
+        )
         self._clients = []
 
     def client(self, *, token=TOKEN, roots=b"", patience=0.5):
@@ -180,7 +183,7 @@ def test_tls_serves_those_who_trust_its_certificate_and_nobody_else(tmp_path, ce
 def test_an_address_that_is_not_here_names_the_setting(tmp_path):
     coordinator = Coordinator(Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=0.0)
     with pytest.raises(ClusterError, match=r"cannot listen on 192\.0\.2\.1.*set cluster\.driver_host"):
-        DriverService(coordinator, Checkpoints(tmp_path, keep=2), host="192.0.2.1", token=TOKEN)
+        DriverService(coordinator, Checkpoints(tmp_path, keep=2), at=DriverHost(host="192.0.2.1"), token=TOKEN)
 
 
 # Requests ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparknet.errors import ClusterError
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running import supervision
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.supervision import Supervision
@@ -36,7 +37,9 @@ def spark():
 @pytest.fixture
 def service(tmp_path):
     coordinator = Coordinator(Rules(slots=2, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic())
-    with DriverService(coordinator, Checkpoints(tmp_path, 2), host="127.0.0.1", token="t") as service:
+    with DriverService(
+        coordinator, Checkpoints(tmp_path, 2), at=DriverHost(host="127.0.0.1"), token="t"
+    ) as service:
         yield service
 
 

@@ -21,6 +21,7 @@ from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.shards.shard_table import Shard
 from sparknet.data.shards.shard_writer import ShardWriter
 from sparknet.errors import ClusterError, NetError
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.spark.running.worker_task import WorkerPlan, train_as
@@ -78,7 +79,7 @@ class Stage:
         rules = Rules(slots=1, rounds=rounds, plan=RoundPlan(local_steps=1, checkpoint_every=1), evaluation_parts=1)
         self.coordinator = Coordinator(rules, now=time.monotonic())
         checkpoints = Checkpoints(directory, keep=2)
-        self.service = DriverService(self.coordinator, checkpoints, host="127.0.0.1", token="t")
+        self.service = DriverService(self.coordinator, checkpoints, at=DriverHost(host="127.0.0.1"), token="t")
         config = RunConfig(
             data=Data(source="digits", validation_fraction=0.2, threads=2),
             net=Net(name="digits_cnn"),

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from group_member import Member
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
@@ -51,7 +52,7 @@ class Crew:
 def crew(tmp_path_factory):
     coordinator = Coordinator(Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic())
     checkpoints = Checkpoints(tmp_path_factory.mktemp("run"), keep=2)
-    with DriverService(coordinator, checkpoints, host="127.0.0.1", token=TOKEN) as service:
+    with DriverService(coordinator, checkpoints, at=DriverHost(host="127.0.0.1"), token=TOKEN) as service:
         crew = Crew(DriverAddress(uri=service.address, token=TOKEN))
         try:
             yield crew

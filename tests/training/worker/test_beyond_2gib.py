@@ -12,6 +12,7 @@ from torch import nn
 
 from fakes import MemoryGroup, together
 from sparknet.config import Sync
+from sparknet.spark.jobs.ports import DriverHost
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.spark.running.driver_service import DriverService
 from sparknet.training.coordination.coordinator import Coordinator
@@ -64,7 +65,9 @@ def test_a_checkpoint_of_more_than_2_gib_and_heartbeats_meanwhile(tmp_path):
     sync.apply()
     anchor_hash = sync.anchor_hash
     coordinator = Coordinator(Rules(slots=1, rounds=1, plan=RoundPlan(local_steps=1)), now=time.monotonic())
-    with DriverService(coordinator, Checkpoints(tmp_path, keep=1), host="127.0.0.1", token=TOKEN) as service:
+    with DriverService(
+        coordinator, Checkpoints(tmp_path, keep=1), at=DriverHost(host="127.0.0.1"), token=TOKEN
+    ) as service:
         client = DriverClient(DriverAddress(uri=service.address, token=TOKEN))
         with Ticker() as ticker:
             client.put_checkpoint(0, {WEIGHTS: weights_file(net)})

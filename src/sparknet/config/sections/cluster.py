@@ -27,7 +27,10 @@ class Cluster:
     lease_seconds: float = 30.0
     """Redis: a lease that was not renewed for so long is free again; it is renewed at a third of this."""
     driver_host: str = ""
-    """Address of this machine that workers can reach; not given: what Spark itself uses."""
+    """Name or address of this machine that workers can reach; not given: the first that all of them reach, of
+    Spark's own, those that lead to the cluster, and those of the interfaces."""
+    driver_port: int = 0
+    """Port of the run's service, and the next one is the store's; 0: free ones. For firewalls."""
     heartbeat_timeout_seconds: float = 2.0
     """Silence after which a worker counts as dead and the others go on."""
     hang_seconds: float = 600.0
@@ -62,6 +65,12 @@ class Cluster:
         ):
             value: float = getattr(self, key)
             require(value > 0, f"cluster.{key}", value, "it must be more than 0 seconds")
+        require(
+            0 <= self.driver_port < 65535,
+            "cluster.driver_port",
+            self.driver_port,
+            "it must be 0 or a port below 65535, since the next one is used too",
+        )
         at_least("cluster.task_failures", self.task_failures, 1)
         at_least("cluster.threads_per_worker", self.threads_per_worker, 1)
         # One of them alone would leave the service without TLS, against what was plainly wanted.

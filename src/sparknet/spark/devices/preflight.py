@@ -1,25 +1,25 @@
 """What is wrong with the wish for GPUs, found before the workers' job begins."""
 
 import json
-import threading
-import time
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
 
 from sparknet.config import RunConfig
 from sparknet.errors import ClusterError, ConfigError
 from sparknet.spark.devices.binding import leases_of, redis_url, torch_has_cuda
 from sparknet.spark.devices.gpus import usable_gpus, visible_devices
 from sparknet.spark.devices.redis_leases import RedisLeases
+from sparknet.spark.jobs.error_translation import spark_errors
+from sparknet.spark.jobs.jobs import TaggedJob
 
 __all__ = ["check_devices", "check_this_machine"]
 
 _ASK_SECONDS = 3.0
-_LOOK_SECONDS = 0.2
 
 
 def check_devices(config: RunConfig, spark: SparkSession) -> None:
@@ -115,21 +115,21 @@ def _check_offers(spark: SparkSession, wanted: int) -> None:
 
 
 def _check_executors(spark: SparkSession, wanted: int, patience_seconds: float) -> None:
-    """Wait for the first executor: a manager that has no such host is silent, and a job would wait for ever."""
-    # Executors come with the jobs that want them.
-    if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
-        return
-    until, pause = time.monotonic() + patience_seconds, threading.Event()
-    # The driver is one of them.
-    while len(spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()) < 2:  # pyright: ignore
-        if time.monotonic() > until:
+    """Wait for the first task: a manager that has no such host is silent, and a job would wait for ever."""
+    job = TaggedJob(spark, spark.range(0, 1, 1, 1).collect)
+    try:
+        if not job.join(patience_seconds):
             raise ClusterError(
                 f"no executor came in {patience_seconds:g} s; each must have {wanted} GPUs "
                 "(spark.executor.resource.gpu.amount), and free cores and memory: see to it that hosts offer them, "
                 "ask for less, or raise cluster.start_seconds"
             )
-        pause.wait(_LOOK_SECONDS)
+    finally:
+        job.give_up()
+    with spark_errors("waiting for an executor"):
+        job.result()
 
 
 def _is_local(spark: SparkSession) -> bool:
-    return (spark.conf.get("spark.master", "") or "").startswith("local")
+    # A server's workers are where the server is.
+    return not is_remote() and (spark.conf.get("spark.master", "") or "").startswith("local")

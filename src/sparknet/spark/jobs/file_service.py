@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from sparknet.errors import ClusterError, DataError
-from sparknet.spark.jobs.ports import CHUNK_BYTES, TokenCheck, errors_for_the_client
+from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverHost, TokenCheck, errors_for_the_client
 from sparknet.whole_files import whole_file
 
 __all__ = ["PIECES", "FileService"]
@@ -33,8 +33,7 @@ class FileService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBase
 
     Args:
         store: the directory.
-        host: address that workers reach; a free port is taken.
-        bind: address to listen on, where that is another one.
+        at: where.
         token: what every call must carry.
         tls: certificate and key as PEM, for TLS.
 
@@ -45,24 +44,17 @@ class FileService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBase
         ClusterError: it cannot listen there.
     """
 
-    def __init__(
-        self, store: Path, *, host: str, token: str, bind: str = "", tls: tuple[bytes, bytes] | None = None
-    ) -> None:
+    def __init__(self, store: Path, *, at: DriverHost, token: str, tls: tuple[bytes, bytes] | None = None) -> None:
         self._store = store
-        scheme = "grpc+tls" if tls else "grpc"
         try:
             super().__init__(
-                # Port 0: the kernel gives a free one. One chosen beforehand could be taken before it is bound.
-                f"{scheme}://{bind or host}:0",
+                at.location(tls),
                 tls_certificates=[tls] if tls else None,
                 middleware={"token": TokenCheck(token)},
             )
         except (OSError, pa.ArrowException) as error:
-            raise ClusterError(
-                f"the store's service cannot listen on {bind or host}: {error}; set cluster.driver_host to an "
-                "address of this machine that workers reach"
-            ) from error
-        self.address = f"{scheme}://{host}:{self.port}"
+            raise at.refused("the store's service", error) from error
+        self.address = at.uri("grpc+tls" if tls else "grpc", self.port)
 
     def close(self) -> None:
         """Stop; calls that hang are not waited for."""

@@ -4,7 +4,7 @@ import hmac
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,11 +15,53 @@ import pyarrow.flight as flight
 from sparknet.config import Cluster
 from sparknet.errors import ClusterError, ConfigError, SparkNetError
 
-__all__ = ["CHUNK_BYTES", "DriverAddress", "TokenCheck", "errors_for_the_client", "read_tls", "reason_of"]
+__all__ = [
+    "CHUNK_BYTES",
+    "DriverAddress",
+    "DriverHost",
+    "TokenCheck",
+    "errors_for_the_client",
+    "read_tls",
+    "reason_of",
+    "route_to",
+]
 
 # A value of Arrow's `binary` ends at 2 GB, and a file need not.
 CHUNK_BYTES = 4 << 20
 """Files travel in record batches of at most this size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriverHost:
+    """Where a port of the driver's is to be."""
+
+    host: str
+    """Name or address that workers reach."""
+    bind: str = ""
+    """Address to listen on, where that is another one (containers, address translation)."""
+    port: int = 0
+    """0: the kernel gives a free one. One chosen beforehand could be taken before it is bound."""
+
+    def location(self, tls: object) -> str:
+        """What a server listens on."""
+        return replace(self, host=self.bind or self.host).uri("grpc+tls" if tls else "grpc", self.port)
+
+    def uri(self, scheme: str, port: int) -> str:
+        """`scheme://host:port`, with an IPv6 address in brackets."""
+        return f"{scheme}://[{self.host}]:{port}" if ":" in self.host else f"{scheme}://{self.host}:{port}"
+
+    def beside(self) -> "DriverHost":
+        """The next port."""
+        return replace(self, port=self.port + 1) if self.port else self
+
+    def refused(self, what: str, error: Exception) -> ClusterError:
+        """What to say where a server cannot listen there."""
+        port = f" port {self.port}" if self.port else ""
+        remedy = "; or another cluster.driver_port, of which this one may be taken" if self.port else ""
+        return ClusterError(
+            f"{what} cannot listen on {self.bind or self.host}{port}: {reason_of(error)}; set cluster.driver_host "
+            f"to an address of this machine that workers reach{remedy}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +83,7 @@ class DriverAddress:
         """
         parts = urlsplit(self.uri)
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((parts.hostname, parts.port))  # a datagram socket sends nothing on connect
-                return str(probe.getsockname()[0])
+            return route_to(parts.hostname or "", parts.port or 0)
         except OSError as error:
             raise ClusterError(
                 f"there is no way from {socket.gethostname()} to the driver service at {self.uri}: {error}; "
@@ -69,6 +109,23 @@ class DriverAddress:
         """
         headers = [(b"authorization", f"Bearer {self.token}".encode())]
         return flight.FlightCallOptions(headers=headers, timeout=seconds)
+
+
+def route_to(host: str, port: int) -> str:
+    """The address, of IPv4 or IPv6, of this machine's interface that leads to a host.
+
+    Raises:
+        OSError: none does, or nobody has that name.
+    """
+    failure: OSError | None = None
+    for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        try:
+            with socket.socket(family, kind) as probe:
+                probe.connect(address)  # a datagram socket sends nothing on connect
+                return str(probe.getsockname()[0])
+        except OSError as error:  # of a kind that this machine has not
+            failure = error
+    raise failure or OSError(f"{host} has no address")
 
 
 class TokenCheck(flight.ServerMiddlewareFactory):  # pyright: ignore[reportUntypedBaseClass]

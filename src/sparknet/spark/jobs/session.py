@@ -26,7 +26,7 @@ from sparknet.spark.jobs.settings import (
     refuse_settings,
 )
 
-__all__ = ["check_java", "driver_host", "open_session", "session_for"]
+__all__ = ["check_java", "open_session", "session_for"]
 
 
 def check_java() -> str:
@@ -213,8 +213,3 @@ def session_for(
             session.stop()
         raise
     session.stop()
-
-
-def driver_host(cluster: Cluster, spark: SparkSession) -> str:
-    """The address at which workers reach this process: as configured, or what Spark itself uses."""
-    return cluster.driver_host or spark.conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1"

@@ -25,8 +25,8 @@ from sparknet.errors import DataError
 from sparknet.spark.jobs.driver_files import DriverFiles
 from sparknet.spark.jobs.file_service import FileService
 from sparknet.spark.jobs.jobs import collect_reports, numbered
-from sparknet.spark.jobs.ports import DriverAddress, read_tls
-from sparknet.spark.jobs.session import driver_host
+from sparknet.spark.jobs.ports import DriverAddress, DriverHost, read_tls
+from sparknet.spark.jobs.settings import is_local
 
 __all__ = ["Store", "open_store"]
 
@@ -79,7 +79,7 @@ class Store:
 
 @contextmanager
 def open_store(
-    spark: SparkSession, where: str, config: RunConfig, *, note: Callable[[str], None]
+    spark: SparkSession, where: str, config: RunConfig, *, at: DriverHost, note: Callable[[str], None]
 ) -> Generator[Store]:
     """Find out how the workers reach a store, and serve it to them while the block runs where they do not see it.
 
@@ -87,6 +87,7 @@ def open_store(
         spark: asks the workers.
         where: a path or URI; a directory is made.
         config: where copies are kept, how many workers there are, and how they reach the driver.
+        at: where the driver's own port is; the store's is beside it.
         note: is told, once, that shards go through the driver.
 
     Raises:
@@ -101,7 +102,7 @@ def open_store(
         return
     # The tasks of such a session are processes of this machine.
     master = "" if is_remote() else spark.conf.get("spark.master", "") or ""
-    if master == "local" or master.startswith("local["):
+    if is_local(master):
         yield Store(place=place, cache=cache)
         return
     with _marked(place.local) as mark:
@@ -116,13 +117,7 @@ def open_store(
             )
         token, tls = secrets.token_urlsafe(32), read_tls(config.cluster)
         # Also where those that were asked see it: one that comes later need not.
-        with FileService(
-            place.local,
-            host=driver_host(config.cluster, spark),
-            bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
-            token=token,
-            tls=tls,
-        ) as service:
+        with FileService(place.local, at=at.beside(), token=token, tls=tls) as service:
             address = DriverAddress(uri=service.address, token=token, tls_roots=tls[0] if tls else b"")
             yield Store(place=place, cache=cache, service=address, mark=mark, fetched=not shared)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from sparknet.errors import CheckpointError, ClusterError
-from sparknet.spark.jobs.ports import CHUNK_BYTES, TokenCheck, errors_for_the_client
+from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverHost, TokenCheck, errors_for_the_client
 from sparknet.training.coordination.coordinator import Coordinator
 from sparknet.training.coordination.messages import (
     Answer,
@@ -50,8 +50,7 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
     Args:
         coordinator: decides; only this service may touch it from now on, through `locked`.
         checkpoints: where `put` writes.
-        host: address that workers reach; a free port is taken.
-        bind: address to listen on, where that is another one (containers, address translation).
+        at: where.
         token: what every call must carry.
         tls: certificate and key as PEM, for TLS.
 
@@ -66,9 +65,8 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         coordinator: Coordinator,
         checkpoints: Checkpoints,
         *,
-        host: str,
+        at: DriverHost,
         token: str,
-        bind: str = "",
         tls: tuple[bytes, bytes] | None = None,
     ) -> None:
         # All of this before the server exists, which answers calls from the moment that it does.
@@ -79,20 +77,15 @@ class DriverService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBa
         self._closing = threading.Event()
         self.events: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self.lost: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        scheme = "grpc+tls" if tls else "grpc"
         try:
             super().__init__(
-                # Port 0: the kernel gives a free one. One chosen beforehand could be taken before it is bound.
-                f"{scheme}://{bind or host}:0",
+                at.location(tls),
                 tls_certificates=[tls] if tls else None,
                 middleware={"token": TokenCheck(token)},
             )
         except (OSError, pa.ArrowException) as error:
-            raise ClusterError(
-                f"the driver service cannot listen on {bind or host}: {error}; set cluster.driver_host to an "
-                "address of this machine that workers reach"
-            ) from error
-        self.address = f"{scheme}://{host}:{self.port}"
+            raise at.refused("the driver service", error) from error
+        self.address = at.uri("grpc+tls" if tls else "grpc", self.port)
         self._ticker = threading.Thread(target=self._tick, name="coordinator-clock", daemon=True)
         self._ticker.start()
 

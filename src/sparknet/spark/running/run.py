@@ -3,13 +3,12 @@
 import math
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pyspark.sql import SparkSession
-from pyspark.sql.utils import is_remote
 
 from sparknet.config import Run, RunConfig, encode
 from sparknet.data.loading.sampling_order import Cursor
@@ -17,8 +16,9 @@ from sparknet.data.shards.prepared import PreparedData
 from sparknet.data.sources.opening import OpenedSources
 from sparknet.errors import CheckpointError, ClusterError, ConfigError, RunDirError, WorkerError
 from sparknet.spark.devices.preflight import check_devices
-from sparknet.spark.jobs.ports import read_tls
-from sparknet.spark.jobs.session import driver_host, session_for
+from sparknet.spark.jobs.addresses import find_driver_host
+from sparknet.spark.jobs.ports import DriverHost, read_tls
+from sparknet.spark.jobs.session import session_for
 from sparknet.spark.preparing.prepare import Frames, prepare_run
 from sparknet.spark.preparing.store import Store, open_store
 from sparknet.spark.running.driver_client import DriverAddress
@@ -200,17 +200,20 @@ class _Run:
         check_solver(self._start.recipe)
         self._tell("note", message="starting Spark")
         config = self._config
-        with (
-            session_for(
-                config.cluster,
-                given,
-                workers=config.run.workers,
-                name=config.run.name,
-                log_path=self._run_dir.path / "spark.log",
-            ) as spark,
-            self._store(spark) as store,
-        ):
+        with ExitStack() as held:
+            spark = held.enter_context(
+                session_for(
+                    config.cluster,
+                    given,
+                    workers=config.run.workers,
+                    name=config.run.name,
+                    log_path=self._run_dir.path / "spark.log",
+                )
+            )
+            # First of all that asks Spark for anything: it refuses what would wait for ever.
             check_devices(config, spark)
+            at = find_driver_host(spark, config.cluster, workers=config.run.workers)
+            store = held.enter_context(self._store(spark, at))
             self._tell("note", message="preparing data")
             data = prepare_run(
                 spark,
@@ -241,7 +244,7 @@ class _Run:
             # to come.
             coordinator = self._coordinator(data, objective, rounds, saved)
             self._announce(data, objective, rounds, done=done)
-            with self._service(coordinator, spark) as service:
+            with self._service(coordinator, at) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
                     config=config,
@@ -372,29 +375,16 @@ class _Run:
             columns=[column.told for column in data.rows.columns],
         )
 
-    @contextmanager
-    def _service(self, coordinator: Coordinator, spark: SparkSession) -> Generator[DriverService]:
-        with DriverService(
-            coordinator,
-            self._checkpoints,
-            # The address at which Spark's own executors find the driver is known to be reachable from where the
-            # workers run.
-            host=driver_host(self._config.cluster, spark),
-            token=self._token,
-            # In a container Spark listens on one address and is reached by another, and so must we. A remote
-            # session's settings are those of the server's machine.
-            bind="" if is_remote() else spark.conf.get("spark.driver.bindAddress", "") or "",
-            tls=self._tls,
-        ) as service:
-            yield service
+    def _service(self, coordinator: Coordinator, at: DriverHost) -> DriverService:
+        return DriverService(coordinator, self._checkpoints, at=at, token=self._token, tls=self._tls)
 
-    def _store(self, spark: SparkSession) -> AbstractContextManager[Store]:
+    def _store(self, spark: SparkSession, at: DriverHost) -> AbstractContextManager[Store]:
         """Where the shards lie, as the workers find it."""
 
         def note(message: str) -> None:
             self._tell("note", level="warning", message=message)
 
-        return open_store(spark, self._run_dir.store(self._config), self._config, note=note)
+        return open_store(spark, self._run_dir.store(self._config), self._config, at=at, note=note)
 
     def _address(self, service: DriverService) -> DriverAddress:
         # Workers trust this very certificate: it needs no authority behind it.
