@@ -37,12 +37,19 @@ class Run:
     """Replicas, one Spark task each."""
     min_workers: int = 1
     """Start with so many when `cluster.start_seconds` have passed; fewer fails the run."""
+    below_min_workers: Literal["wait", "end"] = "wait"
+    """What a run does that has fewer than `min_workers` left: it waits for others to come, for
+    `cluster.start_seconds`, or it ends as failed, to be resumed."""
     rounds: int | None = None
     """Rounds to train; give this, `iterations` or `epochs`."""
     iterations: int | None = None
     """Local steps of each worker; the last round has fewer where need be. Give this, `rounds` or `epochs`."""
     epochs: float | None = None
-    """Passes over the training rows, rounded up to whole rounds; give this, `rounds` or `iterations`."""
+    """Passes over the training rows, rounded up to whole steps of all workers; the last round has fewer where need
+    be. Give this, `rounds` or `iterations`."""
+    make_up: bool = False
+    """With `epochs`: where workers were missing in some rounds, go on at the end, at the last learning rate, until
+    the passes have really been made; else the result says how many were."""
     eval_every: int = 10
     """Rounds between validations; the last round is always validated. 0: only the last."""
     eval_iterations: int | None = None
@@ -84,6 +91,12 @@ class Run:
                 at_least(f"run.{key}", getattr(self, key), 1)
         if self.epochs is not None:
             require(self.epochs > 0, "run.epochs", self.epochs, "it must be more than 0")
+        require(
+            not self.make_up or self.epochs is not None,
+            "run.make_up",
+            self.make_up,
+            "what it makes up are passes over the rows: set run.epochs, or leave it out",
+        )
         at_least("run.eval_every", self.eval_every, 0)
         for key, judges in (("early_stop", self.early_stop is not None), ("keep", self.keep == "best")):
             require(

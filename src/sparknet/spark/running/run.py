@@ -49,8 +49,10 @@ from sparknet.training.worker.cause import cause_of
 from sparknet.training.worker.evaluate import Evaluation
 from sparknet.training.worker.rehearsal import rehearse
 
-__all__ = ["Observer", "RunResult", "count_rounds", "train"]
+__all__ = ["Observer", "RunLength", "RunResult", "train"]
 
+_NEARLY = 0.99
+"""Share of the passes asked for below which it is told that some are missing."""
 _KEPT = ("checkpoint", "snapshot", "evaluation")
 """What a run directory in a store should hear of at once."""
 Observer = Callable[[dict[str, object]], None]
@@ -81,8 +83,15 @@ class RunResult:
     """The run ended before its last round, since validations no longer improved."""
     rounds: int
     workers: int
+    """Asked for."""
+    rounds_by_workers: dict[int, int] = field(default_factory=dict[int, int])
+    """By how many workers took part, in how many rounds."""
     samples: int
     """Samples of all committed rounds."""
+    epochs: float
+    """Passes over the training rows that these are."""
+    asked_epochs: float | None = None
+    """Passes that were asked for, where `run.epochs` says them."""
     seconds: float
     """From the first local step of this start (or resumption) to the end."""
     images_per_second: float
@@ -151,25 +160,31 @@ def train(
             raise
 
 
-def count_rounds(start: RunStart, training_rows: int, done: RunProgress) -> int:
-    """Rounds of the whole run: as given, or enough for the iterations or epochs asked for beyond what is done."""
-    config = start.config
-    plan = RoundPlan.of(config)
-    # Rounds are the whole run's, so that a resumed one ends where it would have ended.
-    if config.run.rounds is not None:
-        return config.run.rounds
-    if config.run.iterations is not None:
-        return max(1, done.round + plan.count_rounds(done.iteration, config.run.iterations))
-    per_step = config.solver.batch_size * start.recipe.batches_per_step
-    per_iteration = config.run.workers * per_step
-    missing = (config.run.epochs or 0) * training_rows - done.samples
-    end = done.iteration + math.ceil(max(0, missing) / per_iteration)
-    return max(1, done.round + plan.count_rounds(done.iteration, end))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLength:
+    """How long a run is."""
 
+    plan: RoundPlan
+    """How long its rounds are."""
+    rounds: int
+    """Of the whole run, so that a resumed one ends where it would have ended."""
+    iterations: int
+    """At which it ends."""
 
-def _last_iteration(config: RunConfig, rounds: int, done: RunProgress) -> int:
-    """At which the run ends."""
-    return config.run.iterations or RoundPlan.of(config).iteration_after(rounds - done.round, done.iteration)
+    @classmethod
+    def of(cls, start: RunStart, training_rows: int, done: RunProgress) -> "RunLength":
+        """As given, or enough for the iterations or epochs asked for beyond what is done."""
+        config, run = start.config, start.config.run
+        end = run.iterations or 0
+        if run.epochs is not None:
+            per_iteration = run.workers * config.solver.batch_size * start.recipe.batches_per_step
+            missing = run.epochs * training_rows - done.samples
+            end = done.iteration + math.ceil(max(0, missing) / per_iteration)
+        plan = RoundPlan.of(config, end=end)
+        rounds = run.rounds or max(1, done.round + plan.count_rounds(done.iteration, end))
+        return cls(
+            plan=plan, rounds=rounds, iterations=end or plan.iteration_after(rounds - done.round, done.iteration)
+        )
 
 
 class _Run:
@@ -237,20 +252,20 @@ class _Run:
             # A checkpoint of this run is newer than whatever it once began from.
             saved = self._resume_point() or self._beginning(objective)
             done = saved.progress if saved else RunProgress()
-            rounds = count_rounds(self._start, data.train_rows, done)
+            length = RunLength.of(self._start, data.train_rows, done)
             if self._hook is not None:
-                self._hook.start(objective, self._run_dir.path, rounds)
+                self._hook.start(objective, self._run_dir.path, length.rounds)
             # After the preparation, which may take hours: its clock runs from here, and workers have only so long
             # to come.
-            coordinator = self._coordinator(data, objective, rounds, saved)
-            self._announce(data, objective, rounds, done=done)
+            coordinator = self._coordinator(data, objective, length, saved)
+            self._announce(data, objective, length, done=done)
             with self._service(coordinator, at) as service:
                 self._tell("note", message="waiting for workers")
                 plan = WorkerPlan(
                     config=config,
                     driver=self._address(service),
                     data=data,
-                    iterations=_last_iteration(config, rounds, done),
+                    iterations=length.iterations,
                     preprocessing=preprocessing,
                     code=self._start.recipe.code,
                 )
@@ -322,15 +337,17 @@ class _Run:
         return saved
 
     def _coordinator(
-        self, data: PreparedData, objective: Objective, rounds: int, saved: Saved | None
+        self, data: PreparedData, objective: Objective, length: RunLength, saved: Saved | None
     ) -> Coordinator:
         run, sync, cluster = self._config.run, self._config.sync, self._config.cluster
         evaluation = Evaluation.of(objective, data, self._config)
         rules = Rules(
             slots=run.workers,
-            rounds=rounds,
-            plan=RoundPlan.of(self._config),
+            rounds=length.rounds,
+            plan=length.plan,
+            samples=math.ceil((run.epochs or 0) * data.train_rows) if run.make_up else 0,
             min_workers=run.min_workers,
+            waits_below=run.below_min_workers == "wait",
             balanced=sync.pace == "balanced",
             evaluation_parts=evaluation.parts,
             validation_rows=data.validation_rows,
@@ -351,7 +368,7 @@ class _Run:
             rules, now=time.monotonic(), start=start, checkpoint=checkpoint, conclude=evaluation.conclude
         )
 
-    def _announce(self, data: PreparedData, objective: Objective, rounds: int, *, done: RunProgress) -> None:
+    def _announce(self, data: PreparedData, objective: Objective, length: RunLength, *, done: RunProgress) -> None:
         config = self._config
         if data.skipped:
             told = f"damaged rows that were left out: {data.skipped:,}; the first: {data.skipped_examples[0]}"
@@ -365,10 +382,10 @@ class _Run:
             net=config.net.name or objective.name,
             parameters=sum(parameter.numel() for parameter in objective.module.parameters()),
             workers=config.run.workers,
-            rounds=rounds,
+            rounds=length.rounds,
             first_round=done.round + 1,
             local_steps=config.sync.local_steps,
-            iterations=_last_iteration(config, rounds, done),
+            iterations=length.iterations,
             strategy=config.sync.strategy,
             training_rows=data.train_rows,
             validation_rows=data.validation_rows,
@@ -413,7 +430,10 @@ class _Run:
             stopped_early=coordinator.judge.ended and coordinator.round < coordinator.rules.rounds,
             rounds=coordinator.round,
             workers=config.run.workers,
+            rounds_by_workers=dict(sorted(coordinator.rounds_by_workers.items())),
             samples=coordinator.samples,
+            epochs=coordinator.samples / data.train_rows,
+            asked_epochs=config.run.epochs,
             seconds=seconds,
             images_per_second=samples / seconds,
             sync_seconds=coordinator.sync_seconds,
@@ -421,6 +441,14 @@ class _Run:
             weights_hash=coordinator.anchor_hash,
             run_dir=self._run_dir.uri,
         )
+        asked = result.asked_epochs or 0.0
+        if result.epochs < _NEARLY * asked and not result.stopped_early:
+            self._tell(
+                "note",
+                level="warning",
+                message=f"{result.epochs:.1f} of {asked:g} passes over the rows were made, since workers were "
+                "missing in some rounds; run.make_up=true goes on until all are",
+            )
         if self._run_dir.is_remote:
             self._tell("note", message=f"waiting until all of the run is in {self._run_dir.uri}")
             self._run_dir.catch_up()

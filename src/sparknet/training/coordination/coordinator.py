@@ -9,6 +9,7 @@ participant voted ok the round commits, otherwise it is aborted and all say `Rea
 have already made. A commit may bring chores (evaluation parts, a checkpoint), which come before the next quorum.
 """
 
+from collections import Counter
 from dataclasses import replace
 from typing import Literal
 
@@ -37,6 +38,7 @@ from sparknet.training.coordination.messages import (
 from sparknet.training.coordination.post_commit import Chores, Conclude, Evaluation, means
 from sparknet.training.coordination.quorum import Member, Quorum, balanced_steps, grace_ends
 from sparknet.training.coordination.rules import Rules, RunProgress
+from sparknet.training.coordination.shortage import Shortage
 from sparknet.training.coordination.worker_errors import WorkerErrors
 
 __all__ = ["Coordinator"]
@@ -62,6 +64,7 @@ class Coordinator:
         errors: those of workers.
         round, iteration: rounds committed so far, and the iterations of these.
         samples: samples in them.
+        rounds_by_workers: by how many workers took part, in how many rounds.
         cursors: per slot, where its data goes on.
         failures: workers lost so far.
         took_part: per slot, its newest attempt that took part in a committed round.
@@ -89,6 +92,7 @@ class Coordinator:
         self.round = start.round
         self.iteration = start.iteration
         self.samples = start.samples
+        self.rounds_by_workers = Counter(start.rounds_by_workers)
         self.cursors = dict(start.cursors)
         self.failures = 0
         self.took_part: dict[int, int] = {}
@@ -118,6 +122,7 @@ class Coordinator:
         self._last_tick = now
         self._round_began = now
         self._lost: list[tuple[int, int]] = []
+        self._shortage = Shortage(rules)
 
     # What the service asks -------------------------------------------------------------------------------
 
@@ -211,7 +216,7 @@ class Coordinator:
         """What a checkpoint of the current round must record."""
         cursors = dict(self.cursors)
         done = replace(self._start, round=self.round, iteration=self.iteration, samples=self.samples)
-        return replace(done, cursors=cursors, best=self.judge.best)
+        return replace(done, cursors=cursors, best=self.judge.best, rounds_by_workers=dict(self.rounds_by_workers))
 
     def drain_events(self) -> list[dict[str, object]]:
         """The event records since the last call, oldest first."""
@@ -389,7 +394,7 @@ class Coordinator:
         live = self.live()
         ready = [member for member in live if member.phase == "ready"]
         current = [member for member in live if self._holds_current_state(member)]
-        if not ready or (self._chores and current):
+        if self._is_short_of(live, now) or not ready or (self._chores and current):
             return
         if not current:
             self._fall_back(ready, now)
@@ -404,6 +409,15 @@ class Coordinator:
             ready.sort(key=lambda m: (m not in ranks, before.get(m.name, len(before)), m.slot))
             self._form_quorum(ready, now)
 
+    def _is_short_of(self, live: list[Member], now: float) -> bool:
+        """Whether there are too few to go on, of whom no round is made."""
+        short = self._shortage.look(len(live), now)
+        if short is not None and short.note:
+            self._emit("note", level="warning", message=short.note)
+        if short is not None and short.failure:
+            self.fail(short.failure)
+        return short is not None
+
     def _fall_back(self, ready: list[Member], now: float) -> None:
         """Nobody alive holds the current weights: begin again from the last checkpoint."""
         before, self._generation = self.round, self._generation + 1
@@ -411,7 +425,8 @@ class Coordinator:
         self._group = []  # nor is a vote of then one of now: the next quorum gets a new epoch
         back = self._fallback
         self.round, self.iteration, self.samples = back.round, back.iteration, back.samples
-        self.cursors = dict(self._fallback.cursors)
+        self.rounds_by_workers = Counter(back.rounds_by_workers)
+        self.cursors = dict(back.cursors)
         self.judge = Judge(self.rules.aim, self._fallback.best)
         self._emit(
             "rollback",
@@ -479,11 +494,7 @@ class Coordinator:
         for member in quorum.voters():
             member.phase, member.answer = "working", Aborted(epoch=quorum.epoch, reason=reason)
         if self._aborts_in_a_row >= MAX_ABORTS:
-            hosts = ", ".join(f"{m.slot} on {m.host}" for m in quorum.members)
-            self.fail(
-                f"round {self.round} was tried {MAX_ABORTS} times and never got through between workers {hosts}; "
-                f"last reason: {reason}; open the ports between these hosts (sparknet doctor tries the routes)"
-            )
+            self.fail(quorum.never_through(MAX_ABORTS, reason))
 
     def _settle(self, quorum: Quorum, *, committed: bool) -> None:
         self._quorum = None
@@ -495,6 +506,7 @@ class Coordinator:
         self._settle(quorum, committed=True)
         self._aborts_in_a_row = 0
         self.round, self.iteration = self.round + 1, self.iteration + self._planned
+        self.rounds_by_workers[quorum.took_part()] += 1
         for ready in quorum.readies():
             self.samples += ready.samples
             # Without steps it is a newcomer, whose cursor may stand anywhere.
@@ -568,7 +580,8 @@ class Coordinator:
     @property
     def _is_last(self) -> bool:
         """Whether no round follows the one that was committed last."""
-        return self.round >= self.rules.rounds or self.judge.ended
+        made = self.round >= self.rules.rounds and self.samples >= self.rules.samples
+        return made or self.judge.ended
 
     def _hand_out_chores(self, now: float) -> None:
         current = [member for member in self.live() if self._holds_current_state(member)]

@@ -124,6 +124,18 @@ class Quorum:
         # Dead ones that did not vote prevent nothing: the average with their steps is there on all that live.
         return None if any(member.alive for member in silent) else Verdict(True)
 
+    def never_through(self, tries: int, reason: str) -> str:
+        """What to say of a round that has been tried so often."""
+        hosts = ", ".join(f"{member.slot} on {member.host}" for member in self.members)
+        return (
+            f"round {self.round} was tried {tries} times and never got through between workers {hosts}; "
+            f"last reason: {reason}; open the ports between these hosts (sparknet doctor tries the routes)"
+        )
+
+    def took_part(self) -> int:
+        """How many brought steps of their own."""
+        return sum(ready.steps > 0 for ready in self.readies())
+
     def exchange_seconds(self) -> float:
         """The slowest participant's time for the exchange."""
         return max(vote.exchange_seconds for vote in self.votes.values())

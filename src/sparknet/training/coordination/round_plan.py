@@ -29,8 +29,8 @@ class RoundPlan:
     """At which the run ends; 0: it ends by its rounds."""
 
     @classmethod
-    def of(cls, config: RunConfig) -> "RoundPlan":
-        """The plan of a run."""
+    def of(cls, config: RunConfig, *, end: int = 0) -> "RoundPlan":
+        """The plan of a run; `end` is the iteration at which it ends, where its epochs come to one."""
         run = config.run
         return cls(
             local_steps=config.sync.local_steps,
@@ -38,7 +38,7 @@ class RoundPlan:
             checkpoint_every=0 if run.checkpoint_iterations else run.checkpoint_every,
             eval_iterations=run.eval_iterations or 0,
             checkpoint_iterations=run.checkpoint_iterations or 0,
-            iterations=run.iterations or 0,
+            iterations=run.iterations or end,
         )
 
     def steps_from(self, iteration: int) -> int:

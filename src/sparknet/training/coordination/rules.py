@@ -17,7 +17,11 @@ class Rules:
     slots: int
     rounds: int
     plan: RoundPlan
+    samples: int = 0
+    """Go on behind the last round until so many samples have been trained on; 0: that is the end."""
     min_workers: int = 1
+    waits_below: bool = True
+    """A run with fewer live workers than `min_workers` waits for others, for `start_seconds`, and does not end."""
     balanced: bool = False
     evaluation_parts: int = 0
     """Parts that the rows which are measured are handed out in."""
@@ -43,6 +47,8 @@ class RunProgress:
     iteration: int = 0
     """Local steps that a worker has made in these rounds; where paces differ, those that were planned."""
     samples: int = 0
+    rounds_by_workers: Mapping[int, int] = field(default_factory=dict[int, int])
+    """By how many workers took part, in how many rounds."""
     cursors: Mapping[int, Cursor] = field(default_factory=dict[int, Cursor])
     """Per slot, where its data goes on."""
     order: str = ""
