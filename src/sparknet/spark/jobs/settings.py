@@ -98,7 +98,8 @@ def missing_settings(
     }
     if preimport:
         ours["spark.executorEnv.SPARKNET_PREIMPORT"] = preimport
-    host = cluster.driver_host or ("127.0.0.1" if master.startswith("local") else "")
+    host = "127.0.0.1" if master.startswith("local") else cluster.driver_host
+    host = f"[{host}]" if ":" in host else host  # as Spark writes IPv6
     # Not the one without the other: a submitter's address may be none that this machine can bind.
     if host and "spark.driver.host" not in said and "spark.driver.bindAddress" not in said:
         ours["spark.driver.host"] = host

@@ -21,7 +21,10 @@ __all__ = ["GaveUp", "SlotTask", "WorkerJobs"]
 SlotTask = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 """What runs on a worker; it must travel."""
 _PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 8.0
+_MOST_DOUBLINGS = 4
+_DYING_SECONDS = 3.0
+"""So long a worker that fell silent may still hold its GPU: Spark kills its process 2 s after the cancel
+(`spark.python.task.killTimeout`)."""
 
 
 class GaveUp(ClusterError):
@@ -128,22 +131,24 @@ class WorkerJobs:
     def _count_failure(self, slot: _Slot, job: TaggedJob[object], *, proven: bool) -> None:
         slot.job = None
         slot.failures = 1 if proven else slot.failures + 1
-        if isinstance(job.error, SessionEnded):
-            raise GaveUp(slot.number, str(job.error))
-        if slot.failures >= self._most_failures:
-            raise GaveUp(
-                slot.number,
-                f"worker {slot.number} ended {slot.failures} times in a row before it took part in a round; the "
-                f"last time {_reason(job)}; see the reasons in events.jsonl and the executors' logs, or raise "
-                "cluster.task_failures",
-            )
-        # The first time at once: a machine that was taken away says nothing of the next one.
-        pause = _PAUSE_SECONDS * 2 ** (slot.failures - 2) if slot.failures > 1 else 0.0
-        slot.due = time.monotonic() + min(pause, _LONGEST_PAUSE_SECONDS)
-        if not job.ended:
+        silent = not job.ended
+        if silent:
             # Not waited for: a Python worker that hangs may be long about it.
             job.give_up()
             self._given_up = [one for one in self._given_up if not one.ended] + [job]
+        if isinstance(job.error, SessionEnded):
+            raise GaveUp(slot.number, str(job.error))
+        if slot.failures >= self._most_failures:
+            last = "it fell silent" if silent else _reason(job)
+            raise GaveUp(
+                slot.number,
+                f"worker {slot.number} ended {slot.failures} times in a row before it took part in a round; the "
+                f"last time {last}; see the reasons in events.jsonl and the executors' logs, or raise "
+                "cluster.task_failures",
+            )
+        # The first time at once: a machine that was taken away says nothing of the next one.
+        pause = _PAUSE_SECONDS * 2 ** min(slot.failures - 2, _MOST_DOUBLINGS) if slot.failures > 1 else 0.0
+        slot.due = time.monotonic() + max(pause, _DYING_SECONDS if silent else 0.0)
 
 
 def _join(jobs: list[TaggedJob[object]], patience_seconds: float) -> None:
@@ -153,7 +158,5 @@ def _join(jobs: list[TaggedJob[object]], patience_seconds: float) -> None:
 
 
 def _reason(job: TaggedJob[object]) -> str:
-    if not job.ended:
-        return "it fell silent"
     lines = str(job.error or "").strip().splitlines()
     return f"Spark said: {lines[0]}" if lines else "its task ended or Spark lost it"
