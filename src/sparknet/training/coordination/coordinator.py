@@ -216,7 +216,8 @@ class Coordinator:
         """What a checkpoint of the current round must record."""
         cursors = dict(self.cursors)
         done = replace(self._start, round=self.round, iteration=self.iteration, samples=self.samples)
-        return replace(done, cursors=cursors, best=self.judge.best, rounds_by_workers=dict(self.rounds_by_workers))
+        seen = dict(self.rounds_by_workers)
+        return replace(done, cursors=cursors, best=self.judge.best, rounds_by_workers=seen)
 
     def drain_events(self) -> list[dict[str, object]]:
         """The event records since the last call, oldest first."""
@@ -384,11 +385,7 @@ class Coordinator:
         _, known, slot = self._confirmed
         self.anchor_hash = known
         if known != anchor_hash:
-            self.fail(
-                f"after round {self.round} worker {member.slot} on {member.host} holds weights {anchor_hash} and "
-                f"worker {slot} holds {known}; they must be identical: memory or network corrupts data there, "
-                "take that machine out and resume the run"
-            )
+            self.fail(member.differs(self.round, anchor_hash, other=f"worker {slot} holds {known}"))
 
     def _try_quorum(self, now: float) -> None:
         live = self.live()
@@ -400,7 +397,9 @@ class Coordinator:
             self._fall_back(ready, now)
             return
         ranks = [member for member in ready if member in current]
-        if len(ready) < len(live) and (not ranks or now < grace_ends(live, ready, self.rules.grace_seconds)):
+        rules = self.rules
+        few = not ranks or len(ready) < rules.min_workers
+        if len(ready) < len(live) and (few or now < grace_ends(live, ready, rules.grace_seconds)):
             return
         if ranks:
             # Rank 0 must hold the state that others take. The other ranks stay as they were, so that a group
@@ -410,7 +409,7 @@ class Coordinator:
             self._form_quorum(ready, now)
 
     def _is_short_of(self, live: list[Member], now: float) -> bool:
-        """Whether there are too few to go on, of whom no round is made."""
+        """Whether too few are alive to go on."""
         short = self._shortage.look(len(live), now)
         if short is not None and short.note:
             self._emit("note", level="warning", message=short.note)
@@ -478,11 +477,9 @@ class Coordinator:
 
     def _try_settle(self, quorum: Quorum, now: float) -> None:
         verdict = quorum.verdict()
-        if verdict is None:
-            return
-        if verdict.commits:
+        if verdict is not None and verdict.commits:
             self._commit(quorum, now)
-        else:
+        elif verdict is not None:
             self._abort(quorum, verdict.reason)
 
     def _abort(self, quorum: Quorum, reason: str) -> None:

@@ -44,6 +44,13 @@ class Member:
         """(slot, attempt)."""
         return (self.slot, self.attempt)
 
+    def differs(self, round: int, anchor_hash: str, *, other: str) -> str:
+        """What to say where it holds weights of this hash and another worker others."""
+        return (
+            f"after round {round} worker {self.slot} on {self.host} holds weights {anchor_hash} and {other}; they "
+            "must be identical: memory or network corrupts data there, take that machine out and resume the run"
+        )
+
 
 def grace_ends(live: Sequence[Member], ready: Sequence[Member], grace_seconds: float) -> float:
     """When those who are ready stop waiting: the grace period after the median live member was."""

@@ -119,11 +119,13 @@ class _LossMeasure(_RowMeans):
 
 
 class _Hits(_RowMeans):
-    """Accuracy, and the class among the five highest scores; of distributions the likeliest class counts."""
+    """Accuracy, and whether the class is among the best five; of distributions the likeliest class counts."""
 
     def __init__(self, target: Column, weight: str, arguments: Mapping[str, Any], *, net: str) -> None:
         super().__init__(weight)
         self._target, self._arguments, self._net = target, arguments, net
+        # Of five classes or fewer the right one is always among the best five.
+        self._tops = {name: top for name, top in _TOPS.items() if target.classes is None or top < target.classes}
         # Only where it can be: a row whose one class counts is a row, and its sums need no amount.
         self._some_count = "ignore_index" in arguments or bool(target.shape)
 
@@ -133,7 +135,7 @@ class _Hits(_RowMeans):
         weights = self._weights(batch)
         if target.is_floating_point() or not self._some_count:
             ranks = _ranks(scores, target.argmax(1) if target.is_floating_point() else target)
-            return self._summed({name: (ranks < top).double().mean(1) for name, top in _TOPS.items()}, weights)
+            return self._summed({name: (ranks < top).double().mean(1) for name, top in self._tops.items()}, weights)
         # As the loss has it: classes that do not count are in no figure.
         counts = counted(target, self._arguments)
         ranks = _ranks(scores, torch.where(counts, target, 0))
@@ -141,16 +143,17 @@ class _Hits(_RowMeans):
         amounts = counts.sum(1)
         # Of an image with a label for each pixel, the share of those pixels; a row without any is no row.
         shares = {
-            name: ((ranks < top) & counts).double().sum(1) / amounts.clamp_min(1) for name, top in _TOPS.items()
+            name: ((ranks < top) & counts).double().sum(1) / amounts.clamp_min(1)
+            for name, top in self._tops.items()
         }
         there = (amounts > 0).double()
         return self._summed(shares, there if weights is None else there * weights)
 
     def conclude(self, sums: Sums, rows: int) -> dict[str, float]:
-        return self._means(sums, rows, ("accuracy", "top5"))
+        return self._means(sums, rows, tuple(self._tops))
 
     def better(self) -> dict[str, Better]:
-        return {"accuracy": "higher", "top5": "higher"}
+        return dict.fromkeys(self._tops, "higher")
 
     def to(self, device: torch.device) -> Self:
         return self
