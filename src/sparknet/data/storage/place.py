@@ -34,7 +34,7 @@ from sparknet.data.storage.arrow_systems import (
     scheme_of,
 )
 from sparknet.data.storage.local_files import files_in, is_file_uri, path_of
-from sparknet.data.storage.remedies import Cut, explain
+from sparknet.data.storage.remedies import Cut, explain, hides_answer
 from sparknet.data.storage.remote_file import READ_AHEAD_BYTES, RemoteFile
 from sparknet.data.storage.retry import retried
 from sparknet.errors import DataError
@@ -390,7 +390,22 @@ def _open_remote(place: Place) -> RemoteFile:
     system, path = _system(place)
     # Not `open_input_stream`, which asks for 256 KB at a time: a fiftieth of the speed.
     file = _attempt(place, lambda: system.open_input_file(path), doing="read")
-    return RemoteFile(file, run=partial(_attempt, place, doing="read"))
+
+    def run(request: Callable[[], bytes]) -> bytes:
+        return _attempt(place, partial(_told_if_gone, request, lambda: system.get_file_info(path)), doing="read")
+
+    return RemoteFile(file, run=run)
+
+
+def _told_if_gone(request: Callable[[], bytes], look: Callable[[], Any]) -> bytes:
+    """Do a request; where its error is hidden, look once more whether the file is there, which tells more."""
+    try:
+        return request()
+    except OSError as error:
+        # A refusal of the look itself is raised in the place of the hidden one: it says what is wrong.
+        if hides_answer(error) and look().type == arrow_fs.FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was read") from error
+        raise
 
 
 def _upload(place: Place, data: bytes | mmap.mmap) -> None:
