@@ -117,7 +117,7 @@ class Data:
     """Threads of a worker that decode, cut and normalise beside its training step."""
     store: str = ""
     """Where the prepared shards lie: a directory, shared with the workers or of the driver alone, or a URI
-    (`s3://bucket/key`, `hdfs://host:port/path`); not given: `store` in the run directory."""
+    (`s3://bucket/key`, `hdfs://host:port/path`); not given: `store` in the run directory, wherever that is."""
     cache: str = ""
     """Directory in which each host keeps copies of shards that do not lie on a disk of its own or a shared one; not
     given: XDG_CACHE_HOME, or else the system's directory for temporary files."""

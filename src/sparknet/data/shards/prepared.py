@@ -14,6 +14,7 @@ from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn
 from sparknet.data.shards.shard_files import Reach, ShardFiles, files_of
 from sparknet.data.shards.shard_table import Cut, ShardTable
+from sparknet.data.storage.fingerprint import fingerprint
 from sparknet.data.storage.place import LOCAL, Place, Storage
 from sparknet.errors import DataError
 
@@ -156,6 +157,18 @@ class PreparedData:
     def fingerprint(self) -> str:
         """The same fingerprint is the same rows."""
         return "+".join(manifest.fingerprint for manifest in self.manifests)
+
+    @property
+    def content(self) -> str:
+        """The same content, 64 hexadecimal digits, is the same rows in the same order.
+
+        A fingerprint is of what was asked for: where Spark cuts the source into partitions, another preparation may
+        have the rows in another order, and others of them held out.
+        """
+        digests = [
+            [shard.sha256 for shard in (*manifest.train, *manifest.validation)] for manifest in self.manifests
+        ]
+        return fingerprint({"fingerprint": self.fingerprint, "shards": digests})
 
     @property
     def table(self) -> TableEncoding | None:

@@ -333,7 +333,7 @@ class _Run:
         )
         # What decides how rows are dealt: a cursor means nothing in another order.
         dealt = ", by shard" if data.by_shard else ""
-        order = f"{run.workers} slots, seed {run.seed}, data {data.fingerprint}{dealt}"
+        order = f"{run.workers} slots, seed {run.seed}, data {data.content}{dealt}"
         start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
         return Coordinator(
