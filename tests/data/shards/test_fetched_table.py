@@ -1,6 +1,7 @@
 """Tables over shards that a host fetches: the rows of those in place, from few copies, ahead of time."""
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from s3_server import reach, s3_server
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.shard_order import ShardOrder
+from sparknet.data.shards.delivery import Uploads
 from sparknet.data.shards.host_cache import CachePlace
 from sparknet.data.shards.shard_files import Copies, Reach, StoredFiles, files_of
 from sparknet.data.shards.shard_table import ShardTable
+from sparknet.data.storage import retry
 from sparknet.data.storage.place import LOCAL, Storage
-from sparknet.errors import DataError
+from sparknet.errors import ClusterError, DataError
 
 SHAPE = (2, 3)
 ROWS = [40] * 12
@@ -190,6 +193,66 @@ def test_from_an_object_store_that_breaks(tmp_path, made, server, monkeypatch):
     np.testing.assert_array_equal(found, made[1][order.rows(0, 0, 480)])
     assert server.injected["cut"] == 3
     assert server.injected["slow_down"] == 2
+
+
+@pytest.fixture
+def away(tmp_path, made, server, monkeypatch):
+    """A store with the shards, whose server is busy from now on."""
+    reach(server, monkeypatch)
+    store = Storage(s3_endpoint=server.endpoint).place("s3://bucket/away")
+    for shard in made[0]._shards[:1]:
+        with (tmp_path / "store" / shard.path).open("rb") as file:
+            (store / shard.path).upload(file)
+    server.clear()
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
+    yield store
+    server.clear()
+
+
+def test_an_outage_is_borne_longer_than_a_request_is_repeated(tmp_path, made, server, away):
+    server.inject("slow_down", times=5 * retry.ATTEMPTS)
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    with copied:
+        np.testing.assert_array_equal(copied.take(np.arange(3))["image"], made[1][:3])
+    assert server.injected == {"slow_down": 5 * retry.ATTEMPTS}
+
+
+def test_an_outage_that_lasts_is_the_clusters(tmp_path, made, server, away, monkeypatch):
+    monkeypatch.setattr(retry, "OUTAGE_SECONDS", 0.5)
+    server.inject("slow_down")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    with copied, pytest.raises(ClusterError, match=r"s0-0000\.arrow: cannot be read: the server .* overloaded"):
+        copied.take(np.arange(3))
+    assert server.injected["slow_down"] > retry.ATTEMPTS
+
+
+def test_an_upload_bears_an_outage_too(tmp_path, made, server, away, monkeypatch):
+    shard = tmp_path / "store" / made[0]._shards[0].path
+    server.inject("slow_down", method="PUT", times=4 * retry.ATTEMPTS)
+    Uploads(directory=away).deliver(shard, "handed.arrow")
+    assert (away / "handed.arrow").read() == shard.read_bytes()
+    monkeypatch.setattr(retry, "OUTAGE_SECONDS", 0.2)
+    server.inject("slow_down", method="PUT")
+    with pytest.raises(ClusterError, match=r"again\.arrow: cannot be written: the server .* overloaded"):
+        Uploads(directory=away).deliver(shard, "again.arrow")
+
+
+def test_who_closes_a_table_does_not_wait_for_the_end_of_an_outage(tmp_path, made, server, away):
+    server.inject("slow_down")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    copied.expect([(0, 40)])
+    server.wait_for("slow_down")
+    began = time.monotonic()
+    copied.close()
+    assert time.monotonic() - began < retry.OUTAGE_SECONDS / 2
+
+
+def test_a_refusal_ends_it_at_once(tmp_path, made, server, away):
+    server.inject("denied")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    with copied, pytest.raises(DataError, match="access is refused"):
+        copied.take(np.arange(3))
+    assert server.injected == {"denied": 1}
 
 
 def test_a_shard_that_is_gone_from_the_store(tmp_path, made, server, monkeypatch):

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
+from sparknet.data.storage import retry
 from sparknet.errors import ClusterError, DataError, Unauthorized
-from sparknet.spark.jobs import driver_files
 from sparknet.spark.jobs.driver_files import DriverFiles
 from sparknet.spark.jobs.file_service import PIECES, FileService
 from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress
@@ -55,7 +55,7 @@ def test_a_file_is_handed_over_whole(address, store, own):
 
 
 def test_a_stream_that_breaks_goes_on_where_it_broke(address, store, monkeypatch):
-    monkeypatch.setattr(driver_files, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     asked = []
 
     class Breaking(DriverAddress):
@@ -86,7 +86,7 @@ class BreakingClient:
 
 
 def test_a_driver_that_is_gone(store, own, monkeypatch):
-    monkeypatch.setattr(driver_files, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "OUTAGE_SECONDS", 1.0)
     with FileService(store, host="127.0.0.1", token="t") as service:
         address = DriverAddress(uri=service.address, token="t")
     with pytest.raises(
@@ -95,6 +95,16 @@ def test_a_driver_that_is_gone(store, own, monkeypatch):
         list(DriverFiles(address=address, directory=PREPARED).pieces(NAME))
     with pytest.raises(ClusterError, match="failed while handing over"):
         DriverFiles(address=address, directory=DRAFT).deliver(own, "train-00000-ab-0000.arrow")
+
+
+def test_a_driver_that_is_away_for_a_while(store, monkeypatch):
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
+    with FileService(store, host="127.0.0.1", token="t") as first:
+        address = DriverAddress(uri=first.address, token="t")
+    pieces = DriverFiles(address=address, directory=PREPARED).pieces(NAME)
+    # More often than any single request is repeated; each says that it has nothing, so that who waits may give up.
+    assert [bytes(next(pieces)) for _ in range(20)] == [b""] * 20
+    pieces.close()
 
 
 def test_a_wrong_token_is_refused(address, own):

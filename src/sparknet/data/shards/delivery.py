@@ -10,6 +10,9 @@ from typing import Protocol
 
 from sparknet.data.shards.shard_files import sees
 from sparknet.data.storage.place import Place
+from sparknet.data.storage.remedies import Outage
+from sparknet.data.storage.retry import Patience
+from sparknet.errors import ClusterError
 
 __all__ = ["Delivery", "Uploads", "Workplace", "workplace_of"]
 
@@ -36,10 +39,17 @@ class Uploads:
         """As `Delivery.deliver`.
 
         Raises:
+            ClusterError: the store does not answer.
             DataError: it cannot be written there.
         """
+        patience = Patience()
         with path.open("rb") as file:
-            (self.directory / name).upload(file)
+            while True:
+                try:
+                    return (self.directory / name).upload(file)
+                except Outage as error:
+                    if not patience.lasts():
+                        raise ClusterError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,9 @@ from typing import Protocol
 from sparknet.data.shards.host_cache import CacheFull, CachePlace, Held, HostCache
 from sparknet.data.shards.shard import Shard
 from sparknet.data.storage.place import Place
+from sparknet.data.storage.remedies import Outage
+from sparknet.data.storage.retry import Patience
+from sparknet.errors import ClusterError
 
 __all__ = ["Copies", "FileSource", "InPlace", "Reach", "ShardFiles", "StoredFiles", "files_of", "sees"]
 
@@ -29,7 +32,10 @@ class FileSource(Protocol):
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
         """The bytes of a file, in order; `name` is relative to the directory.
 
+        An empty piece says that nothing arrives, and that it is asked for again: who has given up meanwhile can end.
+
         Raises:
+            ClusterError: an outage lasts too long; another attempt may succeed.
             SparkNetError: it cannot be read.
         """
         ...
@@ -42,12 +48,24 @@ class StoredFiles:
     directory: Place
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """As `FileSource.pieces`.
+        """As `FileSource.pieces`; goes on where it broke.
 
         Raises:
-            DataError: it cannot be read.
+            ClusterError: the store does not answer.
+            DataError: it is not there, or access is refused.
         """
-        return (self.directory / name).pieces()
+        patience, arrived = Patience(), 0
+        while True:
+            try:
+                for piece in (self.directory / name).pieces(arrived):
+                    patience.arrived()
+                    arrived += len(piece)
+                    yield piece
+                return
+            except Outage as error:
+                if not patience.lasts():
+                    raise ClusterError(str(error)) from error
+                yield b""
 
 
 class ShardFiles(Protocol):

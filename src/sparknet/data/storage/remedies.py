@@ -4,7 +4,13 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["Cut", "explain", "hides_answer", "is_transient"]
+from sparknet.errors import DataError
+
+__all__ = ["Cut", "Outage", "explain", "hides_answer", "is_transient"]
+
+
+class Outage(DataError):
+    """A server did not answer, or was too busy, also when it was asked again: it may be back later."""
 
 
 class Cut(OSError):
