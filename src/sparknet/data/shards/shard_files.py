@@ -32,7 +32,7 @@ class FileSource(Protocol):
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
         """The bytes of a file, in order; `name` is relative to the directory.
 
-        An empty piece says that nothing arrives, and that it is asked for again: who has given up meanwhile can end.
+        An empty piece says that nothing arrives and it is asked for again: who has given up meanwhile can end.
 
         Raises:
             ClusterError: an outage lasts too long; another attempt may succeed.

@@ -80,7 +80,7 @@ class RemoteFile(io.RawIOBase):
         return whole.getvalue()
 
     def pieces(self, start: int = 0) -> Iterator[bytes]:
-        """The file from byte `start` on, in order, in pieces of at most 8 MB, of which several are asked for at once.
+        """The file from byte `start` on, in order, in pieces of at most 8 MB; several are asked for at once.
 
         Memory: twice as many pieces as are asked for at once, of this file alone.
         """
