@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -179,3 +180,26 @@ def send(writer, data):
 def test_an_address_that_nobody_has(store):
     with pytest.raises(ClusterError, match=r"cannot listen on 203\.0\.113\.1: .*set cluster\.driver_host"):
         FileService(store, host="203.0.113.1", token="t")
+
+
+def test_a_start_before_the_file(address):
+    asked = json.dumps({"file": f"{PREPARED}/{NAME}", "start": -3}).encode()
+    with closing(address.connect()) as client, pytest.raises(flight.FlightServerError, match="from byte -3"):
+        client.do_get(flight.Ticket(asked), address.options(60)).read_all()
+
+
+def test_more_than_was_told_is_refused_while_it_arrives(address, store):
+    told = {"file": f"{DRAFT}/train-00000-ab-0000.arrow", "bytes": 10, "sha256": "0" * 64}
+    piece = pa.record_batch([pa.array([bytes(1 << 20)], pa.binary())], schema=PIECES)
+
+    def send_without_end():
+        descriptor = flight.FlightDescriptor.for_command(json.dumps(told).encode())
+        with closing(address.connect()) as client:
+            writer, _ = client.do_put(descriptor, PIECES, address.options(60))
+            with writer:
+                while True:
+                    writer.write_batch(piece)
+
+    with pytest.raises(pa.ArrowException, match=r"more than 10 bytes of train-00000-ab-0000\.arrow arrived"):
+        send_without_end()
+    assert list((store / DRAFT).iterdir()) == []
