@@ -345,6 +345,12 @@ class _Run:
         if data.skipped:
             told = f"damaged rows that were left out: {data.skipped:,}; the first: {data.skipped_examples[0]}"
             self._tell("note", level="warning", message=told)
+        if data.by_shard:
+            told = (
+                "the shards are fetched and many: each worker reads its share of them, and mixes rows among four "
+                "shards at a time; sort no such data by class, or use a directory that the workers share"
+            )
+            self._tell("note", message=told)
         self._tell(
             "run_started",
             name=config.run.name,
