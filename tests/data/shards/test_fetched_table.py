@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from s3_server import reach, s3_server
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.shard_order import ShardOrder
+from sparknet.data.shards import shard_files
 from sparknet.data.shards.delivery import Uploads
-from sparknet.data.shards.host_cache import CachePlace
+from sparknet.data.shards.host_cache import CacheFull, CachePlace
 from sparknet.data.shards.shard_files import Copies, Reach, StoredFiles, files_of
 from sparknet.data.shards.shard_table import ShardTable
 from sparknet.data.storage import retry
@@ -122,6 +124,61 @@ def test_training_over_a_cache_that_holds_half(tmp_path, made):
         assert len(source.asked) <= 2 * 6 + 3
 
 
+def test_what_is_needed_has_room_though_others_were_expected(tmp_path, made):
+    """Two are being fetched ahead, in a cache for two: they give way, half as they are."""
+    begun = threading.Semaphore(0)
+
+    class Stuck(Counted):
+        def pieces(self, name):
+            if name != made[0]._shards[7].path:
+                begun.release()
+                while True:  # until it is given up
+                    time.sleep(0.01)
+                    yield b""
+            yield from super().pieces(name)
+
+    copied, _ = fetched(tmp_path, made, Stuck(tmp_path / "store"), shards=2)
+    with copied:
+        copied.expect([(0, 80)])
+        for _ in range(2):
+            assert begun.acquire(timeout=30)
+        np.testing.assert_array_equal(copied.take(np.arange(280, 300))["image"], made[1][280:300])
+
+
+def test_what_others_hold_is_waited_for(tmp_path, made):
+    copied, _ = fetched(tmp_path, made, shards=2)
+    other, _ = fetched(tmp_path, made, shards=2)
+    with copied, other, ThreadPoolExecutor(1) as pool:
+        other.slice(0, 80)
+        reading = pool.submit(copied.take, np.arange(100, 120))
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=0.5)
+        other.expect(())  # as an evaluation ends
+        np.testing.assert_array_equal(reading.result(timeout=30)["image"], made[1][100:120])
+
+
+def test_what_cannot_have_room_is_told_at_last(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(shard_files, "_FULL_SECONDS", 0.5)
+    copied, _ = fetched(tmp_path, made, shards=2)
+    with (
+        copied,
+        pytest.raises(CacheFull, match=r"GB of the .* are in use, .*room for four shards of each"),
+    ):
+        copied.take(np.arange(0, 120))
+
+
+def test_nothing_expected_lets_go_of_everything(tmp_path, made):
+    copied, source = fetched(tmp_path, made)
+    with copied:
+        copied.slice(0, 160)
+        assert len(copied._opened) == 4
+        copied.expect(())
+        assert not copied._opened
+        copied.slice(0, 480)
+        assert len(copied._opened) <= 4, "as before anybody told what is read next"
+    assert len(source.asked) == len(ROWS)
+
+
 def test_an_error_of_the_source_reaches_the_reader(tmp_path, made):
     class Broken:
         def pieces(self, name):
@@ -136,23 +193,29 @@ def test_an_error_of_the_source_reaches_the_reader(tmp_path, made):
 
 
 def test_closing_gives_up_what_is_being_fetched(tmp_path, made):
-    half, go = threading.Event(), threading.Event()
+    begun, over = threading.Semaphore(0), threading.Event()
 
-    class Slow(Counted):
+    class Endless(Counted):
         def pieces(self, name):
+            self.asked.append(name)
             yield b"x"
-            half.set()
-            go.wait(30)
-            yield b"x"
+            begun.release()
+            while not over.wait(0.01):  # only who gives up sees the end of this
+                yield b""
 
-    copied, _ = fetched(tmp_path, made, Slow(tmp_path / "store"))
+    copied, source = fetched(tmp_path, made, Endless(tmp_path / "store"))
     copied.expect([(0, 480)])
-    assert half.wait(30)
+    for _ in range(2):  # as many as are fetched at once
+        assert begun.acquire(timeout=30)
+    assert len(list((tmp_path / "host").rglob("*.part"))) == 2
     closing = threading.Thread(target=copied.close)
     closing.start()
-    go.set()
     closing.join(30)
-    assert not closing.is_alive()
+    gave_up = not closing.is_alive()
+    over.set()
+    closing.join()
+    assert gave_up
+    assert len(source.asked) == 2, "what was only queued was begun"
     assert list((tmp_path / "host").rglob("*.part")) == []
     copied._files._source = Counted(tmp_path / "store")
     np.testing.assert_array_equal(copied.take(np.arange(3))["image"], made[1][:3])  # it can be read again

@@ -127,7 +127,7 @@ def test_a_driver_is_killed_and_another_machine_goes_on(server: S3Server, tmp_pa
     assert any(key.endswith("/manifest.json") for key in prepared)
     assert named(server, "/store/") == prepared, "nobody prepared the data once more"
     assert table_of(tested)["accuracy"] == f"{100 * result['accuracy']:.2f} %"
-    assert not list((tmp_path / "third" / "tmp").glob("sparknet-*"))
+    assert not list((tmp_path / "third" / "tmp").glob("sparknet-run-*"))
 
     again = end(start(tmp_path / "fourth", "resume", URI))
     assert again.code == 0, again.err

@@ -33,7 +33,14 @@ Fetch = Callable[[Shard], Iterator[bytes | memoryview]]
 
 
 class CacheFull(DataError):
-    """Others use so much of the cache that a shard has no room; they may let go of some."""
+    """So much of the cache is in use that a shard has no room; some of it may be let go of."""
+
+    def __init__(self, message: str, *, in_use: frozenset[str], coming: bool) -> None:
+        super().__init__(message)
+        self.in_use = in_use
+        """Names of the copies that are held."""
+        self.coming = coming
+        """Others are being fetched, which nobody may hold when they are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +58,11 @@ class Held:
 
     def __init__(self, path: Path, handle: int) -> None:
         self.path = path
-        self._handle = handle
+        self.handle = handle
 
     def close(self) -> None:
         """Let others remove it; may be called again."""
-        handle, self._handle = self._handle, -1
+        handle, self.handle = self.handle, -1
         if handle >= 0:
             os.close(handle)  # and with it goes the lock
 
@@ -99,11 +106,16 @@ class HostCache:
             CacheFull: what others hold leaves no room.
             Exception: what `fetch` raises.
         """
+        if not shard.sha256:
+            raise DataError(
+                f"shard {shard.path} has no checksum in its manifest, by which copies are known: delete its "
+                "directory in the store to prepare the data again"
+            )
         while True:
             held, damaged = self._look(shard)
+            held = held or self._fetch(shard, fetch, damaged)
             if held is not None:
                 return held
-            self._fetch(shard, fetch, damaged)
 
     # What is there ---------------------------------------------------------------------------------------
 
@@ -146,20 +158,24 @@ class HostCache:
 
     # Fetching --------------------------------------------------------------------------------------------
 
-    def _fetch(self, shard: Shard, fetch: Fetch, damaged: int | None) -> None:
-        """Make a copy, unless somebody else does; `damaged` is the inode of what lies there."""
+    def _fetch(self, shard: Shard, fetch: Fetch, damaged: int | None) -> Held | None:
+        """Make a copy and hold it; None: somebody else has. `damaged` is the inode of what lies there."""
         path = self.directory / shard.sha256
         with self._locked(f"{shard.sha256}.lock"):
             there = path.stat().st_ino if path.exists() else None
             if there is not None and there != damaged:
-                return  # while this process waited
+                return None  # while this process waited
             draft = self._draft(shard)
             try:
                 self._fill(draft, shard, fetch)
+                # Before it has its name: else others could remove it before it is held, and so on for ever.
+                held = Held(path, os.open(draft, os.O_RDONLY))
+                fcntl.flock(held.handle, fcntl.LOCK_SH)
                 draft.rename(path)  # a damaged one goes under; who has mapped it keeps what it has seen to be whole
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
+        return held
 
     def _fill(self, draft: Path, shard: Shard, fetch: Fetch) -> None:
         digest, size = hashlib.sha256(), 0
@@ -231,10 +247,14 @@ class HostCache:
             if _COPY.fullmatch(path.name) and self._remove_unused(path):
                 used -= size
         if used + shard.bytes > most:
+            left = [path for _, _, path in found if path.exists()]
             raise CacheFull(
                 f"{used / 1e9:.3g} GB of the {most / 1e9:.3g} GB that this host's cache {self.directory} may hold "
-                f"are in use, and shard {shard.path} has {shard.bytes / 1e9:.3g} GB: raise data.cache_gigabytes, "
-                "or lower data.shard_megabytes or the number of workers on a host"
+                f"are in use, and shard {shard.path} has {shard.bytes / 1e9:.3g} GB; each worker of a host needs "
+                "room for four shards of each of its tables: raise data.cache_gigabytes, or lower "
+                "data.shard_megabytes or the number of workers on a host",
+                in_use=frozenset(path.name for path in left if _COPY.fullmatch(path.name)),
+                coming=any(_DRAFT.fullmatch(path.name) for path in left),
             )
 
     def _is_dead(self, sha256: str) -> bool:

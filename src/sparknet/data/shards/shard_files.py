@@ -1,6 +1,7 @@
 """How a table reaches the files of its shards: where they lie, or as copies in this host's cache."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -20,6 +21,11 @@ __all__ = ["Copies", "FileSource", "InPlace", "Reach", "ShardFiles", "StoredFile
 
 _AT_ONCE = 2
 """Shards that are fetched at once: the checksum of one is taken while the other one arrives."""
+
+
+_FULL_SECONDS = 20.0
+"""So long a full cache is waited for in which nothing changes: evaluations end, and prefetched shards arrive."""
+_LOOK_SECONDS = 0.1
 
 
 class _GivenUp(Exception):
@@ -167,12 +173,39 @@ class Copies:
         if coming is not None and not coming.cancel():
             # Whatever came of it: what is not there now is asked for below, and told if it still cannot be had.
             wait([coming])
-        held = self._cache.hold(shard, self._fetch)
+        held = self._hold(shard)
         with self._lock:
             first = self._held.setdefault(shard.path, held)
         if first is not held:
             held.close()
         return first.path
+
+    def _hold(self, shard: Shard) -> Held:
+        """A copy that is needed now: what is only expected gives way, and what others use is waited for a while."""
+        in_use: frozenset[str] | None = None
+        until = 0.0
+        while True:
+            try:
+                return self._cache.hold(shard, self._fetch)
+            except CacheFull as full:
+                self._stop_expecting()
+                now = time.monotonic()
+                # Others wait for this process in an exchange, and so never let go of what they train on: then no
+                # time helps.
+                if full.coming or full.in_use != in_use:
+                    in_use, until = full.in_use, now + _FULL_SECONDS
+                if now >= until:
+                    raise
+                time.sleep(_LOOK_SECONDS)  # a lock on one of many files: nobody tells which is let go of first
+
+    def _stop_expecting(self) -> None:
+        """Give up what is being fetched ahead."""
+        with self._lock:
+            coming, self._coming = self._coming, {}
+            self._given_up.set()
+            self._given_up = Event()
+        for one in coming.values():
+            one.cancel()
 
     def let_go(self, shard: Shard) -> None:
         """As `ShardFiles.let_go`: the cache may remove it."""

@@ -211,7 +211,11 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
         return again.module.state_dict()
 
     def evaluate(part: int) -> ChoreReport:
-        return evaluation.measure(part, tables, plan.preprocessing.evaluated)
+        try:
+            return evaluation.measure(part, tables, plan.preprocessing.evaluated)
+        finally:
+            for table in tables.values():
+                table.expect(())  # where they are copies, their room is for the shards of the training
 
     if config.net.compile:
         with open_loader(Cursor()) as loader:
