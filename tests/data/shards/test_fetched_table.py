@@ -179,6 +179,17 @@ def test_nothing_expected_lets_go_of_everything(tmp_path, made):
     assert len(source.asked) == len(ROWS)
 
 
+def test_what_arrives_is_counted(tmp_path, made):
+    copied, _ = fetched(tmp_path, made)
+    with copied:
+        assert copied.arrived == 0
+        copied.slice(0, 80)
+        assert copied.arrived == 2  # pieces
+        copied.slice(0, 80)
+        assert copied.arrived == 2
+    assert made[0].arrived == 0  # in place nothing has to come
+
+
 def test_an_error_of_the_source_reaches_the_reader(tmp_path, made):
     class Broken:
         def pieces(self, name):

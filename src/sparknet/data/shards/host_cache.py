@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ __all__ = ["CacheFull", "CachePlace", "Held", "HostCache"]
 
 _COPY = re.compile(r"[0-9a-f]{64}")
 _DRAFT = re.compile(r"(?P<sha256>[0-9a-f]{64})\.[0-9a-f]{16}\.part")
-_READ_BYTES = 4 << 20
+_LOOK_SECONDS = 0.1
 
 Fetch = Callable[[Shard], Iterator[bytes | memoryview]]
 """Gives a shard's bytes, in order."""
@@ -81,6 +82,9 @@ class HostCache:
     Args:
         place: where it is, and how large.
 
+    Attributes:
+        arrived: grows while what somebody here waits for arrives, through whichever process of this host.
+
     Raises:
         DataError: the directory cannot be made, or is another's.
     """
@@ -92,6 +96,8 @@ class HostCache:
         self._most_bytes = None if place.gigabytes is None else int(place.gigabytes * 1e9)
         # By SHA-256 the inode that this process has found whole.
         self._whole: dict[str, int] = {}
+        self.arrived = 0
+        self._seen: dict[str, int] = {}
         self._make_directory()
 
     def hold(self, shard: Shard, fetch: Fetch) -> Held:
@@ -161,7 +167,7 @@ class HostCache:
     def _fetch(self, shard: Shard, fetch: Fetch, damaged: int | None) -> Held | None:
         """Make a copy and hold it; None: somebody else has. `damaged` is the inode of what lies there."""
         path = self.directory / shard.sha256
-        with self._locked(f"{shard.sha256}.lock"):
+        with self._locked(f"{shard.sha256}.lock", others=shard.sha256):
             there = path.stat().st_ino if path.exists() else None
             if there is not None and there != damaged:
                 return None  # while this process waited
@@ -184,6 +190,7 @@ class HostCache:
             try:
                 with draft.open("r+b") as file:
                     for piece in fetch(shard):
+                        self.arrived += bool(piece)
                         digest.update(piece)
                         size += len(piece)
                         if size > shard.bytes:
@@ -287,8 +294,11 @@ class HostCache:
     # The directory ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def _locked(self, name: str) -> Generator[None]:
-        """Alone under this name, among all processes; the file is gone afterwards."""
+    def _locked(self, name: str, *, others: str = "") -> Generator[None]:
+        """Alone under this name, among all processes; the file is gone afterwards.
+
+        `others` is the shard that another process may be fetching meanwhile: what arrives there counts here.
+        """
         path = self.directory / name
         while True:
             try:
@@ -296,6 +306,9 @@ class HostCache:
             except OSError as error:
                 raise self._unusable(error) from error
             try:
+                while others and not _lock_alone(handle):
+                    time.sleep(_LOOK_SECONDS)  # in a wait for the lock nobody could see that the other gets on
+                    self._see_others(others)
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 # Who held it before has removed the file, and others lock the next one of that name.
                 if not os.fstat(handle).st_nlink:
@@ -307,6 +320,14 @@ class HostCache:
                 return
             finally:
                 os.close(handle)
+
+    def _see_others(self, sha256: str) -> None:
+        """Count what another process has written of a shard since the last look."""
+        for draft in self.directory.glob(f"{sha256}.*.part"):
+            with suppress(FileNotFoundError):  # it is whole now, or was given up
+                written = draft.stat().st_mtime_ns
+                self.arrived += self._seen.get(sha256, 0) != written
+                self._seen[sha256] = written
 
     def _make_directory(self) -> None:
         try:

@@ -31,6 +31,11 @@ class RowTable(Protocol):
         """Rows of each shard: what `Order` takes."""
         ...
 
+    @property
+    def arrived(self) -> int:
+        """Grows while bytes of shards arrive that have to be fetched; any thread may ask."""
+        ...
+
     def take(self, rows: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Rows by their numbers, int64 [n]: of each column new values [n, *shape].
 
@@ -275,6 +280,11 @@ class JoinedTable:
     def shard_rows(self) -> tuple[int, ...]:
         """Rows of each shard of the first table."""
         return self._tables[0].shard_rows
+
+    @property
+    def arrived(self) -> int:
+        """As `ShardTable.arrived`."""
+        return sum(table.arrived for table in self._tables)
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """As `ShardTable.expect`."""

@@ -82,6 +82,11 @@ class ShardFiles(Protocol):
     where: str
     """The prepared directory, for messages."""
 
+    @property
+    def arrived(self) -> int:
+        """Grows while bytes arrive that somebody waits for."""
+        ...
+
     def path(self, shard: Shard) -> Path:
         """The file, which stays until it is let go.
 
@@ -107,6 +112,7 @@ class InPlace:
     """Files that lie in a directory which this process sees."""
 
     fetched = False
+    arrived = 0
 
     def __init__(self, directory: Path) -> None:
         self._directory = Path(directory)
@@ -158,6 +164,11 @@ class Copies:
         self._held: dict[str, Held] = {}
         self._coming: dict[str, Future[None]] = {}
         self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def arrived(self) -> int:
+        """As `ShardFiles.arrived`."""
+        return self._cache.arrived
 
     def path(self, shard: Shard) -> Path:
         """As `ShardFiles.path`; waits until it is there.

@@ -128,6 +128,11 @@ class ShardTable:
         """Rows of each shard: what `Order` takes."""
         return tuple(shard.rows for shard in self._shards)
 
+    @property
+    def arrived(self) -> int:
+        """Grows while bytes of fetched shards arrive; any thread may ask."""
+        return self._files.arrived
+
     def close(self) -> None:
         """End the threads, and let go of fetched files; the table can still be read, which begins anew."""
         with self._lock:
