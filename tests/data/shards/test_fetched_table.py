@@ -1,5 +1,6 @@
 """Tables over shards that a host fetches: the rows of those in place, from few copies, ahead of time."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.shard_order import ShardOrder
 from sparknet.data.shards import shard_files
-from sparknet.data.shards.delivery import Uploads
+from sparknet.data.shards.delivery import Uploads, temporary_directory
 from sparknet.data.shards.host_cache import CacheFull, CachePlace
 from sparknet.data.shards.shard_files import Copies, Reach, StoredFiles, files_of
 from sparknet.data.shards.shard_table import ShardTable
@@ -339,3 +340,16 @@ def test_a_shard_that_is_gone_from_the_store(tmp_path, made, server, monkeypatch
         pytest.raises(DataError, match=r"s3://bucket/nothing/s0-0000\.arrow: cannot be read: no such file"),
     ):
         copied.take(np.arange(3))
+
+
+def test_directories_of_killed_preparations_go_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old, young, others = (tmp_path / name for name in ("sparknet-prepare-old", "sparknet-prepare-new", "theirs"))
+    for path in (old, young, others):
+        path.mkdir()
+        (path / "shard").write_text("rows")
+    for path in (old / "shard", old, others / "shard", others, young):
+        os.utime(path, (0, 0))
+    with temporary_directory() as own:
+        assert sorted(tmp_path.iterdir()) == sorted([own, young, others])
+    assert sorted(tmp_path.iterdir()) == sorted([young, others])

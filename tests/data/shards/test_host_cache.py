@@ -291,6 +291,13 @@ def test_who_waits_for_anothers_fetch_sees_that_it_gets_on(place):
         held.close()
 
 
+def test_locks_of_the_dead_go(place, source):
+    cache = HostCache(place)
+    (cache.directory / f"{shard_of(7).sha256}.lock").touch()
+    cache.hold(shard_of(1), source).close()
+    assert copies(cache) == names(1)
+
+
 def test_a_held_copy_outlives_its_holder_only_until_it_is_killed(place, source):
     program = textwrap.dedent(f"""
         import sys, time

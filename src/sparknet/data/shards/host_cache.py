@@ -211,6 +211,8 @@ class HostCache:
         """A file to fetch into, of the shard's size, for which there is room."""
         draft = self.directory / f"{shard.sha256}.{secrets.token_hex(8)}.part"
         with self._locked("room.lock"):
+            for lock in self.directory.glob("*.lock"):
+                self._remove_unused(lock)  # of a process that was killed
             self._make_room(shard)
             try:
                 handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
