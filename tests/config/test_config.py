@@ -113,6 +113,7 @@ RULES = [
     ("data.resize=[8]", r"data\.resize is \[8\]; it must be \[height, width\]"),
     ("data.crop=-1", r"data\.crop is -1; it must be at least 0"),
     ("data.threads=0", r"data\.threads is 0; it must be at least 1"),
+    ("data.cache='copies'", r"data\.cache is 'copies'; a relative path is another .*: begin it with / or ~"),
     ("data.corrupt_share=1.5", r"data\.corrupt_share is 1\.5; it is a share: from 0 to 1"),
     ("data.std_values=[0.0]", r"data\.std_values is \[0\.0\]; inputs are divided by them: each must exceed 0"),
     ("net.name=''", r"net\.name is '', net\.prototxt is ''; exactly one must be given: a zoo entry"),

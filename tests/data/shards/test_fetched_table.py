@@ -1,6 +1,9 @@
 """Tables over shards that a host fetches: the rows of those in place, from few copies, ahead of time."""
 
+import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +15,14 @@ from s3_server import reach, s3_server
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.loading.shard_order import ShardOrder
-from sparknet.data.shards.host_cache import CachePlace
+from sparknet.data.shards import shard_files
+from sparknet.data.shards.delivery import Uploads, temporary_directory
+from sparknet.data.shards.host_cache import CacheFull, CachePlace
 from sparknet.data.shards.shard_files import Copies, Reach, StoredFiles, files_of
 from sparknet.data.shards.shard_table import ShardTable
+from sparknet.data.storage import retry
 from sparknet.data.storage.place import LOCAL, Storage
-from sparknet.errors import DataError
+from sparknet.errors import ClusterError, DataError
 
 SHAPE = (2, 3)
 ROWS = [40] * 12
@@ -119,6 +125,72 @@ def test_training_over_a_cache_that_holds_half(tmp_path, made):
         assert len(source.asked) <= 2 * 6 + 3
 
 
+def test_what_is_needed_has_room_though_others_were_expected(tmp_path, made):
+    """Two are being fetched ahead, in a cache for two: they give way, half as they are."""
+    begun = threading.Semaphore(0)
+
+    class Stuck(Counted):
+        def pieces(self, name):
+            if name != made[0]._shards[7].path:
+                begun.release()
+                while True:  # until it is given up
+                    time.sleep(0.01)
+                    yield b""
+            yield from super().pieces(name)
+
+    copied, _ = fetched(tmp_path, made, Stuck(tmp_path / "store"), shards=2)
+    with copied:
+        copied.expect([(0, 80)])
+        for _ in range(2):
+            assert begun.acquire(timeout=30)
+        np.testing.assert_array_equal(copied.take(np.arange(280, 300))["image"], made[1][280:300])
+
+
+def test_what_others_hold_is_waited_for(tmp_path, made):
+    copied, _ = fetched(tmp_path, made, shards=2)
+    other, _ = fetched(tmp_path, made, shards=2)
+    with copied, other, ThreadPoolExecutor(1) as pool:
+        other.slice(0, 80)
+        reading = pool.submit(copied.take, np.arange(100, 120))
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=0.5)
+        other.expect(())  # as an evaluation ends
+        np.testing.assert_array_equal(reading.result(timeout=30)["image"], made[1][100:120])
+
+
+def test_what_cannot_have_room_is_told_at_last(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(shard_files, "_FULL_SECONDS", 0.5)
+    copied, _ = fetched(tmp_path, made, shards=2)
+    with (
+        copied,
+        pytest.raises(CacheFull, match=r"GB of the .* are in use, .*room for four shards of each"),
+    ):
+        copied.take(np.arange(0, 120))
+
+
+def test_nothing_expected_lets_go_of_everything(tmp_path, made):
+    copied, source = fetched(tmp_path, made)
+    with copied:
+        copied.slice(0, 160)
+        assert len(copied._opened) == 4
+        copied.expect(())
+        assert not copied._opened
+        copied.slice(0, 480)
+        assert len(copied._opened) <= 4, "as before anybody told what is read next"
+    assert len(source.asked) == len(ROWS)
+
+
+def test_what_arrives_is_counted(tmp_path, made):
+    copied, _ = fetched(tmp_path, made)
+    with copied:
+        assert copied.arrived == 0
+        copied.slice(0, 80)
+        assert copied.arrived == 2  # pieces
+        copied.slice(0, 80)
+        assert copied.arrived == 2
+    assert made[0].arrived == 0  # in place nothing has to come
+
+
 def test_an_error_of_the_source_reaches_the_reader(tmp_path, made):
     class Broken:
         def pieces(self, name):
@@ -133,23 +205,29 @@ def test_an_error_of_the_source_reaches_the_reader(tmp_path, made):
 
 
 def test_closing_gives_up_what_is_being_fetched(tmp_path, made):
-    half, go = threading.Event(), threading.Event()
+    begun, over = threading.Semaphore(0), threading.Event()
 
-    class Slow(Counted):
+    class Endless(Counted):
         def pieces(self, name):
+            self.asked.append(name)
             yield b"x"
-            half.set()
-            go.wait(30)
-            yield b"x"
+            begun.release()
+            while not over.wait(0.01):  # only who gives up sees the end of this
+                yield b""
 
-    copied, _ = fetched(tmp_path, made, Slow(tmp_path / "store"))
+    copied, source = fetched(tmp_path, made, Endless(tmp_path / "store"))
     copied.expect([(0, 480)])
-    assert half.wait(30)
+    for _ in range(2):  # as many as are fetched at once
+        assert begun.acquire(timeout=30)
+    assert len(list((tmp_path / "host").rglob("*.part"))) == 2
     closing = threading.Thread(target=copied.close)
     closing.start()
-    go.set()
     closing.join(30)
-    assert not closing.is_alive()
+    gave_up = not closing.is_alive()
+    over.set()
+    closing.join()
+    assert gave_up
+    assert len(source.asked) == 2, "what was only queued was begun"
     assert list((tmp_path / "host").rglob("*.part")) == []
     copied._files._source = Counted(tmp_path / "store")
     np.testing.assert_array_equal(copied.take(np.arange(3))["image"], made[1][:3])  # it can be read again
@@ -192,6 +270,66 @@ def test_from_an_object_store_that_breaks(tmp_path, made, server, monkeypatch):
     assert server.injected["slow_down"] == 2
 
 
+@pytest.fixture
+def away(tmp_path, made, server, monkeypatch):
+    """A store with the shards, whose server is busy from now on."""
+    reach(server, monkeypatch)
+    store = Storage(s3_endpoint=server.endpoint).place("s3://bucket/away")
+    for shard in made[0]._shards[:1]:
+        with (tmp_path / "store" / shard.path).open("rb") as file:
+            (store / shard.path).upload(file)
+    server.clear()
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
+    yield store
+    server.clear()
+
+
+def test_an_outage_is_borne_longer_than_a_request_is_repeated(tmp_path, made, server, away):
+    server.inject("slow_down", times=5 * retry.ATTEMPTS)
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    with copied:
+        np.testing.assert_array_equal(copied.take(np.arange(3))["image"], made[1][:3])
+    assert server.injected == {"slow_down": 5 * retry.ATTEMPTS}
+
+
+def test_an_outage_that_lasts_is_the_clusters(tmp_path, made, server, away, monkeypatch):
+    monkeypatch.setattr(retry, "OUTAGE_SECONDS", 0.5)
+    server.inject("slow_down")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    with copied, pytest.raises(ClusterError, match=r"s0-0000\.arrow: cannot be read: the server .* overloaded"):
+        copied.take(np.arange(3))
+    assert server.injected["slow_down"] > retry.ATTEMPTS
+
+
+def test_an_upload_bears_an_outage_too(tmp_path, made, server, away, monkeypatch):
+    shard = tmp_path / "store" / made[0]._shards[0].path
+    server.inject("slow_down", method="PUT", times=4 * retry.ATTEMPTS)
+    Uploads(directory=away).deliver(shard, "handed.arrow")
+    assert (away / "handed.arrow").read() == shard.read_bytes()
+    monkeypatch.setattr(retry, "OUTAGE_SECONDS", 0.2)
+    server.inject("slow_down", method="PUT")
+    with pytest.raises(ClusterError, match=r"again\.arrow: cannot be written: the server .* overloaded"):
+        Uploads(directory=away).deliver(shard, "again.arrow")
+
+
+def test_who_closes_a_table_does_not_wait_for_the_end_of_an_outage(tmp_path, made, server, away):
+    server.inject("slow_down")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    copied.expect([(0, 40)])
+    server.wait_for("slow_down")
+    began = time.monotonic()
+    copied.close()
+    assert time.monotonic() - began < retry.OUTAGE_SECONDS / 2
+
+
+def test_a_refusal_ends_it_at_once(tmp_path, made, server, away):
+    server.inject("denied")
+    copied, _ = fetched(tmp_path, made, StoredFiles(directory=away))
+    with copied, pytest.raises(DataError, match="access is refused"):
+        copied.take(np.arange(3))
+    assert server.injected == {"denied": 1}
+
+
 def test_a_shard_that_is_gone_from_the_store(tmp_path, made, server, monkeypatch):
     reach(server, monkeypatch)
     server.clear()
@@ -202,3 +340,16 @@ def test_a_shard_that_is_gone_from_the_store(tmp_path, made, server, monkeypatch
         pytest.raises(DataError, match=r"s3://bucket/nothing/s0-0000\.arrow: cannot be read: no such file"),
     ):
         copied.take(np.arange(3))
+
+
+def test_directories_of_killed_preparations_go_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old, young, others = (tmp_path / name for name in ("sparknet-prepare-old", "sparknet-prepare-new", "theirs"))
+    for path in (old, young, others):
+        path.mkdir()
+        (path / "shard").write_text("rows")
+    for path in (old / "shard", old, others / "shard", others, young):
+        os.utime(path, (0, 0))
+    with temporary_directory() as own:
+        assert sorted(tmp_path.iterdir()) == sorted([own, young, others])
+    assert sorted(tmp_path.iterdir()) == sorted([young, others])

@@ -255,6 +255,49 @@ def test_killed_in_the_middle_of_a_fetch_the_next_one_takes_over(place, source):
     found[0].close()
 
 
+def test_who_waits_for_anothers_fetch_sees_that_it_gets_on(place):
+    """So that a worker behind a slow line is not taken for one that hangs."""
+    more, stalled = threading.Semaphore(0), threading.Semaphore(0)
+
+    def slow(shard):
+        for at in range(0, SIZE, SIZE // 10):
+            stalled.release()
+            assert more.acquire(timeout=60)
+            yield content(1)[at : at + SIZE // 10]
+
+    first, second, found = HostCache(place), HostCache(place), []
+    threads = [
+        threading.Thread(target=lambda cache=cache: found.append(cache.hold(shard_of(1), slow)), daemon=True)
+        for cache in (first, second)
+    ]
+    threads[0].start()
+    assert stalled.acquire(timeout=60)
+    threads[1].start()
+    seen = 0
+    for _ in range(3):
+        more.release()
+        assert stalled.acquire(timeout=60)  # the piece is written
+        until = time.monotonic() + 60
+        while second.arrived == seen:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        seen = second.arrived
+    assert first.arrived == 3
+    more.release(10)
+    for thread in threads:
+        thread.join(60)
+    assert [held.path.read_bytes() == content(1) for held in found] == [True, True]
+    for held in found:
+        held.close()
+
+
+def test_locks_of_the_dead_go(place, source):
+    cache = HostCache(place)
+    (cache.directory / f"{shard_of(7).sha256}.lock").touch()
+    cache.hold(shard_of(1), source).close()
+    assert copies(cache) == names(1)
+
+
 def test_a_held_copy_outlives_its_holder_only_until_it_is_killed(place, source):
     program = textwrap.dedent(f"""
         import sys, time

@@ -125,3 +125,25 @@ def test_files_are_described_by_name_size_and_time(tmp_path):
     assert [entry[:2] for entry in described] == [[str(tmp_path / "a"), 0], [str(tmp_path / "b"), 3]]
     with pytest.raises(DataError, match=r"c: cannot be reached: .*restore the file"):
         describe_files([tmp_path / "c"])
+
+
+@pytest.mark.parametrize("path", ["../other.arrow", "/etc/passwd", "draft/../../x.arrow", ""])
+@pytest.mark.parametrize("of", ["train", "validation", "mean"])
+def test_a_path_that_leads_out_of_the_directory(tmp_path, path, of):
+    values = json.loads(MANIFEST.save(tmp_path).read_text())
+    if of == "mean":
+        values["columns"][0]["mean_image"] = path or "/mean"
+    else:
+        values[of][0]["path"] = path
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"damaged: .*it must be relative to the manifest's directory, without"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("digest", ["ab" * 31, "AB" * 32, "../" + "a" * 61, "g" * 64])
+def test_a_checksum_that_is_none(tmp_path, digest):
+    values = json.loads(MANIFEST.save(tmp_path).read_text())
+    values["train"][1]["sha256"] = digest
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"damaged: .*train-00001\.arrow is .*; it must be 64 hexadecimal digits"):
+        Manifest.load(tmp_path)

@@ -68,6 +68,15 @@ def test_columns_have_the_names_of_the_run() -> None:
     assert (stored.channel_mean, directory.local) == ((1.5, 2.0, 0.25), Path("/b"))
 
 
+def test_the_content_is_of_the_bytes_and_not_of_what_was_asked_for() -> None:
+    data = of_two(MANIFEST)
+    shards = tuple(replace(shard, sha256="ef" * 32) for shard in MANIFEST.train)
+    held_out = tuple(replace(shard, sha256="ef" * 32) for shard in MANIFEST.validation)
+    others = [of_two(replace(MANIFEST, train=shards)), of_two(replace(MANIFEST, validation=held_out))]
+    assert {other.fingerprint for other in others} == {data.fingerprint}
+    assert len({data.content, of_two(MANIFEST).content, *(other.content for other in others)}) == 3
+
+
 def test_the_fingerprint_is_of_all() -> None:
     other = replace(MANIFEST, fingerprint="cd" * 32)
     assert of_two(other).fingerprint == f"{MANIFEST.fingerprint}+{other.fingerprint}"

@@ -361,6 +361,34 @@ def test_a_missing_bucket_and_a_missing_file(server):
     assert server.pauses == []
 
 
+def test_a_small_file_that_goes_while_it_is_read(server):
+    """The answer that says so is longer than the file, and what Arrow then tells is not what happened."""
+    place = put(server, "small", b"abc")
+    with place.open() as file:
+        server.client().delete_object(Bucket=BUCKET, Key="small")
+        with pytest.raises(DataError, match=f"s3://{BUCKET}/small: cannot be read: no such file"):
+            file.read()
+    assert server.pauses == []
+
+
+def test_the_answer_of_a_busy_server_that_is_longer_than_the_file(server):
+    place = put(server, "small", b"abc")
+    server.inject("slow_down", method="GET", part="small", times=2)
+    assert place.read() == b"abc"
+    assert server.injected == {"slow_down": 2}
+    assert len(server.pauses) == 2
+
+
+def test_rights_that_end_while_a_small_file_is_read(server):
+    place = put(server, "small", b"abc")
+    with place.open() as file:
+        server.inject("denied", part="small")
+        with pytest.raises(DataError, match=f"s3://{BUCKET}/small: cannot be read: access is refused"):
+            file.read()
+    assert server.injected == {"denied": 2}
+    assert server.pauses == []
+
+
 def test_no_credentials(server, monkeypatch, tmp_path):
     place = put(server, "small", b"abc")
     for name in CREDENTIALS:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
+from sparknet.data.storage import retry
 from sparknet.errors import ClusterError, DataError, Unauthorized
-from sparknet.spark.jobs import driver_files
 from sparknet.spark.jobs.driver_files import DriverFiles
 from sparknet.spark.jobs.file_service import PIECES, FileService
 from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress, DriverHost
@@ -55,7 +56,7 @@ def test_a_file_is_handed_over_whole(address, store, own):
 
 
 def test_a_stream_that_breaks_goes_on_where_it_broke(address, store, monkeypatch):
-    monkeypatch.setattr(driver_files, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
     asked = []
 
     class Breaking(DriverAddress):
@@ -86,7 +87,7 @@ class BreakingClient:
 
 
 def test_a_driver_that_is_gone(store, own, monkeypatch):
-    monkeypatch.setattr(driver_files, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "OUTAGE_SECONDS", 1.0)
     with FileService(store, at=DriverHost(host="127.0.0.1"), token="t") as service:
         address = DriverAddress(uri=service.address, token="t")
     with pytest.raises(
@@ -95,6 +96,16 @@ def test_a_driver_that_is_gone(store, own, monkeypatch):
         list(DriverFiles(address=address, directory=PREPARED).pieces(NAME))
     with pytest.raises(ClusterError, match="failed while handing over"):
         DriverFiles(address=address, directory=DRAFT).deliver(own, "train-00000-ab-0000.arrow")
+
+
+def test_a_driver_that_is_away_for_a_while(store, monkeypatch):
+    monkeypatch.setattr(retry, "pause", lambda seconds: None)
+    with FileService(store, at=DriverHost(host="127.0.0.1"), token="t") as first:
+        address = DriverAddress(uri=first.address, token="t")
+    pieces = DriverFiles(address=address, directory=PREPARED).pieces(NAME)
+    # More often than any single request is repeated; each says that it has nothing, so that who waits may give up.
+    assert [bytes(next(pieces)) for _ in range(20)] == [b""] * 20
+    pieces.close()
 
 
 def test_a_wrong_token_is_refused(address, own):
@@ -169,3 +180,26 @@ def send(writer, data):
 def test_an_address_that_nobody_has(store):
     with pytest.raises(ClusterError, match=r"cannot listen on 203\.0\.113\.1: .*set cluster\.driver_host"):
         FileService(store, at=DriverHost(host="203.0.113.1"), token="t")
+
+
+def test_a_start_before_the_file(address):
+    asked = json.dumps({"file": f"{PREPARED}/{NAME}", "start": -3}).encode()
+    with closing(address.connect()) as client, pytest.raises(flight.FlightServerError, match="from byte -3"):
+        client.do_get(flight.Ticket(asked), address.options(60)).read_all()
+
+
+def test_more_than_was_told_is_refused_while_it_arrives(address, store):
+    told = {"file": f"{DRAFT}/train-00000-ab-0000.arrow", "bytes": 10, "sha256": "0" * 64}
+    piece = pa.record_batch([pa.array([bytes(1 << 20)], pa.binary())], schema=PIECES)
+
+    def send_without_end():
+        descriptor = flight.FlightDescriptor.for_command(json.dumps(told).encode())
+        with closing(address.connect()) as client:
+            writer, _ = client.do_put(descriptor, PIECES, address.options(60))
+            with writer:
+                while True:
+                    writer.write_batch(piece)
+
+    with pytest.raises(pa.ArrowException, match=r"more than 10 bytes of train-00000-ab-0000\.arrow arrived"):
+        send_without_end()
+    assert list((store / DRAFT).iterdir()) == []

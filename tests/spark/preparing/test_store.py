@@ -56,7 +56,7 @@ def shared(spark, tmp_path_factory):
 
 
 @pytest.fixture
-def remote(server):
+def remote(spark, server):
     server.empty("bucket")
     server.clear()
     return Storage(s3_endpoint=server.endpoint).place("s3://bucket/some/store")
@@ -143,6 +143,23 @@ def test_a_preparation_that_fails_leaves_nothing_in_an_object_store(spark, remot
     assert [key for key in server.keys("bucket") if not key.endswith("/")] == []
 
 
+def test_what_a_lost_attempt_left_is_not_published(spark, remote, server, cache, monkeypatch):
+    run_job = preparation._run_job
+
+    def lost_too(asked, plan):
+        found = run_job(asked, plan)
+        for name in ("train-00000-0ff-0000.arrow", "sums-00000-0ff.npz"):
+            (plan.delivery.directory / name).write(b"of an attempt whose report never came")
+        return found
+
+    monkeypatch.setattr(preparation, "_run_job", lost_too)
+    store, data = Store(place=remote, cache=cache, fetched=True), replace(DIGITS, s3_endpoint=server.endpoint)
+    (manifest,) = prepare_run(spark, data, store=store, seed=3).manifests
+    named = {shard.path.split("/")[1] for shard in (*manifest.train, *manifest.validation)}
+    there = {key.split("/")[-1] for key in server.keys("bucket") if not key.endswith("/")}
+    assert there == named | {"manifest.json", "mean-0.npy"}
+
+
 def test_who_publishes_second_takes_what_is_there(spark, remote, server, cache, monkeypatch):
     store, data = Store(place=remote, cache=cache, fetched=True), replace(DIGITS, s3_endpoint=server.endpoint)
     run_job = preparation._run_job
@@ -160,11 +177,14 @@ def test_who_publishes_second_takes_what_is_there(spark, remote, server, cache, 
 
 def test_what_killed_preparations_left_goes_after_a_day(remote, server, monkeypatch):
     prepared, whole, old = "0123456789abcdef", "a" * 32, "b" * 32
-    (remote / prepared / "manifest.json").write(json.dumps({"train": f"{whole}/train-0-0.arrow"}).encode())
+    (remote / prepared / "manifest.json").write(
+        json.dumps({"train": f"{whole}/train-00000-ab-0000.arrow"}).encode()
+    )
     for draft in (whole, old):
-        (remote / prepared / draft / "train-0-0.arrow").write(b"x")
-    (remote / "fedcba9876543210" / old / "train-0-0.arrow").write(b"x")
+        (remote / prepared / draft / "train-00000-ab-0000.arrow").write(b"x")
+    (remote / "fedcba9876543210" / old / "train-00000-ab-0000.arrow").write(b"x")
     (remote / "somebody" / "elses" / "file").write(b"x")
+    (remote / "aaaaaaaaaaaaaaaa" / old / "theirs.arrow").write(b"x")
     everything = set(server.keys("bucket"))
     remote_store.sweep(remote)
     assert set(server.keys("bucket")) == everything  # they may be at work
@@ -173,8 +193,9 @@ def test_what_killed_preparations_left_goes_after_a_day(remote, server, monkeypa
     left = {key for key in server.keys("bucket") if not key.endswith("/")}
     assert {key.removeprefix("some/store/") for key in left} == {
         f"{prepared}/manifest.json",
-        f"{prepared}/{whole}/train-0-0.arrow",
+        f"{prepared}/{whole}/train-00000-ab-0000.arrow",
         "somebody/elses/file",
+        f"aaaaaaaaaaaaaaaa/{old}/theirs.arrow",
     }
 
 

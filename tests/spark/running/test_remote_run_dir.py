@@ -75,6 +75,7 @@ def wait_for_rounds(server: S3Server, process: "subprocess.Popen[str]", least: i
 def test_a_driver_is_killed_and_another_machine_goes_on(server: S3Server, tmp_path: Path) -> None:
     first = start(tmp_path / "first", "train", CONFIG, "--run-dir", URI, *LONG)
     wait_for_rounds(server, first, 30)
+    prepared = named(server, "/store/")
 
     # A second driver beside it is told whose the directory is, and the first does not notice.
     second = sparknet("resume", URI, cwd=tmp_path)
@@ -123,8 +124,10 @@ def test_a_driver_is_killed_and_another_machine_goes_on(server: S3Server, tmp_pa
 
     tested = end(start(tmp_path / "third", "test", URI))
     assert tested.code == 0, tested.err
+    assert any(key.endswith("/manifest.json") for key in prepared)
+    assert named(server, "/store/") == prepared, "nobody prepared the data once more"
     assert table_of(tested)["accuracy"] == f"{100 * result['accuracy']:.2f} %"
-    assert not list((tmp_path / "third" / "tmp").glob("sparknet-*"))
+    assert not list((tmp_path / "third" / "tmp").glob("sparknet-run-*"))
 
     again = end(start(tmp_path / "fourth", "resume", URI))
     assert again.code == 0, again.err

@@ -15,10 +15,12 @@ from a_manifest import MANIFEST
 from encoded import cells_of, encoded_columns, png
 from formats import random_rows
 from sparknet.config import Cluster, Data, Net, Run, RunConfig, Solver
+from sparknet.data.loading.sampling_order import Order
+from sparknet.data.loading.shard_order import ShardOrder
 from sparknet.data.loading.transform import Normalise
 from sparknet.data.shards.manifest import StoredColumn
 from sparknet.data.shards.prepared import PreparedData
-from sparknet.data.shards.shard_table import Shard
+from sparknet.data.shards.shard_table import Shard, ShardTable
 from sparknet.data.shards.shard_writer import ShardWriter
 from sparknet.errors import ClusterError, NetError
 from sparknet.spark.jobs.ports import DriverHost
@@ -128,6 +130,28 @@ def test_after_a_finished_run(stage_for, started):
     stage.train()
     assert stage.coordinator.status == "finished"
     check_ended(before, started)
+
+
+@pytest.mark.parametrize("by_shard", [True, False])
+def test_rows_come_in_the_order_that_the_data_are_dealt_in(stage_for, monkeypatch, by_shard):
+    stage, taken = stage_for(rounds=1), []
+    data = stage.plan.data
+    stage.plan = replace(stage.plan, data=replace(data, by_shard=by_shard))
+    take = ShardTable.take
+
+    def noted(table, rows, draws=None):
+        taken.append(rows)
+        return take(table, rows, draws)
+
+    monkeypatch.setattr(ShardTable, "take", noted)
+    stage.train()
+    assert stage.coordinator.status == "finished"
+    shard_rows = [shard.rows for shard in data.manifests[0].train]
+    wanted, other = (
+        kind(stage.plan.config.run.seed, shard_rows, 1, 0).rows(0, 0, 8)
+        for kind in ((ShardOrder, Order) if by_shard else (Order, ShardOrder))
+    )
+    assert taken[0].tolist() == wanted.tolist() != other.tolist()
 
 
 def test_after_data_at_fault_which_end_the_run_quietly(stage_for, started):

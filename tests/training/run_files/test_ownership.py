@@ -169,6 +169,22 @@ def test_of_many_that_come_at_once_one_at_most_gets_it(server, place, monkeypatc
     assert all("in use" in words or "several drivers" in words for words in refused)
 
 
+@pytest.mark.parametrize("between", ["look", "read"])
+def test_a_claim_that_is_withdrawn_while_it_is_read_is_gone(server, place, between):
+    owner = Ownership.acquire(place)
+    (facts,) = ownership._list(place).values()
+    if between == "look":
+        owner.release()
+        assert ownership._read(place, facts) is None
+        return
+    server.inject("delay", times=1, method="GET", part="owner-", seconds=1.0)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(ownership._read, place, facts)
+        server.wait_for("delay")  # its size is known, and its bytes are asked for
+        owner.release()
+        assert reading.result() is None
+
+
 def test_a_confirmation_is_asked_for_once_in_a_while_only(server, place):
     owner = Ownership.acquire(place)
     server.clear()

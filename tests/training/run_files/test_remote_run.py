@@ -375,11 +375,12 @@ def test_a_directory_without_a_run(server):
             ask(URI)
 
 
-def test_prepared_data_lie_where_the_driver_works_or_where_it_is_said(server, tmp_path):
+def test_prepared_data_lie_in_the_run_directory_or_where_it_is_said(server, tmp_path):
     with RunDir.create(URI, config_of(store=str(tmp_path / "shared"))) as run_dir:
         assert run_dir.store(run_dir.load_config()) == str(tmp_path / "shared")
+        assert run_dir.store(config_of()) == f"{URI}/store"
     with reading_run(URI) as run:
-        assert run.store(config_of()) == str(run.path / "store")
+        assert run.store(config_of()) == f"{URI}/store"
 
 
 def test_a_run_is_looked_at_while_its_driver_goes_on(server, work, caplog):

@@ -128,10 +128,10 @@ class Data:
     """Threads of a worker that decode, cut and normalise beside its training step."""
     store: str = ""
     """Where the prepared shards lie: a directory, shared with the workers or of the driver alone, or a URI
-    (`s3://bucket/key`, `hdfs://host:port/path`); not given: `store` in the run directory."""
+    (`s3://bucket/key`, `hdfs://host:port/path`); not given: `store` in the run directory, wherever that is."""
     cache: str = ""
-    """Directory in which each host keeps copies of shards that do not lie on a disk of its own or a shared one; not
-    given: XDG_CACHE_HOME, or else the system's directory for temporary files."""
+    """Directory in which each host keeps copies of shards that do not lie on a disk of its own or a shared one,
+    from `/` or `~` on; not given: XDG_CACHE_HOME, or else the system's directory for temporary files."""
     cache_gigabytes: float | None = None
     """The most that these copies take on a host, in GB; not given: half of what is free on that disk without
     them."""
@@ -159,6 +159,12 @@ class Data:
             "data.validation_fraction",
             self.validation_fraction,
             "it must be at least 0 and below 1",
+        )
+        require(
+            not self.cache or self.cache.startswith(("/", "~")),
+            "data.cache",
+            self.cache,
+            "a relative path is another directory for each process of a worker: begin it with / or ~",
         )
         require(
             self.cache_gigabytes is None or self.cache_gigabytes > 0,

@@ -1,17 +1,25 @@
 """Where a task of the preparation writes, and how what it has written reaches the store."""
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from sparknet.data.shards.shard_files import sees
 from sparknet.data.storage.place import Place
+from sparknet.data.storage.remedies import Outage
+from sparknet.data.storage.retry import Patience
+from sparknet.errors import ClusterError
 
-__all__ = ["Delivery", "Uploads", "Workplace", "workplace_of"]
+__all__ = ["Delivery", "Uploads", "Workplace", "temporary_directory", "workplace_of"]
+
+_PREFIX = "sparknet-prepare-"
+_ABANDONED_SECONDS = 24 * 3600
 
 
 class Delivery(Protocol):
@@ -36,10 +44,17 @@ class Uploads:
         """As `Delivery.deliver`.
 
         Raises:
+            ClusterError: the store does not answer.
             DataError: it cannot be written there.
         """
+        patience = Patience()
         with path.open("rb") as file:
-            (self.directory / name).upload(file)
+            while True:
+                try:
+                    return (self.directory / name).upload(file)
+                except Outage as error:
+                    if not patience.lasts():
+                        raise ClusterError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +87,27 @@ def workplace_of(directory: str, *, mark: str, delivery: Delivery | None) -> Gen
         remedy = "set data.store to a directory that the workers can write, or to one of the driver alone or s3://"
         yield Workplace(directory=Path(directory), remedy=remedy)
         return
-    with tempfile.TemporaryDirectory(prefix="sparknet-prepare-") as own:
+    with temporary_directory() as own:
         remedy = "free space there, or set TMPDIR on the workers to a larger disk"
-        yield Workplace(directory=Path(own), remedy=remedy, delivery=delivery)
+        yield Workplace(directory=own, remedy=remedy, delivery=delivery)
+
+
+@contextmanager
+def temporary_directory() -> Generator[Path]:
+    """A directory of this machine for a preparation; what killed ones left for a day goes.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    limit = time.time() - _ABANDONED_SECONDS
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another's, or just removed by another process: it takes room alone
+            if left.stat(follow_symlinks=False).st_uid == os.getuid() and _newest(left) < limit:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as own:
+        yield Path(own)
+
+
+def _newest(directory: Path) -> float:
+    """When something in a directory was last changed, in seconds since 1970."""
+    return max(path.stat(follow_symlinks=False).st_mtime for path in (directory, *directory.rglob("*")))

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,14 +27,21 @@ __all__ = ["CacheFull", "CachePlace", "Held", "HostCache"]
 
 _COPY = re.compile(r"[0-9a-f]{64}")
 _DRAFT = re.compile(r"(?P<sha256>[0-9a-f]{64})\.[0-9a-f]{16}\.part")
-_READ_BYTES = 4 << 20
+_LOOK_SECONDS = 0.1
 
 Fetch = Callable[[Shard], Iterator[bytes | memoryview]]
 """Gives a shard's bytes, in order."""
 
 
 class CacheFull(DataError):
-    """Others use so much of the cache that a shard has no room; they may let go of some."""
+    """So much of the cache is in use that a shard has no room; some of it may be let go of."""
+
+    def __init__(self, message: str, *, in_use: frozenset[str], coming: bool) -> None:
+        super().__init__(message)
+        self.in_use = in_use
+        """Names of the copies that are held."""
+        self.coming = coming
+        """Others are being fetched, which nobody may hold when they are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +59,11 @@ class Held:
 
     def __init__(self, path: Path, handle: int) -> None:
         self.path = path
-        self._handle = handle
+        self.handle = handle
 
     def close(self) -> None:
         """Let others remove it; may be called again."""
-        handle, self._handle = self._handle, -1
+        handle, self.handle = self.handle, -1
         if handle >= 0:
             os.close(handle)  # and with it goes the lock
 
@@ -74,6 +82,9 @@ class HostCache:
     Args:
         place: where it is, and how large.
 
+    Attributes:
+        arrived: grows while what somebody here waits for arrives, through whichever process of this host.
+
     Raises:
         DataError: the directory cannot be made, or is another's.
     """
@@ -85,6 +96,8 @@ class HostCache:
         self._most_bytes = None if place.gigabytes is None else int(place.gigabytes * 1e9)
         # By SHA-256 the inode that this process has found whole.
         self._whole: dict[str, int] = {}
+        self.arrived = 0
+        self._seen: dict[str, int] = {}
         self._make_directory()
 
     def hold(self, shard: Shard, fetch: Fetch) -> Held:
@@ -99,11 +112,16 @@ class HostCache:
             CacheFull: what others hold leaves no room.
             Exception: what `fetch` raises.
         """
+        if not shard.sha256:
+            raise DataError(
+                f"shard {shard.path} has no checksum in its manifest, by which copies are known: delete its "
+                "directory in the store to prepare the data again"
+            )
         while True:
             held, damaged = self._look(shard)
+            held = held or self._fetch(shard, fetch, damaged)
             if held is not None:
                 return held
-            self._fetch(shard, fetch, damaged)
 
     # What is there ---------------------------------------------------------------------------------------
 
@@ -146,20 +164,24 @@ class HostCache:
 
     # Fetching --------------------------------------------------------------------------------------------
 
-    def _fetch(self, shard: Shard, fetch: Fetch, damaged: int | None) -> None:
-        """Make a copy, unless somebody else does; `damaged` is the inode of what lies there."""
+    def _fetch(self, shard: Shard, fetch: Fetch, damaged: int | None) -> Held | None:
+        """Make a copy and hold it; None: somebody else has. `damaged` is the inode of what lies there."""
         path = self.directory / shard.sha256
-        with self._locked(f"{shard.sha256}.lock"):
+        with self._locked(f"{shard.sha256}.lock", others=shard.sha256):
             there = path.stat().st_ino if path.exists() else None
             if there is not None and there != damaged:
-                return  # while this process waited
+                return None  # while this process waited
             draft = self._draft(shard)
             try:
                 self._fill(draft, shard, fetch)
+                # Before it has its name: else others could remove it before it is held, and so on for ever.
+                held = Held(path, os.open(draft, os.O_RDONLY))
+                fcntl.flock(held.handle, fcntl.LOCK_SH)
                 draft.rename(path)  # a damaged one goes under; who has mapped it keeps what it has seen to be whole
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
+        return held
 
     def _fill(self, draft: Path, shard: Shard, fetch: Fetch) -> None:
         digest, size = hashlib.sha256(), 0
@@ -168,6 +190,7 @@ class HostCache:
             try:
                 with draft.open("r+b") as file:
                     for piece in fetch(shard):
+                        self.arrived += bool(piece)
                         digest.update(piece)
                         size += len(piece)
                         if size > shard.bytes:
@@ -188,6 +211,8 @@ class HostCache:
         """A file to fetch into, of the shard's size, for which there is room."""
         draft = self.directory / f"{shard.sha256}.{secrets.token_hex(8)}.part"
         with self._locked("room.lock"):
+            for lock in self.directory.glob("*.lock"):
+                self._remove_unused(lock)  # of a process that was killed
             self._make_room(shard)
             try:
                 handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -231,10 +256,14 @@ class HostCache:
             if _COPY.fullmatch(path.name) and self._remove_unused(path):
                 used -= size
         if used + shard.bytes > most:
+            left = [path for _, _, path in found if path.exists()]
             raise CacheFull(
                 f"{used / 1e9:.3g} GB of the {most / 1e9:.3g} GB that this host's cache {self.directory} may hold "
-                f"are in use, and shard {shard.path} has {shard.bytes / 1e9:.3g} GB: raise data.cache_gigabytes, "
-                "or lower data.shard_megabytes or the number of workers on a host"
+                f"are in use, and shard {shard.path} has {shard.bytes / 1e9:.3g} GB; each worker of a host needs "
+                "room for four shards of each of its tables: raise data.cache_gigabytes, or lower "
+                "data.shard_megabytes or the number of workers on a host",
+                in_use=frozenset(path.name for path in left if _COPY.fullmatch(path.name)),
+                coming=any(_DRAFT.fullmatch(path.name) for path in left),
             )
 
     def _is_dead(self, sha256: str) -> bool:
@@ -267,8 +296,11 @@ class HostCache:
     # The directory ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def _locked(self, name: str) -> Generator[None]:
-        """Alone under this name, among all processes; the file is gone afterwards."""
+    def _locked(self, name: str, *, others: str = "") -> Generator[None]:
+        """Alone under this name, among all processes; the file is gone afterwards.
+
+        `others` is the shard that another process may be fetching meanwhile: what arrives there counts here.
+        """
         path = self.directory / name
         while True:
             try:
@@ -276,6 +308,9 @@ class HostCache:
             except OSError as error:
                 raise self._unusable(error) from error
             try:
+                while others and not _lock_alone(handle):
+                    time.sleep(_LOOK_SECONDS)  # in a wait for the lock nobody could see that the other gets on
+                    self._see_others(others)
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 # Who held it before has removed the file, and others lock the next one of that name.
                 if not os.fstat(handle).st_nlink:
@@ -287,6 +322,14 @@ class HostCache:
                 return
             finally:
                 os.close(handle)
+
+    def _see_others(self, sha256: str) -> None:
+        """Count what another process has written of a shard since the last look."""
+        for draft in self.directory.glob(f"{sha256}.*.part"):
+            with suppress(FileNotFoundError):  # it is whole now, or was given up
+                written = draft.stat().st_mtime_ns
+                self.arrived += self._seen.get(sha256, 0) != written
+                self._seen[sha256] = written
 
     def _make_directory(self) -> None:
         try:

@@ -14,6 +14,7 @@ from sparknet.data.rows.columns import Column
 from sparknet.data.rows.extremes import Extremes
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
+from sparknet.data.shards.shard import check_path
 from sparknet.data.shards.shard_files import ShardFiles
 from sparknet.data.shards.shard_table import Cut, Shard, ShardTable
 from sparknet.data.storage.place import LOCAL, Place
@@ -47,6 +48,10 @@ class StoredColumn:
     """Of targets and whole numbers: the outermost values of the training rows."""
     validation: Extremes = field(default_factory=Extremes)
     """The same of the validation rows."""
+
+    def __post_init__(self) -> None:
+        if self.mean_image:
+            check_path(self.mean_image)
 
     def load_mean_image(self, directory: Path | Place) -> np.ndarray:
         """Read the mean image, float32 [*shape].

@@ -14,6 +14,7 @@ from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn
 from sparknet.data.shards.shard_files import Reach, ShardFiles, files_of
 from sparknet.data.shards.shard_table import Cut, ShardTable
+from sparknet.data.storage.fingerprint import fingerprint
 from sparknet.data.storage.place import LOCAL, Place, Storage
 from sparknet.errors import DataError
 
@@ -28,6 +29,11 @@ class RowTable(Protocol):
     @property
     def shard_rows(self) -> tuple[int, ...]:
         """Rows of each shard: what `Order` takes."""
+        ...
+
+    @property
+    def arrived(self) -> int:
+        """Grows while bytes of shards arrive that have to be fetched; any thread may ask."""
         ...
 
     def take(self, rows: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -160,6 +166,18 @@ class PreparedData:
         return "+".join(manifest.fingerprint for manifest in self.manifests)
 
     @property
+    def content(self) -> str:
+        """The same content, 64 hexadecimal digits, is the same rows in the same order.
+
+        A fingerprint is of what was asked for: where Spark cuts the source into partitions, another preparation may
+        have the rows in another order, and others of them held out.
+        """
+        digests = [
+            [shard.sha256 for shard in (*manifest.train, *manifest.validation)] for manifest in self.manifests
+        ]
+        return fingerprint({"fingerprint": self.fingerprint, "shards": digests})
+
+    @property
     def table(self) -> TableEncoding | None:
         """How words and other values became numbers."""
         return self.manifests[0].table
@@ -264,6 +282,11 @@ class JoinedTable:
     def shard_rows(self) -> tuple[int, ...]:
         """Rows of each shard of the first table."""
         return self._tables[0].shard_rows
+
+    @property
+    def arrived(self) -> int:
+        """As `ShardTable.arrived`."""
+        return sum(table.arrived for table in self._tables)
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """As `ShardTable.expect`."""

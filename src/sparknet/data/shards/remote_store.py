@@ -37,6 +37,8 @@ def is_prepared(directory: Place) -> bool:
 def publish_remotely(hidden: Path, draft: Place) -> bool:
     """Upload the mean images and then the manifest; whether it counts: somebody else may have been faster.
 
+    What the manifest does not name of the draft, of attempts that failed or were overtaken, is removed before.
+
     Args:
         hidden: what `assemble` has made.
         draft: where the shards are, below the prepared directory.
@@ -48,6 +50,11 @@ def publish_remotely(hidden: Path, draft: Place) -> bool:
     directory = draft.parent
     if is_prepared(directory):
         return False
+    manifest = Manifest.load(hidden)
+    named = {shard.path for shard in (*manifest.train, *manifest.validation)}
+    for file in draft.files():
+        if f"{draft.name}/{file.name}" not in named:
+            (draft / file.name).delete()
     others = [(path, draft / path.name) for path in hidden.iterdir() if path.name != MANIFEST_NAME]
     for path, place in (*others, (hidden / MANIFEST_NAME, directory / MANIFEST_NAME)):
         with path.open("rb") as file:

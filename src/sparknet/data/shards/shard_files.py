@@ -1,6 +1,7 @@
 """How a table reaches the files of its shards: where they lie, or as copies in this host's cache."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -12,11 +13,19 @@ from typing import Protocol
 from sparknet.data.shards.host_cache import CacheFull, CachePlace, Held, HostCache
 from sparknet.data.shards.shard import Shard
 from sparknet.data.storage.place import Place
+from sparknet.data.storage.remedies import Outage
+from sparknet.data.storage.retry import Patience
+from sparknet.errors import ClusterError
 
 __all__ = ["Copies", "FileSource", "InPlace", "Reach", "ShardFiles", "StoredFiles", "files_of", "sees"]
 
 _AT_ONCE = 2
 """Shards that are fetched at once: the checksum of one is taken while the other one arrives."""
+
+
+_FULL_SECONDS = 20.0
+"""So long a full cache is waited for in which nothing changes: evaluations end, and prefetched shards arrive."""
+_LOOK_SECONDS = 0.1
 
 
 class _GivenUp(Exception):
@@ -29,7 +38,10 @@ class FileSource(Protocol):
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
         """The bytes of a file, in order; `name` is relative to the directory.
 
+        An empty piece says that nothing arrives and it is asked for again: who has given up meanwhile can end.
+
         Raises:
+            ClusterError: an outage lasts too long; another attempt may succeed.
             SparkNetError: it cannot be read.
         """
         ...
@@ -42,12 +54,24 @@ class StoredFiles:
     directory: Place
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """As `FileSource.pieces`.
+        """As `FileSource.pieces`; goes on where it broke.
 
         Raises:
-            DataError: it cannot be read.
+            ClusterError: the store does not answer.
+            DataError: it is not there, or access is refused.
         """
-        return (self.directory / name).pieces()
+        patience, arrived = Patience(), 0
+        while True:
+            try:
+                for piece in (self.directory / name).pieces(arrived):
+                    patience.arrived()
+                    arrived += len(piece)
+                    yield piece
+                return
+            except Outage as error:
+                if not patience.lasts():
+                    raise ClusterError(str(error)) from error
+                yield b""
 
 
 class ShardFiles(Protocol):
@@ -57,6 +81,11 @@ class ShardFiles(Protocol):
     """Whether they are copies, of which a table should have no more open than it needs."""
     where: str
     """The prepared directory, for messages."""
+
+    @property
+    def arrived(self) -> int:
+        """Grows while bytes arrive that somebody waits for."""
+        ...
 
     def path(self, shard: Shard) -> Path:
         """The file, which stays until it is let go.
@@ -83,6 +112,7 @@ class InPlace:
     """Files that lie in a directory which this process sees."""
 
     fetched = False
+    arrived = 0
 
     def __init__(self, directory: Path) -> None:
         self._directory = Path(directory)
@@ -135,6 +165,11 @@ class Copies:
         self._coming: dict[str, Future[None]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
+    @property
+    def arrived(self) -> int:
+        """As `ShardFiles.arrived`."""
+        return self._cache.arrived
+
     def path(self, shard: Shard) -> Path:
         """As `ShardFiles.path`; waits until it is there.
 
@@ -149,12 +184,39 @@ class Copies:
         if coming is not None and not coming.cancel():
             # Whatever came of it: what is not there now is asked for below, and told if it still cannot be had.
             wait([coming])
-        held = self._cache.hold(shard, self._fetch)
+        held = self._hold(shard)
         with self._lock:
             first = self._held.setdefault(shard.path, held)
         if first is not held:
             held.close()
         return first.path
+
+    def _hold(self, shard: Shard) -> Held:
+        """A copy that is needed now: what is only expected gives way, and what others use is waited for a while."""
+        in_use: frozenset[str] | None = None
+        until = 0.0
+        while True:
+            try:
+                return self._cache.hold(shard, self._fetch)
+            except CacheFull as full:
+                self._stop_expecting()
+                now = time.monotonic()
+                # Others wait for this process in an exchange, and so never let go of what they train on: then no
+                # time helps.
+                if full.coming or full.in_use != in_use:
+                    in_use, until = full.in_use, now + _FULL_SECONDS
+                if now >= until:
+                    raise
+                time.sleep(_LOOK_SECONDS)  # a lock on one of many files: nobody tells which is let go of first
+
+    def _stop_expecting(self) -> None:
+        """Give up what is being fetched ahead."""
+        with self._lock:
+            coming, self._coming = self._coming, {}
+            self._given_up.set()
+            self._given_up = Event()
+        for one in coming.values():
+            one.cancel()
 
     def let_go(self, shard: Shard) -> None:
         """As `ShardFiles.let_go`: the cache may remove it."""

@@ -128,6 +128,11 @@ class ShardTable:
         """Rows of each shard: what `Order` takes."""
         return tuple(shard.rows for shard in self._shards)
 
+    @property
+    def arrived(self) -> int:
+        """Grows while bytes of fetched shards arrive; any thread may ask."""
+        return self._files.arrived
+
     def close(self) -> None:
         """End the threads, and let go of fetched files; the table can still be read, which begins anew."""
         with self._lock:
@@ -141,13 +146,14 @@ class ShardTable:
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Tell which rows, from and to (exclusive), are read from now on, in this order, until it is told again.
 
-        Files that are fetched come in this order while others are read, and those of other rows are let go of.
+        Files that are fetched come in this order while others are read, and those of other rows are let go of. No
+        ranges: nobody knows, and all are let go of.
         """
         if not self._files.fetched:
             return
         wanted = list(dict.fromkeys(index for low, high in ranges for index in self._between(low, high)))
-        self._expected = set(wanted)
-        self._shut([index for index in self._opened if index not in self._expected])
+        self._expected = set(wanted) or None
+        self._shut([index for index in self._opened if index not in wanted])
         self._files.expect([self._shards[index] for index in wanted if index not in self._opened])
 
     def _between(self, start: int, stop: int) -> range:

@@ -34,7 +34,7 @@ from sparknet.data.storage.arrow_systems import (
     scheme_of,
 )
 from sparknet.data.storage.local_files import files_in, is_file_uri, path_of
-from sparknet.data.storage.remedies import Cut, explain
+from sparknet.data.storage.remedies import Cut, Outage, explain, hides_answer, is_transient
 from sparknet.data.storage.remote_file import READ_AHEAD_BYTES, RemoteFile
 from sparknet.data.storage.retry import retried
 from sparknet.errors import DataError
@@ -226,17 +226,18 @@ class Place:
             return _attempt(self, partial(self.local.open, "rb"), doing="read")
         return io.BufferedReader(_open_remote(self), READ_AHEAD_BYTES)
 
-    def pieces(self) -> Iterator[bytes]:
-        """The whole file in order, in pieces of 8 MB; of a remote one several are read at once.
+    def pieces(self, start: int = 0) -> Iterator[bytes]:
+        """The file from byte `start` on, in order, in pieces of 8 MB; of a remote one several are read at once.
 
         Raises:
             DataError: it is not there or cannot be read whole.
         """
         if self.local is None:
             with _open_remote(self) as file:
-                yield from file.pieces()
+                yield from file.pieces(start)
             return
         with self.open() as file:
+            file.seek(start)
             while piece := _attempt(self, partial(file.read, READ_AHEAD_BYTES), doing="read"):
                 yield piece
 
@@ -342,7 +343,8 @@ def _attempt(place: Place, action: Callable[[], T], *, doing: str) -> T:
     except (OSError, pa.ArrowException) as error:  # ArrowInvalid, as of a key `a//b`, is no OSError
         if isinstance(error, FileNotFoundError):
             _check_bucket(place)
-        raise DataError(f"{place.uri}: cannot be {doing}: {explain(error)}") from error
+        kind = Outage if isinstance(error, OSError) and is_transient(error) else DataError
+        raise kind(f"{place.uri}: cannot be {doing}: {explain(error)}") from error
 
 
 def _check_bucket(place: Place) -> None:
@@ -390,7 +392,22 @@ def _open_remote(place: Place) -> RemoteFile:
     system, path = _system(place)
     # Not `open_input_stream`, which asks for 256 KB at a time: a fiftieth of the speed.
     file = _attempt(place, lambda: system.open_input_file(path), doing="read")
-    return RemoteFile(file, run=partial(_attempt, place, doing="read"))
+
+    def run(request: Callable[[], bytes]) -> bytes:
+        return _attempt(place, partial(_told_if_gone, request, lambda: system.get_file_info(path)), doing="read")
+
+    return RemoteFile(file, run=run)
+
+
+def _told_if_gone(request: Callable[[], bytes], look: Callable[[], Any]) -> bytes:
+    """Do a request; where its error is hidden, look once more whether the file is there, which tells more."""
+    try:
+        return request()
+    except OSError as error:
+        # A refusal of the look itself is raised in the place of the hidden one: it says what is wrong.
+        if hides_answer(error) and look().type == arrow_fs.FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was read") from error
+        raise
 
 
 def _upload(place: Place, data: bytes | mmap.mmap) -> None:

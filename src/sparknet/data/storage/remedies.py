@@ -4,7 +4,13 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["Cut", "explain", "is_transient"]
+from sparknet.errors import DataError
+
+__all__ = ["Cut", "Outage", "explain", "hides_answer", "is_transient"]
+
+
+class Outage(DataError):
+    """A server did not answer, or was too busy, also when it was asked again: it may be back later."""
 
 
 class Cut(OSError):
@@ -19,6 +25,8 @@ _TRANSIENT = re.compile(
     r"|NO_SUCH_UPLOAD)\b"
     r"|\bHTTP status (408|429|5\d\d)\b"
 )
+# The body of an error's answer is longer than the range that was asked for, and the SDK's stream takes no more.
+_HIDDEN = "Failed to flush response stream"
 _REFUSED = re.compile(r"\bAWS Error ACCESS_DENIED\b|\bHTTP status 403\b")
 _CREDENTIAL_SOURCES = (
     "AWS_ACCESS_KEY_ID",
@@ -65,6 +73,11 @@ def is_transient(error: OSError) -> bool:
         return True
     # With an errno it is the local system's, or Arrow's translation of one: words in its message mean nothing.
     return error.errno is None and bool(_TRANSIENT.search(str(error)))
+
+
+def hides_answer(error: OSError) -> bool:
+    """Whether this may be any error answer of S3's, whose text did not fit: of a small file, or the end of one."""
+    return _HIDDEN in str(error)
 
 
 def explain(error: Exception) -> str:

@@ -79,18 +79,18 @@ class RemoteFile(io.RawIOBase):
             whole.write(self.take(at, min(_REQUEST_BYTES, start + size - at)))
         return whole.getvalue()
 
-    def pieces(self) -> Iterator[bytes]:
-        """The whole file in order, in pieces of at most 8 MB, of which several are asked for at once.
+    def pieces(self, start: int = 0) -> Iterator[bytes]:
+        """The file from byte `start` on, in order, in pieces of at most 8 MB; several are asked for at once.
 
         Memory: twice as many pieces as are asked for at once, of this file alone.
         """
-        starts = iter(range(0, self.size, READ_AHEAD_BYTES))
+        starts = iter(range(start, self.size, READ_AHEAD_BYTES))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sparknet-ranges") as pool:
             asked: deque[Future[bytes]] = deque()
             try:
                 while True:
-                    while len(asked) < 2 * _AT_ONCE and (start := next(starts, None)) is not None:
-                        asked.append(pool.submit(self.take, start, min(READ_AHEAD_BYTES, self.size - start)))
+                    while len(asked) < 2 * _AT_ONCE and (at := next(starts, None)) is not None:
+                        asked.append(pool.submit(self.take, at, min(READ_AHEAD_BYTES, self.size - at)))
                     if not asked:
                         return
                     yield asked.popleft().result()

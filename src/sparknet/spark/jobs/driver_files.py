@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from sparknet.data.storage.retry import Patience
 from sparknet.errors import ClusterError, DataError, SparkNetError, Unauthorized
 from sparknet.spark.jobs.file_service import PIECES
 from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress, reason_of
@@ -19,8 +19,6 @@ from sparknet.spark.jobs.ports import CHUNK_BYTES, DriverAddress, reason_of
 __all__ = ["DriverFiles"]
 
 _TRANSFER_SECONDS = 3600.0  # bound on one file
-_TRIES = 4
-_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,20 +36,20 @@ class DriverFiles:
             DataError: the driver cannot read it.
             ClusterError: the driver cannot be reached.
         """
-        arrived, tries = 0, 0
+        patience, arrived = Patience(), 0
         while True:
-            before = arrived
             try:
                 with closing(self.address.connect()) as client:
                     asked = json.dumps({"file": f"{self.directory}/{name}", "start": arrived}).encode()
                     for chunk in client.do_get(flight.Ticket(asked), self.address.options(_TRANSFER_SECONDS)):
                         piece = memoryview(chunk.data.column(0)[0].as_buffer())
+                        patience.arrived()
                         arrived += len(piece)
                         yield piece
                 return
             except (OSError, pa.ArrowException) as error:
-                tries = 1 if arrived > before else tries + 1
-                self._raise_if_over(error, tries, f"fetching {name}")
+                self._raise_if_over(error, patience, f"fetching {name}")
+                yield memoryview(b"")
 
     def deliver(self, path: Path, name: str) -> None:
         """Hand a file over; on return it is on the driver's disk.
@@ -63,14 +61,13 @@ class DriverFiles:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         told = {"file": f"{self.directory}/{name}", "bytes": path.stat().st_size, "sha256": digest}
-        tries = 0
+        patience = Patience()
         while True:
             try:
                 self._put(path, json.dumps(told).encode())
                 return
             except (OSError, pa.ArrowException) as error:
-                tries += 1
-                self._raise_if_over(error, tries, f"handing over {name}")
+                self._raise_if_over(error, patience, f"handing over {name}")
 
     def _put(self, path: Path, told: bytes) -> None:
         with closing(self.address.connect()) as client, path.open("rb") as file:
@@ -82,12 +79,11 @@ class DriverFiles:
                     writer.write_batch(pa.record_batch([pa.array([data], pa.binary())], schema=PIECES))
                 writer.done_writing()
 
-    def _raise_if_over(self, error: Any, tries: int, doing: str) -> None:
+    def _raise_if_over(self, error: Any, patience: Patience, doing: str) -> None:
         """Raise what another try does not help with; else wait a moment."""
         told = self._translated(error, doing)
-        if tries >= _TRIES or not isinstance(told, ClusterError) or isinstance(told, Unauthorized):
+        if not isinstance(told, ClusterError) or isinstance(told, Unauthorized) or not patience.lasts():
             raise told from error
-        threading.Event().wait(_PAUSE_SECONDS)  # between two tries; nothing is waited for
 
     def _translated(self, error: Exception, doing: str) -> SparkNetError:
         uri, reason = self.address.uri, reason_of(error)

@@ -75,6 +75,8 @@ class FileService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBase
         with errors_for_the_client():
             asked = json.loads(ticket.ticket)
             path, start = self._path(str(asked["file"]), _GIVEN), int(asked["start"])
+            if start < 0:
+                raise ClusterError(f"{path.name} is asked for from byte {start}; the first one is 0")
             try:
                 file = path.open("rb")
                 file.seek(start)
@@ -94,16 +96,21 @@ class FileService(flight.FlightServerBase):  # pyright: ignore[reportUntypedBase
         with errors_for_the_client():
             told = json.loads(descriptor.command)
             path = self._path(str(told["file"]), _TAKEN)
-            digest, size = hashlib.sha256(), 0
+            most, digest, size = int(told["bytes"]), hashlib.sha256(), 0
             try:
                 with whole_file(path) as draft:
                     with draft.open("wb") as file:
                         for data in _pieces(reader):
+                            # Before it is written: who sends without end must not fill the driver's disk.
+                            if size + len(data) > most:
+                                raise ClusterError(
+                                    f"more than {most} bytes of {path.name} arrived, which has so many"
+                                )
                             digest.update(data)
                             size += file.write(data)
                     # A task that dies ends its stream as one that has sent everything.
-                    if [size, digest.hexdigest()] != [told["bytes"], told["sha256"]]:
-                        raise ClusterError(f"{size} bytes of {path.name} arrived, which has {told['bytes']}")
+                    if [size, digest.hexdigest()] != [most, told["sha256"]]:
+                        raise ClusterError(f"{size} bytes of {path.name} arrived, which has {most}")
             except OSError as error:
                 raise DataError(
                     f"{self._store}: the driver's store cannot be written: {error.strerror or error}; free space "

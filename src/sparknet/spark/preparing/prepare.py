@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.damage import Damage
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
-from sparknet.data.shards.delivery import Delivery, Uploads
+from sparknet.data.shards.delivery import Delivery, Uploads, temporary_directory
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
 from sparknet.data.shards.prepared import Part, PreparedData, PreparedTest
 from sparknet.data.shards.publish import Origin, assemble, discard, publish, several_sizes
@@ -432,9 +431,9 @@ def _make_remotely(asked: _Preparation, directory: Place, *, digest: str) -> Non
     published = False
     try:
         reports, origin = _write_all(asked, _Where(delivery=Uploads(directory=draft)), digest=digest)
-        with TemporaryDirectory(prefix="sparknet-prepare-") as hidden:
-            assemble(Path(hidden), reports, asked.data, origin=origin, draft=draft)
-            published = publish_remotely(Path(hidden), draft)
+        with temporary_directory() as hidden:
+            assemble(hidden, reports, asked.data, origin=origin, draft=draft)
+            published = publish_remotely(hidden, draft)
     except OSError as error:
         raise DataError(
             f"a directory for temporary files cannot be written: {error}; free space or set TMPDIR"

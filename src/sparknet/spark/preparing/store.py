@@ -6,6 +6,7 @@ and write themselves; or one that they do not see, of the driver's disk alone, w
 
 import functools
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from sparknet.spark.jobs.settings import is_local
 __all__ = ["Store", "open_store"]
 
 _SMALL_BYTES = 1e9
+_STAY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +110,12 @@ def open_store(
     with _marked(place.local) as mark:
         tasks = config.run.workers
         look = functools.partial(look_for, mark)
-        reports = collect_reports(numbered(spark, tasks, tasks=tasks), look, doing="looking for the store")
+        reports = collect_reports(
+            numbered(spark, tasks, tasks=tasks),
+            look,
+            doing="looking for the store",
+            limit_seconds=config.cluster.start_seconds,
+        )
         shared = all(report.values["seen"] for report in reports)
         if not shared:
             note(
@@ -126,6 +133,8 @@ def look_for(mark: str, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str,
     """A task: says whether it sees a file."""
     for _ in batches:
         pass
+    # A task that ended at once would leave its core to the next one, and other executors unasked.
+    time.sleep(_STAY_SECONDS)
     yield {"seen": sees(mark)}
 
 

@@ -361,7 +361,7 @@ class _Run:
         )
         # What decides how rows are dealt: a cursor means nothing in another order.
         dealt = ", by shard" if data.by_shard else ""
-        order = f"{run.workers} slots, seed {run.seed}, data {data.fingerprint}{dealt}"
+        order = f"{run.workers} slots, seed {run.seed}, data {data.content}{dealt}"
         start = _progress_for(saved.progress if saved else RunProgress(), order, run.workers)
         checkpoint = saved.round if saved else None
         return Coordinator(
@@ -375,6 +375,12 @@ class _Run:
             self._tell("note", level="warning", message=told)
         for message in (note for part in data.parts for note in part.notes):
             self._tell("note", level="warning", message=message)
+        if data.by_shard:
+            told = (
+                "the shards are fetched and many: each worker reads its share of them, and mixes rows among four "
+                "shards at a time; sort no such data by class, or use a directory that the workers share"
+            )
+            self._tell("note", message=told)
         self._tell(
             "run_started",
             name=config.run.name,

@@ -15,7 +15,7 @@ from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
 from sparknet.data.loading.sampling_order import Cursor, Order
 from sparknet.data.loading.shard_order import ShardOrder
-from sparknet.data.shards.prepared import PreparedData
+from sparknet.data.shards.prepared import PreparedData, RowTable
 from sparknet.errors import ClusterError
 from sparknet.spark.devices.binding import Bound, bound_device
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
@@ -99,12 +99,14 @@ def _train_with(
 
     def beat() -> Pulse:
         # Read without a lock from another thread: a count that is one behind is told at the next beat.
-        progress = worker.progress if worker is not None else 0
+        # Who waits for a large shard over a slow line does not hang.
+        progress = worker.progress + sum(table.arrived for table in means.tables) if worker is not None else 0
         return beat_client.tell(Heartbeat(slot=who.slot, attempt=who.attempt, progress=progress))
 
     beats = Heartbeats(beat, groups.abort, cluster.heartbeat_timeout_seconds, device_valid=bound.valid)
+    who = replace(who, device=bound.shown)
+    means: _Means
     try:
-        who = replace(who, device=bound.shown)
         means = _Means(client=client, groups=groups, beats=beats, device=bound.device, held=held)
         worker = _prepare(plan, who, means)
         # Only now: the driver watches who has registered, and that is the worker's first word.
@@ -170,6 +172,8 @@ class _Means:
     device: torch.device
     held: contextlib.ExitStack
     """Is given what must be closed at the worker's end."""
+    tables: list[RowTable] = field(default_factory=list[RowTable])
+    """Is given what rows are read from."""
 
 
 def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
@@ -200,6 +204,7 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     tables = {"": means.held.enter_context(held_out)}
     for name, rows in plan.data.tests.items():
         tables[name] = means.held.enter_context(rows.table(threads=threads, cuts=preprocessing.evaluated[name]))
+    means.tables.extend([train, *tables.values()])
     feed = DeviceFeed.of(objective, plan.preprocessing.train)
     solver = build_inner_solver(recipe, objective, total_iterations=plan.iterations)
     replica = Replica(objective, solver, config, slot=who.slot, feed=feed)
@@ -222,7 +227,11 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
         return again.module.state_dict()
 
     def evaluate(part: int) -> ChoreReport:
-        return evaluation.measure(part, tables, plan.preprocessing.evaluated)
+        try:
+            return evaluation.measure(part, tables, plan.preprocessing.evaluated)
+        finally:
+            for table in tables.values():
+                table.expect(())  # where they are copies, their room is for the shards of the training
 
     if config.net.compile:
         with open_loader(Cursor()) as loader:

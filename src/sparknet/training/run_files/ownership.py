@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 
 from sparknet.config import decode, encode
 from sparknet.data.storage.place import Facts, Place
-from sparknet.errors import ConfigError, RunDirError
+from sparknet.errors import ConfigError, DataError, RunDirError
 
 __all__ = ["RENEW_SECONDS", "STALE_SECONDS", "Ownership"]
 
@@ -209,10 +209,15 @@ def _list(place: Place) -> dict[str, Facts]:
 def _read(place: Place, facts: Facts) -> Claim | None:
     """What a claim says; None: it is gone."""
     file = place.storage.place(facts.uri)
-    if file.facts() is None:
-        return None
     try:
-        return decode(Claim, json.loads(file.read()))
+        text = file.read()
+    except DataError:
+        # Its driver may withdraw it at any moment, also between two requests of one reading.
+        if file.facts() is None:
+            return None
+        raise
+    try:
+        return decode(Claim, json.loads(text))
     except (ValueError, ConfigError) as error:
         raise RunDirError(
             f"{facts.uri} is no claim of a driver ({error}); delete it, if no run uses {place}"

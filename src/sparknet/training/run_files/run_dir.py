@@ -50,7 +50,9 @@ class RunFiles:
 
     def store(self, config: RunConfig) -> str:
         """Where prepared data lie: a path or URI."""
-        return config.data.store or str(self.path / "store")
+        # Of a run in a store in that store: who goes on with it elsewhere must hold out the same rows, and read the
+        # same bytes in the same order.
+        return config.data.store or (self._named("store") if self.is_remote else str(self.path / "store"))
 
     def load_result(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None while it is not finished.
@@ -75,8 +77,8 @@ class RunDir(RunFiles):
     """Owns a run directory from `create` or `reopen` until `close`.
 
     It holds `config.toml` (as resolved), `training_log_<millis>.txt`, `events.jsonl`, `checkpoints/`, `store/`
-    (unless the configuration names another store), `model/` and `result.json`. Of one in a store all but `store/`
-    is there as well as in `path`, some seconds later.
+    (unless the configuration names another store), `model/` and `result.json`. Of one in a store all is there as
+    well as in `path`, some seconds later, but `store/`, which is there alone.
     """
 
     def __init__(self, path: Path, *, remote: RemoteRun | None = None, uri: str = "") -> None:
