@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from connect_server import ConnectServer
+from netlab import Cluster, Netlab, reason_against
 
 SUPPORT = Path(__file__).parents[1] / "support"
 PROGRAM = SUPPORT / "ml_program.py"
@@ -28,9 +30,12 @@ def run(directory, *checks, **environment):
         timeout=1700,
         check=False,
     )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
-    assert found, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.returncode == 0, done.stderr[-3000:]
+    return failures_in(done.stdout)
+
+
+def failures_in(told):
+    found = [json.loads(line) for line in told.splitlines() if line.startswith('{"check"')]
     return {one["check"]: one["failure"] for one in found}
 
 
@@ -57,3 +62,24 @@ def test_everything_over_connect(tmp_path, checks):
 )
 def test_everything_in_a_classic_session(tmp_path, master):
     assert_all_well(run(tmp_path / "checks", SPARK_MASTER_URL=master), 11)
+
+
+ON_HOSTS = """
+import os, runpy, sys
+url, support, program, directory = sys.argv[1:]
+os.environ["SPARK_MASTER_URL"] = url
+sys.path.insert(0, support)
+sys.argv = [program, directory]
+runpy.run_path(program, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(bool(reason_against()), reason=reason_against() or "hosts can be made")
+def test_everything_on_three_hosts_that_share_no_temporary_files():
+    # Spark's tasks write what is saved, and need a directory that all see; everything else is each host's own.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as shared, Netlab(3, private=[Path("/tmp")]) as lab:
+        cluster = Cluster(lab, Path(shared), {2: 1, 3: 1})
+        told = cluster.drive(ON_HOSTS, cluster.url, str(SUPPORT), str(PROGRAM), shared, timeout=1700)
+        assert_all_well(failures_in(told), 11)
