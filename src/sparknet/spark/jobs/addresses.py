@@ -46,7 +46,8 @@ def find_driver_host(spark: SparkSession, cluster: Cluster, *, workers: int) -> 
         workers: how many tasks try.
 
     Raises:
-        ClusterError: no address is reached by all of them, or the port is taken.
+        ClusterError: no address is reached by all of them, the port is taken, or Spark has no cores for them in
+            `start_seconds`.
         ConfigError: the certificate cannot be read.
     """
     port = cluster.driver_port
@@ -72,7 +73,13 @@ def find_driver_host(spark: SparkSession, cluster: Cluster, *, workers: int) -> 
             for host in hosts
         }
         task = functools.partial(try_addresses, tried)
-        reports = collect_reports(numbered(spark, workers, tasks=workers), task, doing="calling the driver")
+        reports = collect_reports(
+            numbered(spark, workers, tasks=workers),
+            task,
+            doing="calling the driver",
+            # The first of all jobs: where Spark has no cores to give, this one waits and no later one.
+            limit_seconds=cluster.start_seconds,
+        )
     reached = [host for host in hosts if all(host in report.values["reached"] for report in reports)]
     if not reached:
         raise _nobody(hosts, ports, reports)
