@@ -109,7 +109,8 @@ def open_store(
         look = functools.partial(look_for, mark)
         reports = collect_reports(numbered(spark, tasks, tasks=tasks), look, doing="looking for the store")
         shared = all(report.values["seen"] for report in reports)
-        if not shared:
+        # Where each host has its own rows, only what all of them need, which is little, goes that way.
+        if not shared and not data.on_hosts:
             note(
                 f"data.store {place} is not shared with the workers: shards go through the driver; slower than a "
                 "shared directory or s3://"
