@@ -88,13 +88,14 @@ def _test_opened(run: RunFiles, arguments: argparse.Namespace) -> int:
         config = replace(config, data=data_at(config.data, arguments.data))
         opened = open_source(config.data, validation=True)
     else:
-        opened = open_sources(config.data)
-    check_tested_labels(model.objective, opened, config.data)
+        opened = None if config.data.on_hosts else open_sources(config.data)
+    if opened is not None:
+        check_tested_labels(model.objective, opened, config.data)
     check_java()
     store = run.store(config)
 
     def measure(spark: SparkSession, note: Callable[[str], None]) -> Measurement:
-        if isinstance(opened, OpenedSources):
+        if opened is None or isinstance(opened, OpenedSources):
             return measure_validation(spark, model, config, store=store, sources=opened, note=note)
         return measure_source(spark, model, config, opened)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparknet.config import load_config
 from sparknet.data.sources.opening import OpenedSources, open_sources
+from sparknet.data.sources.registry import find_format
 from sparknet.errors import UsageError
 from sparknet.reporting.console import open_console
 from sparknet.reporting.training_log import TrainingLog
@@ -44,10 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     start = _start_from(arguments)
     config = start.config
     sources = check_start(start)
-    rows = sources.schema(config.data)
+    rows = sources.schema(config.data) if sources else None
     # Built here if the rows tell their shape, so that a net that does not fit them costs no Spark start.
     start = check_caffe(start, rows)
-    if start.built is not None:
+    if start.built is not None and sources is not None:
         check_first_labels(start.built[1], sources, config.data)
     if rows is not None and not config.net.prototxt:
         check_preprocessing(config, None, rows)
@@ -118,8 +119,10 @@ def s3_endpoint_from(arguments: argparse.Namespace) -> str:
     return given[-1] if given else ""
 
 
-def check_start(start: RunStart) -> OpenedSources:
+def check_start(start: RunStart) -> OpenedSources | None:
     """Find what is wrong at first sight, before a run directory is made and Spark starts; give what was opened.
+
+    Files that the hosts alone have are opened there, later.
 
     Raises:
         NetError: there is no such net.
@@ -134,7 +137,8 @@ def check_start(start: RunStart) -> OpenedSources:
     # Without a master of ours or of a submitter's the workers are on this machine.
     if not start.config.cluster.master and not may_be_submitted():
         check_this_machine(start.config)
-    sources = open_sources(start.config.data)
+    find_format(start.config.data)
+    sources = None if start.config.data.on_hosts else open_sources(start.config.data)
     # Last: it starts a process, and the others are quicker to tell what is wrong.
     check_java()
     return sources
@@ -152,7 +156,7 @@ def find_modules_here() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, inherited]))
 
 
-def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources) -> int:
+def train_in(run_dir: RunDir, start: RunStart, sources: OpenedSources | None) -> int:
     """Train in an open run directory, showing progress; the exit code."""
     console = open_console()
     # A file for each start, as the original had: a resumed run does not write into the log of the one before.

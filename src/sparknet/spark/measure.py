@@ -132,7 +132,13 @@ def data_at(data: Data, path: str) -> Data:
     if not find_format(data).has_path:
         raise DataError(f"--data is {path!r}; source {data.source} comes without files: leave --data out")
     return replace(
-        data, validation_path=path, validation_column="", validation_fraction=0.0, validation=None, tests={}
+        data,
+        validation_path=path,
+        validation_column="",
+        validation_fraction=0.0,
+        validation=None,
+        tests={},
+        on_hosts=False,
     )
 
 
@@ -166,7 +172,9 @@ def measure_validation(  # noqa: PLR0913 - all but three are named by the caller
     """
     at = find_driver_host(spark, config.cluster, workers=config.run.workers)
     with open_store(spark, str(store), config, at=at, note=note) as opened:
-        data = prepare_run(spark, config.data, store=opened, seed=config.run.seed, sources=sources)
+        # Hosts that have files of their own are found by as many tasks as there were workers.
+        workers = config.run.workers if config.data.on_hosts else 1
+        data = prepare_run(spark, config.data, store=opened, seed=config.run.seed, workers=workers, sources=sources)
         return _measure_prepared(spark, model, config, data, test_net_only=test_net_only)
 
 

@@ -53,6 +53,9 @@ class Data:
     """Source csv: what stands for no value in columns of numbers, beside nothing at all."""
     words: tuple[str, ...] = ()
     """Source csv: columns whose values are words, although all or most of them look like numbers."""
+    on_hosts: bool = False
+    """The files of `path` and `validation_path` lie on the workers' own disks: under the same absolute path, glob
+    or directory each host has others, which its workers read in place. `store` is then a directory of each host."""
     s3_endpoint: str = ""
     """URL of an S3-compatible server; not given: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS itself."""
     image: str = "image"
@@ -187,6 +190,8 @@ class Data:
             require(len(letter) == 1, key, letter, "it must be a single letter: set one")
         _check_names(self)
         _check_short_form(self)
+        if self.on_hosts:
+            _check_on_hosts(self)
         require(
             not self.tests or self.validation is None,
             "data.tests and data.validation",
@@ -262,6 +267,31 @@ _SHARED = (
 """What both can say: this section of its only input, a column's table of that column."""
 _OF_ALL = ("channel_order", "channels")
 """Of these what the section says holds for every column that does not say otherwise."""
+
+
+def _check_on_hosts(data: Data) -> None:
+    require(
+        bool(data.store),
+        "data.store",
+        data.store,
+        "with data.on_hosts it is a directory on a disk of each host, for the rows that were read there: name one",
+    )
+    for key in ("path", "validation_path", "labels", "validation_labels", "root", "store"):
+        value = getattr(data, key)
+        require(
+            not value or value.startswith("/"),
+            f"data.{key}",
+            value,
+            "with data.on_hosts each host looks for it on its own disks: give an absolute path, or leave "
+            "data.on_hosts out for files that all hosts reach",
+        )
+    for key, named in (("beside", data.beside), ("tests", data.tests)):
+        require(
+            not named,
+            f"data.{key}",
+            sorted(named),
+            "with data.on_hosts there is one source on each host: leave it out",
+        )
 
 
 def _check_names(data: Data) -> None:

@@ -12,7 +12,7 @@ time; and memory is the table of blocks plus a window, not the epoch.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
@@ -38,11 +38,19 @@ class Cursor:
     """Passes completed before this one."""
     position: int = 0
     """Rows of this slot read in this pass."""
+    rows: str = ""
+    """Which rows they are, where not all workers read the same ones; empty: those of the run."""
 
     def advance(self, rows: int, *, rows_per_epoch: int) -> "Cursor":
         """The cursor `rows` rows later, for a slot with `rows_per_epoch` rows (at least one)."""
         epochs, position = divmod(self.position + rows, rows_per_epoch)
-        return Cursor(epoch=self.epoch + epochs, position=position)
+        return replace(self, epoch=self.epoch + epochs, position=position)
+
+    def among(self, rows: str) -> "Cursor":
+        """This place among these rows; where it is one among others, the beginning of the next pass."""
+        if self.rows == rows:
+            return self
+        return Cursor(epoch=self.epoch + (self.position > 0), rows=rows)
 
 
 class RowOrder(Protocol):

@@ -1,5 +1,6 @@
 """What a run trains on: a prepared data set, or several whose rows go together, the first with the first."""
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from sparknet.data.rows.columns import Column
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.manifest import Manifest, StoredColumn
+from sparknet.data.shards.shard import Shard
 from sparknet.data.shards.shard_files import Reach, ShardFiles, files_of
 from sparknet.data.shards.shard_table import Cut, ShardTable
 from sparknet.data.storage.fingerprint import fingerprint
 from sparknet.data.storage.place import LOCAL, Place, Storage
-from sparknet.errors import DataError
+from sparknet.errors import ClusterError, DataError
 
-__all__ = ["JoinedTable", "Part", "PreparedData", "PreparedTest", "RowTable"]
+__all__ = ["JoinedTable", "Part", "PreparedData", "PreparedTest", "RowTable", "is_here"]
 
 
 class RowTable(Protocol):
@@ -72,6 +74,8 @@ class Part:
     """How workers reach the shards; None: under the same path."""
     notes: tuple[str, ...] = ()
     """What was found out about the source and is to be told."""
+    own: str = ""
+    """Where each host has training shards of its own, and no others; "": all workers reach all of them."""
 
     @property
     def place(self) -> Place:
@@ -205,11 +209,26 @@ class PreparedData:
                     "would go with those of others: repair them"
                 )
 
+    @property
+    def on_hosts(self) -> bool:
+        """Each worker reads the training rows that are on its host's disks, and no others."""
+        return bool(self.parts[0].own)
+
+    @property
+    def shards_here(self) -> tuple[Shard, ...]:
+        """The training shards that this host has, where each has its own."""
+        return tuple(shard for shard in self.manifests[0].train if is_here(self.parts[0].own, shard))
+
     def train_table(self, *, threads: int = 1, cuts: Mapping[str, Cut] | None = None) -> RowTable:
         """The training rows; `threads` decode encoded images.
 
         `cuts` are by column of the run what is cut out of images of several sizes.
+
+        Raises:
+            ClusterError: each host has rows of its own, and this one has none.
         """
+        if self.on_hosts:
+            return self._own_table(threads=threads, cuts=cuts)
         return self._joined(
             [
                 manifest.train_table(part.files(), threads=threads, cuts=_of_part(cuts, part))
@@ -225,6 +244,17 @@ class PreparedData:
                 for part, manifest in zip(self.parts, self.manifests, strict=True)
             ]
         )
+
+    def _own_table(self, *, threads: int, cuts: Mapping[str, Cut] | None) -> ShardTable:
+        part, manifest, here = self.parts[0], self.manifests[0], self.shards_here
+        if not here:
+            raise ClusterError(
+                f"host {socket.gethostname()} has none of the {len(manifest.train)} training shards of this run, "
+                f"which lie in {part.own} of the hosts where they were made; with data.on_hosts workers run where "
+                "their rows are: let Spark use those hosts alone, with as many cores as there are workers"
+            )
+        columns = tuple(one.column for one in manifest.columns)
+        return ShardTable(Path(part.own), here, columns, threads=threads, cuts=_of_part(cuts, part))
 
     def _joined(self, tables: list[ShardTable]) -> RowTable:
         # What a single table gives is what is wanted, but for a run of several.
@@ -252,6 +282,12 @@ class PreparedTest:
 def _of_part(cuts: Mapping[str, Cut] | None, part: Part) -> dict[str, Cut]:
     """What is cut out of a part's own columns."""
     return {own: cuts[name] for own, name in part.names.items() if cuts and name in cuts}
+
+
+def is_here(directory: str, shard: Shard) -> bool:
+    """Whether a directory of this host has a shard, whole."""
+    file = Path(directory) / shard.path
+    return file.is_file() and file.stat().st_size == shard.bytes
 
 
 class JoinedTable:

@@ -36,6 +36,9 @@ class Origin:
     """How columns of words became numbers."""
     several: Mapping[str, str] = field(default_factory=dict[str, str])
     """By column of images that keep their own sizes two of them."""
+    own: str = ""
+    """Directory of the training shards on the hosts that read them, relative to their place there, where they stay
+    under the names that they have; "": they are here."""
 
 
 def several_sizes(reports: Sequence[PartitionReport], plan: ReadPlan) -> dict[str, str]:
@@ -85,12 +88,16 @@ def assemble(
     for split, part in parts.items():
         if not part and (split == "train" or data.validation is None):
             raise DataError(f"the {split} set is empty; {_empty_remedy(data, split)}")
+    elsewhere = draft is not None or bool(origin.own)
+    if not elsewhere:
+        _check_seen(hidden, reports)
     train = _train_statistics(hidden, reports, columns=columns, draft=draft)
     columns = _with_classes(columns, reports, data, table=origin.table)
-    shards = {split: _name_shards(hidden, part, draft=draft) for split, part in parts.items()}
+    above = f"{draft.name}/" if draft else ""
+    kept = {"train": f"{origin.own}/" if origin.own else above, "validation": above}
+    shards = {split: _name_shards(hidden, part, kept=kept[split]) for split, part in parts.items()}
     # What attempts left that failed or were overtaken, and the files of sums.
     _remove_others(hidden, {shard.path for both in shards.values() for shard in both})
-    above = f"{draft.name}/" if draft else ""
     stored = [
         replace(
             _stored(hidden, number, column, train, above=above),
@@ -247,16 +254,19 @@ def _empty_remedy(data: Data, split: str) -> str:
     return f"validation_fraction is {data.validation_fraction:g} of too few rows: set data.validation_fraction"
 
 
-def _train_statistics(
-    hidden: Path, reports: Sequence[PartitionReport], *, columns: tuple[Column, ...], draft: Place | None
-) -> Statistics:
-    missing = [one.name for one in _shards(reports, "train") if draft is None and not (hidden / one.name).exists()]
+def _check_seen(hidden: Path, reports: Sequence[PartitionReport]) -> None:
+    missing = [one.name for one in _shards(reports, "train") if not (hidden / one.name).exists()]
     if missing:
         raise DataError(
             f"{hidden.parent}: shard {missing[0]} was written by a worker but is not seen here; a shared disk must "
             "show at once what was written: set data.store to one that does, to a directory of the driver alone or "
             "to s3://"
         )
+
+
+def _train_statistics(
+    hidden: Path, reports: Sequence[PartitionReport], *, columns: tuple[Column, ...], draft: Place | None
+) -> Statistics:
     # One after the other, in the order of partitions: floats are added in the same order on every run, and one part
     # is in memory at a time.
     total = Statistics.none(columns)
@@ -272,13 +282,14 @@ def _train_statistics(
     return total
 
 
-def _name_shards(hidden: Path, part: list[ShardReport], *, draft: Place | None) -> tuple[Shard, ...]:
+def _name_shards(hidden: Path, part: list[ShardReport], *, kept: str) -> tuple[Shard, ...]:
+    """The shards by number, or where they lie elsewhere, `kept` and the name that they have there."""
     # In the order of partitions, so that the same rows have the same numbers in training, whichever attempt wrote
     # them.
     shards: list[Shard] = []
     for number, report in enumerate(part):
-        name = f"{draft.name}/{report.name}" if draft else f"{report.split}-{number:05d}.arrow"
-        if draft is None:
+        name = f"{kept}{report.name}" if kept else f"{report.split}-{number:05d}.arrow"
+        if not kept:
             (hidden / report.name).rename(hidden / name)
         shards.append(Shard(path=name, rows=report.rows, bytes=report.bytes, sha256=report.sha256))
     return tuple(shards)

@@ -4,6 +4,7 @@ import socket
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,9 @@ class PartitionPlan:
     """A file of that store: who sees it writes there; "": everybody does, unless they are delivered."""
     delivery: Delivery | None = None
     """Who does not write there writes on a disk of the task's own, and hands each file over."""
+    own: str = ""
+    """A directory of this very host in which its training shards are left, and are read by its workers; "": they
+    go where all others go."""
     rows: ReadPlan
     """How the rows are read; where it names no marks, `fraction` draws the validation rows."""
     fraction: float
@@ -96,15 +100,17 @@ class _Writers:
         self._workplace = workplace
         self.seen_train: dict[str, Extremes] = {}
         self.seen_validation: dict[str, Extremes] = {}
+        # What stays on this host is handed to nobody.
+        train = Workplace(directory=Path(plan.own), remedy=workplace.remedy) if plan.own else workplace
         self._train, self._validation = (
             ShardWriter(
-                workplace.directory,
+                place.directory,
                 prefix=f"{split}-{self._attempt}",
                 columns=columns,
                 shard_bytes=plan.shard_bytes,
-                deliver=workplace.deliver,
+                deliver=place.deliver,
             )
-            for split in ("train", "validation")
+            for split, place in (("train", train), ("validation", workplace))
         )
 
     def append(self, rows: WholeRows, marks: np.ndarray) -> None:

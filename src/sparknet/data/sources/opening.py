@@ -74,7 +74,7 @@ class OpenedSource:
         channels = _CHANNELS.get(rule.channels, 0)
         if images and stored and found is not None:
             # What the driver has seen, so that all tasks hold their images against the same one.
-            channels = self._first.channels if self._first else 0
+            channels = self.first_header.channels if self.first_header else 0
         return ColumnPlan(
             name=name,
             dtype=rule.dtype or ("int64" if rule.kind == "ids" else None),
@@ -165,19 +165,21 @@ class OpenedSource:
         assert plan.form is not None, "the caller has images"
         if plan.resize and plan.channels:
             return (plan.channels, *plan.resize)
-        if self._first is None:
+        if self.first_header is None:
             return ()
-        if plan.form.as_stored and self._first.bits != 8:
+        if plan.form.as_stored and self.first_header.bits != 8:
             raise DataError(
-                f"{self.where.path}: the first image has {self._first.bits} bits; with its channels as they are "
-                'stored it must have 8: convert the images, or set data.channels to "grey" or "colour"'
+                f"{self.where.path}: the first image has {self.first_header.bits} bits; with its channels as they "
+                'are stored it must have 8: convert the images, or set data.channels to "grey" or "colour"'
             )
-        size = self._first.size if plan.form.as_stored else self._first.upright
+        size = self.first_header.size if plan.form.as_stored else self.first_header.upright
         return (plan.channels, *(plan.resize or size))
 
     @cached_property
-    def _first(self) -> Header | None:
+    def first_header(self) -> Header | None:
         """What the first whole image is; None where there is none."""
+        if self.listed.header is not None:
+            return self.listed.header
         for partition in self.listed.partitions:
             # Image by image: the first may be damaged, and one must not end the question.
             for batch in self.reader.read(partition, self.where.storage):

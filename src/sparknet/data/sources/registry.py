@@ -136,6 +136,7 @@ def find_format(data: Data) -> Format:
         raise ConfigError(
             f"data.path is {data.path!r}; {needs if found.has_path else f'{data.source} comes without files'}"
         )
+    _check_on_hosts(data, found)
     for key, labels in (("labels", data.labels), ("validation_labels", data.validation_labels)):
         if labels and not found.has_label_file:
             raise ConfigError(
@@ -155,3 +156,12 @@ def find_format(data: Data) -> Format:
             "put together: leave it out"
         )
     return found
+
+
+def _check_on_hosts(data: Data, found: Format) -> None:
+    if data.on_hosts and (found.reader is None or not found.has_path):
+        known = ", ".join(name for name, one in FORMATS.items() if one.reader and one.has_path)
+        which = "is read by Spark, which gives any file to any worker" if found.has_path else "has no files"
+        raise ConfigError(
+            f"data.on_hosts is true; source {data.source} {which}: leave it out, or name files of {known}"
+        )

@@ -16,13 +16,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparknet.data.rows.columns import Column
+from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.sources.opening import OpenedSource
 from sparknet.data.storage.place import Storage
 from sparknet.errors import DataError
 from sparknet.spark.frames.column_kinds import FAULT
 from sparknet.spark.jobs.jobs import numbered
 
-__all__ = ["PartitionReader", "numbers_in", "partition_numbers", "row_schema", "rows_frame"]
+__all__ = ["PartitionReader", "as_read", "numbers_in", "partition_numbers", "row_schema", "rows_frame"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,15 @@ def numbers_in(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
     """The numbers that a task of `partition_numbers` is given."""
     for batch in batches:
         yield from batch.column(0).to_pylist()
+
+
+def as_read(plan: ReadPlan, batch: pa.RecordBatch, *, mark: bool | None) -> pa.RecordBatch:
+    """A reader's rows with the names and in the order of `RowReader.read`."""
+    columns: dict[str, Any] = {f"c{at}": batch.column(one.name) for at, one in enumerate(plan.columns)}
+    if mark is not None:
+        columns["validation"] = pa.repeat(pa.scalar(mark), batch.num_rows)
+    columns |= {name: batch.column(name) for name in ("error", "name") if name in batch.schema.names}
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def row_schema(opened: OpenedSource) -> pa.Schema:

@@ -55,7 +55,13 @@ def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
 
 
 def collect_reports(
-    frame: DataFrame, task: Task, *, doing: str, limit_seconds: float | None = None, group: str = ""
+    frame: DataFrame,
+    task: Task,
+    *,
+    doing: str,
+    limit_seconds: float | None = None,
+    group: str = "",
+    at_once: bool = False,
 ) -> list[Report]:
     """Run `task` on every partition of `frame` and return all reports, by slot.
 
@@ -65,6 +71,7 @@ def collect_reports(
         doing: what the tasks do, for messages ("testing the model").
         limit_seconds: when to give up; not given: never.
         group: the Spark job group, by which a classic session's status tracker finds the job.
+        at_once: all tasks run at the same time, as a barrier stage, in which they can wait for each other.
 
     Raises:
         SparkNetError: a task found the data, the settings or what is installed at fault.
@@ -74,7 +81,7 @@ def collect_reports(
     # Reports are JSON in one column, whatever the task: each kind in types of Spark's would need a schema of its
     # own.
     guarded = functools.partial(_guarded, task)
-    frame = frame.mapInArrow(guarded, "slot int, host string, error string, report string")
+    frame = frame.mapInArrow(guarded, "slot int, host string, error string, report string", at_once)
     spark = frame.sparkSession
 
     def job() -> list[Any]:

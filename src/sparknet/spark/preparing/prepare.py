@@ -5,6 +5,7 @@ The shards are written into a hidden directory beside the final one, which appea
 
 import uuid
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from pyspark.sql import DataFrame, SparkSession
 from sparknet.config import Data, TestRows, decode, encode
 from sparknet.data.rows.column_plan import ColumnPlan
 from sparknet.data.rows.damage import Damage
-from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.table_encoding import TableEncoding
 from sparknet.data.shards.delivery import Delivery, Uploads, temporary_directory
 from sparknet.data.shards.manifest import FORMAT_VERSION, Manifest
@@ -30,12 +30,20 @@ from sparknet.data.sources.registry import find_format
 from sparknet.data.storage.fingerprint import describe_files, fingerprint
 from sparknet.data.storage.place import Place
 from sparknet.errors import ConfigError, DataError
-from sparknet.spark.frames.input_partitions import PartitionReader, numbers_in, partition_numbers
+from sparknet.spark.frames.input_partitions import PartitionReader, as_read, numbers_in, partition_numbers
 from sparknet.spark.frames.read_source import read_source
 from sparknet.spark.frames.select_columns import describe_file_source, describe_frame, select_columns
 from sparknet.spark.frames.vocabulary import learn
 from sparknet.spark.jobs.error_translation import spark_errors
 from sparknet.spark.jobs.jobs import collect_reports, run_job
+from sparknet.spark.preparing.hosts import (
+    Hosts,
+    check_shards,
+    look,
+    own_directory,
+    removed_if_failed,
+    write_shards,
+)
 from sparknet.spark.preparing.store import Store
 
 __all__ = ["Frames", "prepare", "prepare_frames", "prepare_run"]
@@ -70,6 +78,8 @@ class _Preparation:
     """Says how the input column is read."""
     rows: OpenedSources | Frames
     """Where the rows come from: partitions that the tasks read themselves, or DataFrames."""
+    hosts: Hosts | None = None
+    """Each host has files of its own, which its tasks read."""
 
 
 def prepare(
@@ -104,9 +114,7 @@ def prepare(
         MissingDependency: the source needs a package that is not installed.
         ClusterError: the Spark job failed.
     """
-    part, manifest = _prepare_source(
-        spark, data, store=_store(store), seed=seed, workers=workers, sources=sources or open_sources(data)
-    )
+    part, manifest = _prepare_source(spark, data, store=_store(store), seed=seed, workers=workers, sources=sources)
     return part.place.local or part.place, manifest
 
 
@@ -115,9 +123,11 @@ def _store(store: Store | Path) -> Store:
 
 
 def _prepare_source(
-    spark: SparkSession, data: Data, *, store: Store, seed: int, workers: int, sources: OpenedSources
+    spark: SparkSession, data: Data, *, store: Store, seed: int, workers: int, sources: OpenedSources | None
 ) -> tuple[Part, Manifest]:
     """As `prepare`; gives what a worker must know to read it, but for the names of columns."""
+    hosts = look(spark, data, str(store.place), workers=workers) if data.on_hosts else None
+    sources = hosts.sources if hosts else sources or open_sources(data)
     opened = sources.train
     files: list[Any]
     notes: list[str] = []
@@ -145,9 +155,10 @@ def _prepare_source(
             seed=seed,
             workers=workers,
             source={"source": data.source, "path": data.path, "validation_path": data.validation_path},
-            identity={"source": data.source, "files": files},
+            identity={"source": data.source, **({"hosts": hosts.listings} if hosts else {"files": files})},
             opened=opened,
             rows=rows,
+            hosts=hosts,
         )
     )
     return replace(part, notes=tuple(dict.fromkeys(notes))), manifest
@@ -180,7 +191,7 @@ def prepare_run(
     store = _store(store)
     made = _prepare_sources(spark, data, store=store, seed=seed, workers=workers, sources=sources)
     shard_bytes = sum(shard.bytes for manifest in made.manifests for shard in manifest.train)
-    made = replace(made, by_shard=store.deals_by_shard(shard_bytes))
+    made = replace(made, by_shard=not made.on_hosts and store.deals_by_shard(shard_bytes))
     tests = {
         name: _prepare_test(spark, data, rows, name=name, made=made, store=store)
         for name, rows in data.tests.items()
@@ -246,7 +257,6 @@ def _prepare_sources(
     if isinstance(sources, Frames):
         return PreparedData.alone(*_prepare_frames(spark, sources, data, store=store, seed=seed, workers=workers))
     if not data.beside:
-        sources = sources or open_sources(data)
         return PreparedData.alone(
             *_prepare_source(spark, data, store=store, seed=seed, workers=workers, sources=sources)
         )
@@ -302,6 +312,8 @@ def _prepare_frames(
                 f"data.{key} has {', '.join(named)}; these are read from files beside files, and the rows come "
                 "from a DataFrame: join them to its columns, or leave it out"
             )
+    if data.on_hosts:
+        raise ConfigError("data.on_hosts is true; it is of files, and the rows come from a DataFrame: leave it out")
     both = [frame for frame in (frames.train, frames.validation) if frame is not None]
     with spark_errors("reading the DataFrame"):
         identity = [describe_frame(frame) for frame in both]
@@ -341,19 +353,30 @@ def _prepared(asked: _Preparation) -> tuple[Part, Manifest]:
     # They may have been prepared when more was allowed.
     damage = Damage(rows=manifest.skipped, examples=manifest.skipped_examples)
     damage.check(manifest.train_rows + manifest.validation_rows + damage.rows, share=asked.data.corrupt_share)
-    # Opened now, and not by a task after an hour: somebody may have deleted a file of a finished preparation.
-    if directory.local is not None:
-        manifest.train_table(directory.local).verify()
-        manifest.validation_table(directory.local).verify()
-    else:
-        verify_remotely(directory, manifest)
+    own = _verify(asked, directory, manifest)
     if manifest.train_rows < asked.workers:
         raise DataError(
             f"{manifest.train_rows} training rows for {asked.workers} workers; each needs at least one: set "
             "run.workers to a smaller number"
         )
     name, storage = directory.name, directory.storage
-    return Part(directory=directory.uri, storage=storage, reach=asked.store.reach(name)), manifest
+    return Part(directory=directory.uri, storage=storage, reach=asked.store.reach(name), own=own), manifest
+
+
+def _verify(asked: _Preparation, directory: Place, manifest: Manifest) -> str:
+    """Look whether all shards are there; where hosts have their own, the directory on each."""
+    # Now, and not by a task after an hour: somebody may have deleted a file of a finished preparation.
+    if directory.local is None:
+        verify_remotely(directory, manifest)
+        return ""
+    manifest.validation_table(directory.local).verify()
+    if asked.hosts is None:
+        manifest.train_table(directory.local).verify()
+        return ""
+    store = str(asked.store.place)
+    own = own_directory(store, directory.name)
+    check_shards(asked.spark, manifest, own, store=store, workers=asked.workers)
+    return str(own)
 
 
 def _check_own_sizes(asked: _Preparation, manifest: Manifest) -> None:
@@ -415,14 +438,26 @@ def _make(asked: _Preparation, directory: Path, *, digest: str) -> None:
             f"{store}: the store cannot be written: {error}; set data.store to a directory that can"
         ) from error
     try:
-        where = _Where(directory=str(hidden), mark=asked.store.mark, delivery=asked.store.delivery(hidden.name))
-        reports, origin = _write_all(asked, where, digest=digest)
-        assemble(hidden, reports, asked.data, origin=origin)
+        where = _Where(
+            directory=str(hidden),
+            mark=asked.store.mark,
+            delivery=asked.store.delivery(hidden.name),
+            own=own_directory(str(store), directory.name) / hidden.name[1:] if asked.hosts else None,
+        )
+        with _tidied(asked, where.own):
+            reports, origin = _write_all(asked, where, digest=digest)
+            assemble(hidden, reports, asked.data, origin=origin)
         publish(hidden, directory)
     except OSError as error:
         raise DataError(f"{store}: the store cannot be written: {error}; free space or set data.store") from error
     finally:
         discard(hidden)
+
+
+def _tidied(asked: _Preparation, own: Path | None) -> AbstractContextManager[None]:
+    if own is None:
+        return nullcontext()
+    return removed_if_failed(asked.spark, own, store=str(asked.store.place), workers=asked.workers)
 
 
 def _make_remotely(asked: _Preparation, directory: Place, *, digest: str) -> None:
@@ -451,6 +486,7 @@ class _Where:
     directory: str = ""
     mark: str = ""
     delivery: Delivery | None = None
+    own: Path | None = None
 
 
 def _write_all(asked: _Preparation, where: _Where, *, digest: str) -> tuple[list[PartitionReport], Origin]:
@@ -466,13 +502,21 @@ def _write_all(asked: _Preparation, where: _Where, *, digest: str) -> tuple[list
             break
         several |= found
     return reports, Origin(
-        source=asked.source, fingerprint=digest, seed=_split_seed(asked), table=table, several=several
+        source=asked.source,
+        fingerprint=digest,
+        seed=_split_seed(asked),
+        table=table,
+        several=several,
+        own=where.own.name if where.own else "",
     )
 
 
 def _run_job(asked: _Preparation, plan: PartitionPlan) -> tuple[list[PartitionReport], TableEncoding | None]:
     """Write the shards; what became of each partition, in order, and what was learned of a table."""
     spark, rows, table = asked.spark, asked.rows, None
+    if asked.hosts:
+        store = str(asked.store.place)
+        return write_shards(spark, asked.data, plan, asked.hosts, store=store, workers=asked.workers), None
     with spark_errors(_DOING):
         if isinstance(rows, OpenedSources):
             reader = PartitionReader.of(*rows.sides)
@@ -500,6 +544,7 @@ def _plan(asked: _Preparation, where: _Where, several: Collection[str]) -> Parti
         directory=where.directory,
         mark=where.mark,
         delivery=where.delivery,
+        own=str(where.own) if where.own else "",
         rows=replace(rows, columns=columns),
         fraction=data.validation_fraction,
         seed=asked.seed,
@@ -514,19 +559,10 @@ def _write_partitions(
     for number in numbers_in(batches):
         # A second source's partitions follow the first's; a fraction is drawn later, row by row.
         mark = number >= training if plan.rows.validation else None
-        rows = (_as_read(plan.rows, batch, mark=mark) for batch in reader.rows(number))
+        rows = (as_read(plan.rows, batch, mark=mark) for batch in reader.rows(number))
         report = write_partition(plan, rows, partition=number)
         if report:
             yield encode(report)
-
-
-def _as_read(plan: ReadPlan, batch: pa.RecordBatch, *, mark: bool | None) -> pa.RecordBatch:
-    """A reader's rows with the names and in the order of `RowReader.read`."""
-    columns: dict[str, Any] = {f"c{at}": batch.column(one.name) for at, one in enumerate(plan.columns)}
-    if mark is not None:
-        columns["validation"] = pa.repeat(pa.scalar(mark), batch.num_rows)
-    columns |= {name: batch.column(name) for name in ("error", "name") if name in batch.schema.names}
-    return pa.RecordBatch.from_pydict(columns)
 
 
 def _write_rows(plan: PartitionPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

@@ -117,7 +117,8 @@ def open_store(
             limit_seconds=config.cluster.start_seconds,
         )
         shared = all(report.values["seen"] for report in reports)
-        if not shared:
+        # Where each host has its own rows, only what all of them need, which is little, goes that way.
+        if not shared and not data.on_hosts:
             note(
                 f"data.store {place} is not shared with the workers: shards go through the driver; slower than a "
                 "shared directory or s3://"

@@ -13,11 +13,11 @@ import torch
 
 from sparknet.config import RunConfig
 from sparknet.data.loading.loader import Loader
-from sparknet.data.loading.sampling_order import Cursor, Order
-from sparknet.data.loading.shard_order import ShardOrder
+from sparknet.data.loading.sampling_order import Cursor
 from sparknet.data.shards.prepared import PreparedData, RowTable
 from sparknet.errors import ClusterError
 from sparknet.spark.devices.binding import Bound, bound_device
+from sparknet.spark.running.dealing import Dealt
 from sparknet.spark.running.driver_client import DriverAddress, DriverClient
 from sparknet.training.coordination.messages import ChoreReport, Failed, Heartbeat, Pulse, Register
 from sparknet.training.objectives.build_objective import build_objective
@@ -184,10 +184,8 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     keep_freed_memory()
     threads = config.data.threads
     preprocessing = plan.preprocessing
-    train = means.held.enter_context(plan.data.train_table(threads=threads, cuts=preprocessing.train))
-    # From the slot and not the attempt: a retried task reads what its predecessor would have read.
-    deal = ShardOrder if plan.data.by_shard else Order
-    order = deal(config.run.seed, train.shard_rows, config.run.workers, who.slot)
+    dealt = Dealt.of(plan.data, config, slot=who.slot, cuts=preprocessing.train)
+    train = means.held.enter_context(dealt.table)
     recipe = Recipe.read(config.net, config.solver, objective=config.objective, code=plan.code)
     # Before the net is built, whose Python layers may ask for it.
     take_place(who.slot, workers=config.run.workers)
@@ -212,9 +210,9 @@ def _prepare(plan: WorkerPlan, who: Register, means: _Means) -> Worker:
     def open_loader(cursor: Cursor) -> Loader:
         return Loader(
             train,
-            order,
+            dealt.order,
             batch_size=config.solver.batch_size,
-            cursor=cursor,
+            cursor=cursor.among(dealt.rows),
             preprocess=feed.for_loaders,
             threads=threads,
         )

@@ -17,14 +17,18 @@ _ROWS = 2
 def rehearse(objective: Objective, data: PreparedData, preprocessing: Preprocessing) -> None:
     """Measure the first training rows, where that tells more than building the net has told.
 
-    Nothing is trained, and a net in evaluation mode keeps its statistics.
+    Where each host has its own, held-out rows stand for them. Nothing is trained, and a net in
+    evaluation mode keeps its statistics.
 
     Raises:
         NetError: the net, the loss or a measure fails; the message has the shapes and the line.
     """
     if objective.fits_when_built:
         return
-    with data.train_table(cuts=preprocessing.train) as table:
+    if data.on_hosts and not data.validation_rows:
+        return  # no row is here: a worker finds it out
+    first = data.validation_table if data.on_hosts else data.train_table
+    with first(cuts=preprocessing.train) as table:
         cuts = Cuts.of(objective, min(_ROWS, len(table)))
         try:
             evaluate_part(objective, table, preprocessing.train, cuts=cuts, part=(0, 1))
