@@ -128,3 +128,12 @@ def test_cursor_advances_as_rows_are_counted(position, steps, epoch):
         cursor = cursor.advance(rows, rows_per_epoch=100)
         assert 0 <= cursor.position < 100
     assert cursor.epoch * 100 + cursor.position == epoch * 100 + position + sum(steps)
+
+
+def test_a_place_among_other_rows_is_the_next_passs_beginning():
+    place = Cursor(epoch=3, position=5, rows="here")
+    assert place.among("here") == place
+    assert place.among("there") == Cursor(epoch=4, position=0, rows="there")
+    # Nothing of the pass was read: none is left out.
+    assert Cursor(epoch=3).among("there") == Cursor(epoch=3, rows="there")
+    assert place.advance(7, rows_per_epoch=10) == Cursor(epoch=4, position=2, rows="here")
