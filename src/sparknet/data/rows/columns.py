@@ -17,6 +17,7 @@ __all__ = [
     "MOST_CLASSES",
     "Column",
     "ImageForm",
+    "ImageHeader",
     "batch_of",
     "check_alike",
     "check_labels",
@@ -27,6 +28,20 @@ MOST_CLASSES = 1 << 20
 """Labels must be below this: label counts are kept for every class, and a net has an output for each."""
 
 _ARROW: dict[str, Any] = {"uint8": pa.uint8(), "float32": pa.float32(), "int64": pa.int64()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageHeader:
+    """What an image file says of itself."""
+
+    size: tuple[int, int]
+    """Height and width in pixels, as the file lies."""
+    upright: tuple[int, int]
+    """The same, turned as `image_codec.decode` turns."""
+    channels: int
+    """1 of grey images, 3 of coloured ones, 4 of those with transparency, as `decode_stored` gives them."""
+    bits: int
+    """Of one value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sparknet.data.rows.columns import ImageForm
+from sparknet.data.rows.columns import ImageForm, ImageHeader
 from sparknet.data.rows.image_codec import (
-    Header,
     Space,
     StoredSpace,
     convert_space,
@@ -65,13 +64,13 @@ class ImageCells:
         cell = self._cell(index)
         return _pixels(cell).shape[:2] if self._holds_pixels else size_of(cell)
 
-    def header(self, index: int) -> Header:
+    def header(self, index: int) -> ImageHeader:
         """What the image says of itself."""
         cell = self._cell(index)
         if not self._holds_pixels:
             return header_of(cell)
         height, width, channels = _pixels(cell).shape
-        return Header(size=(height, width), upright=(height, width), channels=channels, bits=8)
+        return ImageHeader(size=(height, width), upright=(height, width), channels=channels, bits=8)
 
     def decode(self, index: int, *, form: ImageForm) -> np.ndarray:
         """All pixels, uint8 [height, width, channels]; tells whether the whole image is there."""

@@ -14,7 +14,6 @@ IMREAD_COLOR gives, which is what Caffe trained on:
 import io
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -25,12 +24,11 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from sparknet.data.rows.columns import ImageForm
+from sparknet.data.rows.columns import ImageForm, ImageHeader
 from sparknet.errors import BadImage, DataError
 
 __all__ = [
     "MOST_PIXELS",
-    "Header",
     "Space",
     "StoredSpace",
     "convert_space",
@@ -79,20 +77,6 @@ _CONVERSIONS: dict[tuple[StoredSpace, Space], int] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Header:
-    """What an image file says of itself."""
-
-    size: tuple[int, int]
-    """Height and width in pixels, as the file lies."""
-    upright: tuple[int, int]
-    """The same, turned as `decode` turns."""
-    channels: int
-    """1 of grey images, 3 of coloured ones, 4 of those with transparency, as `decode_stored` gives them."""
-    bits: int
-    """Of one value."""
-
-
 def is_encoded(data: bytes | memoryview) -> bool:
     """Tell whether `data` begins as a JPEG, PNG, GIF, BMP, WebP or TIFF."""
     return bool(_format(bytes(data[:16])))
@@ -115,7 +99,7 @@ def size_of(data: bytes | memoryview) -> tuple[int, int]:
     return _opened(data, kind).size[::-1]
 
 
-def header_of(data: bytes | memoryview) -> Header:
+def header_of(data: bytes | memoryview) -> ImageHeader:
     """What a file says of itself; of formats other than JPEG and PNG it is decoded for that.
 
     Raises:
@@ -125,11 +109,13 @@ def header_of(data: bytes | memoryview) -> Header:
     kind, upright = _format(data), size_of(data)
     if kind == "JPEG":
         height, width, _, components = _jpeg_header(data)
-        return Header(size=(height, width), upright=upright, channels=1 if components == 1 else 3, bits=8)
+        return ImageHeader(size=(height, width), upright=upright, channels=1 if components == 1 else 3, bits=8)
     if kind == "PNG":
-        return Header(size=upright, upright=upright, channels=_png_channels(data), bits=16 if data[24] == 16 else 8)
+        return ImageHeader(
+            size=upright, upright=upright, channels=_png_channels(data), bits=16 if data[24] == 16 else 8
+        )
     image = _unchanged(data, kind)
-    return Header(size=upright, upright=upright, channels=image.shape[2], bits=8 * image.itemsize)
+    return ImageHeader(size=upright, upright=upright, channels=image.shape[2], bits=8 * image.itemsize)
 
 
 def decode_stored(data: bytes | memoryview, *, order: Literal["rgb", "bgr"]) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from sparknet.config import Data
 from sparknet.data.rows.column_plan import ColumnPlan
-from sparknet.data.rows.columns import Column, ImageForm
-from sparknet.data.rows.image_codec import Header, header_of
+from sparknet.data.rows.columns import Column, ImageForm, ImageHeader
+from sparknet.data.rows.image_codec import header_of
 from sparknet.data.rows.reading import ReadPlan
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location, local_path
@@ -176,7 +176,7 @@ class OpenedSource:
         return (plan.channels, *(plan.resize or size))
 
     @cached_property
-    def first_header(self) -> Header | None:
+    def first_header(self) -> ImageHeader | None:
         """What the first whole image is; None where there is none."""
         if self.listed.header is not None:
             return self.listed.header

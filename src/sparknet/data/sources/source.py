@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from sparknet.data.rows.columns import ImageHeader
 from sparknet.data.rows.extremes import Extremes
-from sparknet.data.rows.image_codec import Header
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.sources.files import Location
 from sparknet.data.storage.place import Facts, Storage
@@ -33,7 +33,7 @@ class Source:
     only the rows have labels."""
     beginning: Callable[[], Sequence[Any]] | None = None
     """Gives partitions whose first rows are the source's, where it takes long to cut it; None: it does not."""
-    header: Header | None = None
+    header: ImageHeader | None = None
     """Of the first whole image, where whoever opened the source elsewhere has looked; None: the rows tell."""
     cut: Callable[[], Sequence[Any]]
     """Cuts the rows into input partitions. Called late, since databases and archives are gone through for it."""

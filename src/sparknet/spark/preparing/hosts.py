@@ -20,7 +20,7 @@ from pyspark import BarrierTaskContext
 from pyspark.sql import SparkSession
 
 from sparknet.config import Data, decode, encode
-from sparknet.data.rows.image_codec import Header
+from sparknet.data.rows.columns import ImageHeader
 from sparknet.data.rows.row_schema import RowSchema
 from sparknet.data.shards.manifest import Manifest
 from sparknet.data.shards.prepared import is_here
@@ -60,7 +60,7 @@ class _Side:
     """What a host says of its training or validation rows."""
 
     schema: RowSchema
-    header: Header | None = None
+    header: ImageHeader | None = None
     """Of the first whole image."""
 
 
