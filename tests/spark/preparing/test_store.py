@@ -199,6 +199,16 @@ def test_what_killed_preparations_left_goes_after_a_day(remote, server, monkeypa
     }
 
 
+def test_leftovers_that_may_not_be_removed_are_in_nobodys_way(spark, remote, cache, shared, monkeypatch, caplog):
+    def refuse(place):
+        raise DataError(f"{place}/old: cannot be removed: access is refused")
+
+    monkeypatch.setattr(preparation, "sweep", refuse)
+    found = prepare_run(spark, DIGITS, store=Store(place=remote, cache=cache, fetched=True), seed=3)
+    assert found.train_rows == shared.train_rows
+    assert "access is refused" in caplog.text
+
+
 def test_an_embedded_session_is_one_machine(spark, tmp_path):
     config = RunConfig(data=DIGITS, net=Net(name="digits_cnn"), run=Run(rounds=1, workers=2), cluster=Cluster())
     with open_store(

@@ -179,7 +179,7 @@ def removed_if_failed(spark: SparkSession, own: Path, *, store: str, workers: in
     """Remove what a preparation has left in `own` on the hosts, if the block fails."""
     try:
         yield
-    except SparkNetError as error:
+    except BaseException as error:  # an interrupt, or a full disk of the driver's, leaves as much
         try:
             _ask(spark, partial(_remove, own, store), workers=workers, doing="removing what was left on the hosts")
         except SparkNetError as left:

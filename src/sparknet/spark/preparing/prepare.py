@@ -3,6 +3,7 @@
 The shards are written into a hidden directory beside the final one, which appears complete or not at all.
 """
 
+import logging
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -48,6 +49,7 @@ from sparknet.spark.preparing.store import Store
 
 __all__ = ["Frames", "prepare", "prepare_frames", "prepare_run"]
 
+_LOG = logging.getLogger(__name__)
 _DOING = "preparing the data"
 
 
@@ -461,7 +463,11 @@ def _tidied(asked: _Preparation, own: Path | None) -> AbstractContextManager[Non
 
 
 def _make_remotely(asked: _Preparation, directory: Place, *, digest: str) -> None:
-    sweep(asked.store.place)
+    try:
+        sweep(asked.store.place)
+    except DataError as error:
+        # What others left is in nobody's way, and perhaps not ours to remove.
+        _LOG.warning("what killed preparations left in %s stays there: %s", asked.store.place, error)
     draft = directory / uuid.uuid4().hex
     published = False
     try:
