@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sparknet.data.shards.shard import Shard
-from sparknet.errors import DataError
+from sparknet.errors import ClusterError, DataError
 
 __all__ = ["CacheFull", "CachePlace", "Held", "HostCache"]
 
@@ -33,8 +33,8 @@ Fetch = Callable[[Shard], Iterator[bytes | memoryview]]
 """Gives a shard's bytes, in order."""
 
 
-class CacheFull(DataError):
-    """So much of the cache is in use that a shard has no room; some of it may be let go of."""
+class CacheFull(ClusterError):
+    """So much of the cache is in use that a shard has no room; at another attempt there may be."""
 
     def __init__(self, message: str, *, in_use: frozenset[str], coming: bool) -> None:
         super().__init__(message)

@@ -25,7 +25,7 @@ from pyspark.sql.utils import is_remote
 
 from sparknet.config import Cluster
 from sparknet.errors import ClusterError
-from sparknet.spark.jobs.jobs import Report, collect_reports, numbered
+from sparknet.spark.jobs.jobs import Report, collect_reports, numbered, stay
 from sparknet.spark.jobs.ports import DriverAddress, DriverHost, TokenCheck, read_tls, route_to
 from sparknet.spark.jobs.settings import is_local
 
@@ -112,6 +112,7 @@ def try_addresses(
     """The task: says which addresses it reaches."""
     for _ in batches:
         pass
+    stay()
     with ThreadPoolExecutor(len(tried)) as threads:
         reached = threads.map(lambda addresses: all(map(_answers, addresses)), tried.values())
         yield {"reached": [host for host, there in zip(tried, reached, strict=True) if there]}

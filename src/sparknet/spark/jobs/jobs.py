@@ -23,7 +23,7 @@ from pyspark.sql.utils import is_remote
 from sparknet.errors import ClusterError, ConfigError, DataError, MissingDependency, SparkNetError, WorkerError
 from sparknet.spark.jobs.error_translation import spark_errors
 
-__all__ = ["Report", "SessionEnded", "TaggedJob", "Task", "collect_reports", "numbered", "run_job"]
+__all__ = ["Report", "SessionEnded", "TaggedJob", "Task", "collect_reports", "numbered", "run_job", "stay"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ _TOLD_AS_THEY_ARE = {kind.__name__: kind for kind in (ConfigError, DataError, Mi
 _LAST_WORD_SECONDS = 5.0
 """How long a job that is cancelled may take to end."""
 _CANCEL_AGAIN_SECONDS = 0.5
+_STAY_SECONDS = 0.5
 _CANCEL_FOR_SECONDS = 60.0
 """What has not begun to be a job by then never will."""
 
@@ -52,6 +53,11 @@ def numbered(spark: SparkSession, numbers: int, *, tasks: int) -> DataFrame:
     """The numbers 0 to `numbers` - 1 in the column `id`, for `tasks` tasks, without a shuffle."""
     # A job behind a shuffle runs its stage again when an executor dies, and a partition then twice at once.
     return spark.range(0, numbers, 1, tasks)
+
+
+def stay() -> None:
+    """In a task that asks from where it is: do not end at once, which would leave other executors unasked."""
+    time.sleep(_STAY_SECONDS)
 
 
 def collect_reports(

@@ -6,7 +6,6 @@ and write themselves; or one that they do not see, of the driver's disk alone, w
 
 import functools
 import secrets
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,14 +24,13 @@ from sparknet.data.storage.place import LOCAL, Place, Storage
 from sparknet.errors import DataError
 from sparknet.spark.jobs.driver_files import DriverFiles
 from sparknet.spark.jobs.file_service import FileService
-from sparknet.spark.jobs.jobs import collect_reports, numbered
+from sparknet.spark.jobs.jobs import collect_reports, numbered, stay
 from sparknet.spark.jobs.ports import DriverAddress, DriverHost, read_tls
 from sparknet.spark.jobs.settings import is_local
 
 __all__ = ["Store", "open_store"]
 
 _SMALL_BYTES = 1e9
-_STAY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +132,7 @@ def look_for(mark: str, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str,
     """A task: says whether it sees a file."""
     for _ in batches:
         pass
-    # A task that ended at once would leave its core to the next one, and other executors unasked.
-    time.sleep(_STAY_SECONDS)
+    stay()
     yield {"seen": sees(mark)}
 
 
